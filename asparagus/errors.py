@@ -1,0 +1,75 @@
+"""The exception tree: everything a user can cause and mend. Anything else is a bug and keeps its traceback.
+
+AsparagusError
+├── RequestError          the request is wrong; nothing was started            exit status 2
+│   ├── ConfigError       an experiment file or an override
+│   ├── DataError         a task, a split or a case
+│   ├── PlanError         what was asked does not fit where it should run
+│   └── RecordError       a run, a checkpoint or the tracking store
+└── RunError              the run was started and failed                      exit status 3
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AsparagusError(Exception):
+    """Base of every error that is the user's to mend; its text is the whole message."""
+
+    exit_status = 3
+
+
+class RequestError(AsparagusError):
+    """The request is wrong and nothing was started."""
+
+    exit_status = 2
+
+
+class ConfigError(RequestError):
+    """An experiment file or an override is wrong."""
+
+
+class DataError(RequestError):
+    """A task, a split or a case is missing or malformed."""
+
+
+class PlanError(RequestError):
+    """What was asked does not fit where it should run."""
+
+
+class RecordError(RequestError):
+    """A run, a checkpoint or the tracking store is not as the request needs it."""
+
+
+class RunError(AsparagusError):
+    """The run was started and failed."""
+
+
+def one_of(what: str, value: object, allowed: Iterable[str], *, see: str = "") -> str:
+    """Say that `value` is not an allowed `what`: the value, the nearest allowed ones, all of them, where to look.
+
+    Args:
+        what: The setting, e.g. ``"stage"`` or ``"optim.name"``.
+        value: What was given.
+        allowed: Every value that would have been accepted.
+        see: Where to read on, appended as it is.
+    """
+    names = sorted(allowed)
+    return " ".join(
+        part
+        for part in (
+            f"{what}: {value!r} is not known.",
+            did_you_mean(str(value), names),
+            f"Known: {', '.join(names) or 'none'}.",
+            see,
+        )
+        if part
+    )
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return ``"Did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,159 @@
+"""What was asked, resolved: frozen, typed, and plain enough to travel as JSON. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+Section = dict[str, Any]
+"""An open section: plain values, checked against the signature of its `_target_` instead of a schema."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders of DESIGN 5, absolute; `models` may be any URI that every node can reach."""
+
+    configs: str | None = None
+    source: str = ""
+    data: str = ""
+    models: str = ""
+    results: str = ""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where it runs: what `launch/site/<name>.yaml` says. `None` means as much as there is."""
+
+    name: str = "local"
+    address: str = "local"
+    """`local` starts a Ray of our own on this machine; `auto` or `host:port` joins one that runs."""
+    nodes: int | None = 1
+    cpus_per_node: int | None = None
+    gpus_per_node: int | None = None
+    tracking_uri: str | None = None
+    poll_interval_s: float = 0.1
+    """How often Ray Train's controller looks at its workers: the most that one checkpoint can be held up."""
+    start_timeout_s: float = 30.0
+    """How long a worker group may wait for its resources before the attempt is given up."""
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the run asks for. `workers=0` trains in this process."""
+
+    workers: int = 0
+    min_workers: int | None = None
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How this execution is numbered, continued and retried."""
+
+    id: int | None = None
+    resume: bool = False
+    name: str | None = None
+    max_failures: int = 3
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When a checkpoint is written, and what makes one the best."""
+
+    monitor: str | None = None
+    mode: str | None = None
+    every_n_epochs: int = 1
+    keep_best: int = 1
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How weights come over from `init_from` (SEEDS A31)."""
+
+    decoder: bool = True
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One experiment, composed and checked."""
+
+    stage: str
+    task: str
+    seed: int = 0
+    init_from: str | None = None
+    model: Section = field(default_factory=dict)
+    data: Section = field(default_factory=dict)
+    optim: Section = field(default_factory=dict)
+    loss: Section = field(default_factory=dict)
+    trainer: Section = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    transfer: Transfer = field(default_factory=Transfer)
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    resources: Resources = field(default_factory=Resources)
+    run: RunOptions = field(default_factory=RunOptions)
+    site: Site = field(default_factory=Site)
+    paths: Paths = field(default_factory=Paths)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as nested plain values, ready for YAML or JSON."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """Return the spec as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Spec:
+        """Rebuild a spec from `to_dict`'s result."""
+        parts = {name: part(**values[name]) for name, part in PARTS.items() if name in values}
+        return cls(**{**values, **parts})
+
+
+PARTS: dict[str, type] = {
+    "transfer": Transfer,
+    "checkpoint": Checkpointing,
+    "resources": Resources,
+    "run": RunOptions,
+    "site": Site,
+    "paths": Paths,
+}
+"""The typed sections of a spec."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Where a run's first weights come from: the far end of a lineage edge."""
+
+    checkpoint: str
+    """Absolute path or URI of the checkpoint folder or weights file."""
+    digest: str | None = None
+    run_id: int | None = None
+    """`None` for a file that no run of ours wrote."""
+    folder: str | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """All that a worker is told: the spec, which run it trains, and where that run lives."""
+
+    spec: Spec
+    run_id: int
+    folder: str
+    attempt: int = 1
+    parent: Parent | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the assignment as nested plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Assignment:
+        """Rebuild an assignment from `to_dict`'s result."""
+        parent = Parent(**values["parent"]) if values.get("parent") else None
+        return cls(**{**values, "spec": Spec.from_dict(values["spec"]), "parent": parent})
