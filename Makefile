@@ -1,0 +1,48 @@
+# Every target sets up what it needs: `make demo` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast test-slow check format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Asparagus needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## make data, pretrain, finetune twice, show runs and lineage (under 4 minutes on 2 cores)
+	$(BIN)/asp demo
+
+test: $(STAMP)  ## all tests but the long proofs
+	$(BIN)/python -m pytest -m "not slow"
+
+test-fast: $(STAMP)  ## the tests that start neither Ray nor a training
+	$(BIN)/python -m pytest -q -m "not ray and not e2e and not gpu and not slow"
+
+test-slow: $(STAMP)  ## the long proofs: kill storms, many runs
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## format, lint, types, layers, spelling and the fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell asparagus tests configs launch benchmarks README.md CONTRIBUTING.md CHANGELOG.md DECISIONS.md docs
+	$(MAKE) test-fast
+
+format: $(STAMP)  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## the figures of DESIGN 7, side by side with the stock ways
+	$(BIN)/python benchmarks/launch.py
+
+clean:  ## remove the environment and what tools left
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

@@ -1,0 +1,137 @@
+"""A checkpoint is a folder `checkpoints/epoch=E-step=S/` with the state and a manifest beside it. Standard library only.
+
+The manifest is written last and the folder takes its name in one rename, so a folder with that name is a whole one;
+the digest in it tells a file that rotted or was cut short afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from asparagus.errors import RecordError, did_you_mean
+
+STATE = "checkpoint.ckpt"
+MANIFEST = "checkpoint.json"
+WRITING = ".writing-"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a checkpoint without opening it."""
+
+    name: str
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+    digest: str
+    bytes: int
+    world_size: int = 1
+    monitor: str | None = None
+    mode: str | None = None
+    created: float = field(default_factory=time.time)
+
+    @property
+    def score(self) -> float | None:
+        """The monitored value, larger is better; `None` when it was not measured or is not a number."""
+        value = self.metrics.get(self.monitor or "")
+        if value is None or math.isnan(value):
+            return None
+        return -value if self.mode == "min" else value
+
+
+def name_of(epoch: int, step: int) -> str:
+    """Return the folder name of the checkpoint after `step` optimizer steps, in 0-based `epoch`."""
+    return f"epoch={epoch}-step={step}"
+
+
+def seal(writing: Path, manifest: Manifest) -> Path:
+    """Write the manifest beside the state and give the folder its name. Returns the finished checkpoint."""
+    final = writing.parent / manifest.name
+    (writing / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    if final.exists():  # the same step, trained again after a restart from an earlier checkpoint
+        shutil.rmtree(final)
+    writing.rename(final)
+    return final
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifests(checkpoints: Path) -> list[Manifest]:
+    """Return the manifests of all whole checkpoints in a folder, oldest step first."""
+    found = []
+    for path in checkpoints.glob(f"*/{MANIFEST}"):
+        if path.parent.name.startswith(WRITING):
+            continue
+        try:
+            found.append(Manifest(**json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError) as error:
+            log.warning("%s cannot be read (%s); that checkpoint is passed over", path, error)
+    return sorted(found, key=lambda manifest: (manifest.step, manifest.epoch))
+
+
+def newest_whole(checkpoints: Path) -> Path | None:
+    """Return the newest checkpoint whose state still has the digest it was written with, or `None`."""
+    for manifest in reversed(manifests(checkpoints)):
+        folder = checkpoints / manifest.name
+        if is_whole(folder, manifest):
+            return folder
+        log.warning("checkpoint %s is torn or was changed (its digest differs): using the one before it", folder)
+    return None
+
+
+def is_whole(folder: Path, manifest: Manifest) -> bool:
+    """Tell whether the state file is there with the size and digest that the manifest records."""
+    state = folder / STATE
+    return state.is_file() and state.stat().st_size == manifest.bytes and digest_of(state) == manifest.digest
+
+
+def best_of(found: Iterable[Manifest]) -> Manifest | None:
+    """Return the manifest with the best monitored value, the earliest among equals; `None` if none was measured."""
+    scored = [manifest for manifest in found if manifest.score is not None]
+    return max(scored, key=lambda manifest: (manifest.score, -manifest.step), default=None)
+
+
+def retained(found: list[Manifest], keep_best: int) -> set[str]:
+    """Return the names to keep: the last, and the best `keep_best`."""
+    scored = sorted(
+        (manifest for manifest in found if manifest.score is not None),
+        key=lambda manifest: (manifest.score, -manifest.step),
+        reverse=True,
+    )
+    last = [found[-1].name] if found else []
+    return {*last, *(manifest.name for manifest in scored[:keep_best])}
+
+
+def pick(checkpoints: Path, which: str) -> tuple[Path, Manifest]:
+    """Return the checkpoint called `which`: `last`, `best`, or a name with or without `.ckpt`.
+
+    Raises:
+        RecordError: There is none of that name; the message lists those that are there.
+    """
+    found = manifests(checkpoints)
+    if not found:
+        raise RecordError(
+            f"{checkpoints}: no checkpoint is there yet. Wait for the run's first one, or take another run."
+        )
+    named = {manifest.name: manifest for manifest in found}
+    chosen = {"last": found[-1], "best": best_of(found)}.get(which, named.get(which.removesuffix(".ckpt")))
+    if chosen is None:
+        known = ["last", *(["best"] if best_of(found) else []), *named]
+        raise RecordError(
+            f"{checkpoints}: no checkpoint {which!r}. {did_you_mean(which, known)} There are: {', '.join(known)}."
+        )
+    return checkpoints / chosen.name, chosen

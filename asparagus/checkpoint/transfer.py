@@ -1,0 +1,116 @@
+"""Weights of one network into another, never silently: a pure function from two state dicts to a report (SEEDS A31)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asparagus.checkpoint.folder import STATE
+from asparagus.errors import RunError
+
+COMPILED = "_orig_mod."
+DECODER = ("decoder.", "head.", "model.decoder.")
+"""Where the parts that belong to the old task begin, below the network."""
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What became of every weight, by name."""
+
+    source: str
+    taken: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    """Weights of the source that were not used, and why."""
+    fresh: list[str] = field(default_factory=list)
+    """Weights of the target that keep their initial values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Return the report as a person reads it: one line, then the exceptions."""
+        total = len(self.taken) + len(self.fresh)
+        lines = [f"weights: {len(self.taken)} of {total} tensors taken from {self.source}"]
+        lines += [f"  not used  {name}: {why}" for name, why in self.left.items()]
+        lines += [f"  fresh     {name}" for name in self.fresh]
+        return "\n".join(lines)
+
+
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint folder of ours, a Lightning `.ckpt`, or a bare state dict.
+
+    No pickle is executed: the file is loaded with `weights_only=True`.
+
+    Raises:
+        RunError: The file cannot be read that way, or holds no state dict.
+    """
+    path = checkpoint / STATE if checkpoint.is_dir() else checkpoint
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RunError(
+            f"init_from: {path} cannot be read as weights: {error}. It has to be a Lightning checkpoint or a state dict "
+            "of plain tensors; files that execute code on loading are refused."
+        ) from error
+    for key in ("state_dict", "network_weights"):
+        if isinstance(loaded, Mapping) and key in loaded:
+            loaded = loaded[key]
+    weights = (
+        {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+        if isinstance(loaded, Mapping)
+        else {}
+    )
+    if not weights:
+        raise RunError(f"init_from: {path} holds no weights: expected a `state_dict` of tensors.")
+    return weights
+
+
+def transfer(
+    module: nn.Module, weights: Mapping[str, Tensor], *, source: str, decoder: bool, strict: bool
+) -> TransferReport:
+    """Load into `module` every weight that it has under the same name and shape, and report the rest.
+
+    Args:
+        module: The target; changed in place.
+        weights: The source's state dict.
+        source: What to call the source in the report.
+        decoder: Take the decoder and head too, where they fit.
+        strict: Refuse anything less than all weights of the target.
+
+    Raises:
+        RunError: Nothing fits, or `strict` and something does not.
+    """
+    target = module.state_dict()
+    offered = {_plain(name, target): value for name, value in weights.items()}
+    reasons = {name: _why_not(name, value, target, decoder=decoder) for name, value in offered.items()}
+    left = {name: why for name, why in reasons.items() if why}
+    taken = {name: value for name, value in offered.items() if name not in left}
+    report = TransferReport(source, sorted(taken), left, sorted(set(target) - set(taken)))
+    if not taken:
+        raise RunError(f"init_from: no weight of {source} fits this network.\n{report.describe()}")
+    if strict and report.fresh:
+        raise RunError(f"transfer.strict: {len(report.fresh)} weights would stay fresh.\n{report.describe()}")
+    module.load_state_dict(taken, strict=False)
+    return report
+
+
+def _plain(name: str, target: Mapping[str, Tensor]) -> str:
+    """Take off what `torch.compile` adds to names, unless the target is compiled too."""
+    return name if name in target else name.replace(COMPILED, "")
+
+
+def _why_not(name: str, value: Tensor, target: Mapping[str, Tensor], *, decoder: bool) -> str:
+    below = name.removeprefix("net.")
+    if not decoder and below.startswith(DECODER):
+        return "decoder or head, left behind by transfer.decoder=false"
+    if name not in target:
+        return "this network has no weight of that name"
+    if value.shape != target[name].shape:
+        return f"shape {tuple(value.shape)}, here {tuple(target[name].shape)}"
+    return ""

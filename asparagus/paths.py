@@ -1,0 +1,83 @@
+"""The five folders: from environment variables and `.env`, never from an experiment file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from asparagus.errors import ConfigError
+from asparagus.spec import Paths
+
+FOLDERS = {
+    "configs": "experiment files of your own",
+    "source": "raw data",
+    "data": "converted tasks",
+    "models": "run folders",
+    "results": "the MLflow store and outputs",
+}
+FAMILIES = {
+    "pretrain": "ASPARAGUS_PRETRAIN_CONFIGS",
+    "train": "ASPARAGUS_TRAIN_CONFIGS",
+    "finetune": "ASPARAGUS_FINETUNE_CONFIGS",
+}
+"""Optional colon-separated lists of further config folders, each seen by the stages of its family alone (SEEDS A2, A3)."""
+
+
+def load_environment(start: Path | None = None) -> None:
+    """Read `.env` in `start` (default: here) or the nearest folder above; what is already set wins."""
+    for folder in [here := (start or Path.cwd()).absolute(), *here.parents]:
+        if (folder / ".env").is_file():
+            from dotenv import load_dotenv
+
+            load_dotenv(folder / ".env", override=False)
+            return
+
+
+def get_paths(environment: Mapping[str, str] | None = None) -> Paths:
+    """Return the five folders, absolute: `ASPARAGUS_<NAME>`, else a folder of that name under `ASPARAGUS_HOME`.
+
+    Nothing is created: a folder comes to be when something is written into it.
+
+    Raises:
+        ConfigError: A variable is set to nothing.
+    """
+    env = os.environ if environment is None else environment
+    home = Path(env.get("ASPARAGUS_HOME") or "~/asparagus").expanduser()
+    return Paths(**{name: _folder(env, name, home) for name in FOLDERS})
+
+
+def get_config_path() -> str | None:
+    """Return the folder of your own experiment files, for a `@hydra.main(config_path=...)` of your own (SEEDS A51)."""
+    return get_paths().configs
+
+
+def family_folders(stage: str, environment: Mapping[str, str] | None = None) -> list[Path]:
+    """Return the further config folders that a stage of this name sees."""
+    env = os.environ if environment is None else environment
+    variable = FAMILIES.get(stage.split("_")[0], "")
+    return [_absolute(part) for part in env.get(variable, "").split(":") if part]
+
+
+def packaged(folder: str) -> Path:
+    """Return the shipped `configs` or `launch` folder: inside an installed wheel, else beside the package."""
+    here = Path(__file__).parent
+    inside = here / folder
+    return inside if inside.is_dir() else here.parent / folder
+
+
+def _folder(env: Mapping[str, str], name: str, home: Path) -> str:
+    variable = f"ASPARAGUS_{name.upper()}"
+    given = env.get(variable)
+    if given == "":
+        raise ConfigError(
+            f"{variable}: is set but empty. Set it to a folder ({FOLDERS[name]}), or unset it to use "
+            f"{home / name} (under ASPARAGUS_HOME)."
+        )
+    if given and "://" in given:
+        return given
+    return str(_absolute(given or str(home / name)))
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
