@@ -52,10 +52,9 @@ class Resources:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How this execution is numbered, continued and retried."""
+    """How this execution is numbered, named and retried."""
 
     id: int | None = None
-    resume: bool = False
     name: str | None = None
     max_failures: int = 3
 

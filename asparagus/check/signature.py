@@ -1,0 +1,202 @@
+"""The arguments that a `_target_` takes, read from source without importing it: torch alone would cost a second.
+
+Re-exports, star imports, aliases and inherited `__init__`s are followed. What cannot be told this way (a name made at
+run time, a compiled module) is `None`, and is judged where the target is imported anyway.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import re
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from asparagus.errors import did_you_mean
+
+PLAIN: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict}
+WRAPPERS = {"Optional", "Union", "None"}
+MAX_HOPS = 12
+"""Re-exports and base classes followed before giving up."""
+
+
+class TargetMissingError(Exception):
+    """The dotted path leads nowhere; the text says where it ends."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a class or function can be called with, by keyword."""
+
+    parameters: tuple[str, ...]
+    required: tuple[str, ...]
+    takes_anything: bool
+    """It has `**kwargs`."""
+    annotations: dict[str, str] = field(default_factory=dict)
+    """The annotation of each parameter that has one, as source."""
+
+    def mismatch(self, name: str, value: object) -> str:
+        """Return the types that a plain parameter takes when `value` is of none of them, else an empty string."""
+        kinds = {PLAIN.get(part) for part in re.findall(r"[A-Za-z_.]+", self.annotations.get(name, "")) if part not in WRAPPERS}
+        if not kinds or None in kinds or value is None:
+            return ""
+        allowed = {kind for kind in kinds if kind}
+        if float in allowed:
+            allowed.add(int)
+        fits = any(isinstance(value, kind) for kind in allowed) and (not isinstance(value, bool) or bool in allowed)
+        return "" if fits else " or ".join(sorted(kind.__name__ for kind in allowed))
+
+
+class Place(NamedTuple):
+    """A definition and the module file it stands in."""
+
+    node: ast.ClassDef | ast.FunctionDef
+    module: Module
+
+
+@dataclass(frozen=True)
+class Module:
+    """A source file and the package that its relative imports start from."""
+
+    file: Path
+    package: str
+
+
+def signature_of(target: str) -> Signature | None:
+    """Return the signature of a dotted path, or `None` when source alone does not tell.
+
+    Raises:
+        TargetMissingError: There is no such module, or no such name in it.
+    """
+    parts = target.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise TargetMissingError("it is not a dotted path such as monai.networks.nets.UNet")
+    if parts[0] in sys.builtin_module_names:
+        return None
+    module, rest = _find_module(parts)
+    if module is None or len(rest) != 1:
+        return None
+    place = _find_name(module, rest[0], MAX_HOPS)
+    return _signature(place, MAX_HOPS) if place else None
+
+
+def _find_module(parts: list[str]) -> tuple[Module | None, list[str]]:
+    """Walk the path as far as it is modules; return the last one and the names that are left."""
+    spec = importlib.machinery.PathFinder.find_spec(parts[0])
+    if spec is None:
+        near = did_you_mean(parts[0], {Path(entry).name for entry in sys.path})
+        raise TargetMissingError(f"there is no module {parts[0]!r} on the path. {near}".strip())
+    if not spec.submodule_search_locations:
+        return _module(Path(spec.origin or ""), ""), parts[1:]
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    for index, part in enumerate(parts[1:], start=1):
+        if (folder / part).is_dir() and (folder / part / "__init__.py").is_file():
+            folder /= part
+            continue
+        package = ".".join(parts[:index])
+        if (folder / f"{part}.py").is_file():
+            return _module(folder / f"{part}.py", package), parts[index + 1 :]
+        return _module(folder / "__init__.py", package), parts[index:]
+    raise TargetMissingError("it is a module, and a class or function in one is needed")
+
+
+def _module(file: Path, package: str) -> Module | None:
+    return Module(file, package) if file.suffix == ".py" and file.is_file() else None
+
+
+@cache
+def _body(file: Path) -> list[ast.stmt]:
+    """Return the statements of a module, those inside `if` and `try` too."""
+    flat: list[ast.stmt] = []
+    queue: list[ast.stmt] = list(ast.parse(file.read_bytes()).body)
+    while queue:
+        node = queue.pop(0)
+        flat.append(node)
+        if isinstance(node, (ast.If, ast.Try, ast.With)):
+            handlers = [child for handler in getattr(node, "handlers", []) for child in handler.body]
+            queue[:0] = [*node.body, *getattr(node, "orelse", []), *handlers]
+    return flat
+
+
+def _find_name(module: Module, name: str, hops: int) -> Place | None:
+    """Find where `name` of a module is defined, through imports; `None` when it is made some other way."""
+    if hops == 0:
+        return None
+    body = _body(module.file)
+    for node in body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return Place(node, module)
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _follow(module, node, alias.name, hops)
+        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
+            return _find_name(module, node.value.id, hops - 1) if isinstance(node.value, ast.Name) else None
+    return _find_elsewhere(module, name, body, hops)
+
+
+def _find_elsewhere(module: Module, name: str, body: list[ast.stmt], hops: int) -> Place | None:
+    """Look through star imports; give up where a module makes names at run time, else the name is missing."""
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            try:
+                return _follow(module, node, name, hops)
+            except TargetMissingError:
+                continue
+    names = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    names |= {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    imported = {(alias.asname or alias.name).split(".")[0] for node in body if isinstance(node, ast.Import) for alias in node.names}
+    if "__getattr__" in names or name in imported:
+        return None
+    where = module.package or module.file.stem
+    raise TargetMissingError(f"{where} has no {name!r}. {did_you_mean(name, names)}".strip())
+
+
+def _follow(module: Module, node: ast.ImportFrom, name: str, hops: int) -> Place | None:
+    base = module.package.split(".") if node.level else []
+    base = base[: len(base) - node.level + 1] if node.level else []
+    found, rest = _find_module([*base, *(node.module or "").split("."), name] if node.module else [*base, name])
+    return _find_name(found, rest[0], hops - 1) if found and len(rest) == 1 else None
+
+
+def _signature(place: Place, hops: int) -> Signature | None:
+    if isinstance(place.node, ast.FunctionDef):
+        return _of_arguments(place.node.args, skip_first=False)
+    for node in place.node.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            return _of_arguments(node.args, skip_first=True)
+    if any("dataclass" in ast.unparse(decorator) for decorator in place.node.decorator_list):
+        return _of_fields(place.node)
+    for base in place.node.bases:
+        if not isinstance(base, ast.Name) or hops == 0:
+            return None
+        try:
+            parent = _find_name(place.module, base.id, hops - 1)
+        except TargetMissingError:  # a builtin
+            return None
+        return _signature(parent, hops - 1) if parent else None
+    return Signature((), (), takes_anything=False)
+
+
+def _of_arguments(args: ast.arguments, *, skip_first: bool) -> Signature:
+    positional = [arg.arg for arg in [*args.posonlyargs, *args.args]][1 if skip_first else 0 :]
+    without_default = positional[: len(positional) - len(args.defaults)] if args.defaults else positional
+    keyword = [arg.arg for arg in args.kwonlyargs]
+    required = [arg.arg for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True) if default is None]
+    annotated = [arg for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs] if arg.annotation is not None]
+    return Signature(
+        (*positional, *keyword),
+        (*without_default, *required),
+        takes_anything=args.kwarg is not None,
+        annotations={arg.arg: ast.unparse(arg.annotation).strip("'\"") for arg in annotated if arg.annotation},
+    )
+
+
+def _of_fields(node: ast.ClassDef) -> Signature:
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    names = [item.target.id for item in fields if isinstance(item.target, ast.Name)]
+    required = [item.target.id for item in fields if item.value is None and isinstance(item.target, ast.Name)]
+    return Signature(tuple(names), tuple(required), takes_anything=bool(node.bases))
