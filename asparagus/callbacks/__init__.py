@@ -1,0 +1,1 @@
+"""What the launcher adds to every training: the journal as a logger, checkpoints, seeds by epoch."""

@@ -1,0 +1,172 @@
+"""Spec and what is known of its data -> Plan: workers, batch arithmetic, placement, run folder. Pure: no Ray, no files, no clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from asparagus.errors import PlanError
+from asparagus.spec import Parent, Site, Spec
+
+IN_PROCESS = "in this process"
+MLFLOW_DB = "mlflow.db"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, to the last number that can be known before it is done."""
+
+    spec: Spec
+    workers: int
+    """Ray workers; 0 trains in the process of the driver."""
+    cpus_per_worker: float
+    gpus_per_worker: float
+    global_batch: int
+    """Samples per optimizer step: batch per worker x workers x accumulation."""
+    monitor: str
+    mode: str
+    tracking_uri: str
+    run_root: str
+    """The run's folder is `<run_root>/run_id=<N>`."""
+    cases: dict[str, int] | None = None
+    data_fingerprint: str | None = None
+    parent: Parent | None = None
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return max(1, self.workers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as nested plain values."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """Rebuild a plan from `to_dict`'s result."""
+        parent = Parent(**values["parent"]) if values.get("parent") else None
+        return cls(**{**values, "spec": Spec.from_dict(values["spec"]), "parent": parent})
+
+    def describe(self) -> str:
+        """Return the plan as a person reads it, one line per fact."""
+        rows = [row for row in self._rows() if row[1]]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        spec, trainer = self.spec, self.spec.trainer
+        split, fold = spec.data.get("split"), spec.data.get("fold")
+        cases = ", ".join(f"{count} {part}" for part, count in (self.cases or {}).items())
+        length = ", ".join(f"{key}={trainer[key]}" for key in ("max_epochs", "max_steps", "max_time") if trainer.get(key) is not None)
+        return [
+            ("stage", spec.stage),
+            ("task", spec.task),
+            ("data", f"{split}, fold {fold}" + (f": {cases}" if cases else " (not visible from here)") if split else ""),
+            ("weights", _weights(self.parent)),
+            ("model", _model(spec)),
+            ("optimizer", _optimizer(spec)),
+            ("length", f"{length}, {trainer.get('precision', '32-true')}"),
+            ("batch", _batch(self)),
+            ("workers", _workers(self)),
+            ("best by", f"{self.monitor} ({self.mode}); the last checkpoint and the best {spec.checkpoint.keep_best} are kept"),
+            ("run folder", f"{self.run_root}/run_id=..."),
+            ("tracking", self.tracking_uri),
+        ]
+
+
+def make_plan(  # noqa: PLR0913 - what the check found, fact by fact
+    spec: Spec,
+    *,
+    monitor: str,
+    mode: str,
+    cases: dict[str, int] | None = None,
+    fingerprint: str | None = None,
+    parent: Parent | None = None,
+) -> Plan:
+    """Work out how a spec will run.
+
+    Args:
+        spec: What was asked.
+        monitor: The stage's own measure of a good checkpoint, unless `checkpoint.monitor` says otherwise.
+        mode: `min` or `max`, likewise.
+        cases: Cases per part of the split, if known.
+        fingerprint: Of the data, if known.
+        parent: Where the first weights come from.
+
+    Raises:
+        PlanError: The site can never hold what is asked.
+    """
+    resources = spec.resources
+    _must_fit(spec, spec.site)
+    accumulate = int(spec.trainer.get("accumulate_grad_batches") or 1)
+    batch = int(spec.data.get("batch_size") or 1)
+    return Plan(
+        spec=spec,
+        workers=resources.workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        global_batch=batch * max(1, resources.workers) * accumulate,
+        monitor=spec.checkpoint.monitor or monitor,
+        mode=spec.checkpoint.mode or ("min" if spec.checkpoint.monitor and "loss" in spec.checkpoint.monitor else mode),
+        tracking_uri=spec.site.tracking_uri or f"sqlite:///{spec.paths.results}/{MLFLOW_DB}",
+        run_root=f"{spec.paths.models}/{spec.task}/{spec.stage}",
+        cases=cases,
+        data_fingerprint=fingerprint,
+        parent=parent,
+    )
+
+
+def _must_fit(spec: Spec, site: Site) -> None:
+    resources = spec.resources
+    for kind, each, per_node in (
+        ("cpus", resources.cpus_per_worker, site.cpus_per_node),
+        ("gpus", resources.gpus_per_worker, site.gpus_per_node),
+    ):
+        if not resources.workers or not each or per_node is None or site.nodes is None:
+            continue
+        fit = site.nodes * math.floor(per_node / each)
+        if resources.workers > fit:
+            raise PlanError(
+                f"resources.workers: {resources.workers} workers with {each:g} {kind} each never fit on site {site.name!r}: "
+                f"{site.nodes} node(s) with {per_node} {kind} hold {fit}. Ask for at most {fit}, lower "
+                f"resources.{kind}_per_worker, or take a site that holds more (site=cluster)."
+            )
+
+
+def _weights(parent: Parent | None) -> str:
+    if parent is None:
+        return "from scratch"
+    origin = f"run {parent.run_id}, step {parent.step}: " if parent.run_id else ""
+    return f"from {origin}{parent.checkpoint}"
+
+
+def _model(spec: Spec) -> str:
+    networks = {key: value for key, value in spec.model.items() if isinstance(value, dict) and "_target_" in value}
+    wanted = {"pretrain": "pretrain_net"}.get(spec.stage, f"{spec.stage.rpartition('_')[2]}_net")
+    network = networks.get("net") or networks.get(wanted) or {}
+    return f"{network.get('_target_', '?')}, {spec.model.get('dimensions')}"
+
+
+def _optimizer(spec: Spec) -> str:
+    sched = (spec.optim.get("sched") or {}).get("name", "constant")
+    return f"{spec.optim.get('name')}, lr {spec.optim.get('lr')}, {sched}"
+
+
+def _batch(plan: Plan) -> str:
+    accumulate = int(plan.spec.trainer.get("accumulate_grad_batches") or 1)
+    batch = plan.spec.data.get("batch_size") or 1
+    return f"{batch} per worker x {plan.world_size} x {accumulate} accumulated = {plan.global_batch} per step"
+
+
+def _workers(plan: Plan) -> str:
+    if not plan.workers:
+        return IN_PROCESS
+    gpus = f", {plan.gpus_per_worker:g} GPUs" if plan.gpus_per_worker else ""
+    return f"{plan.workers} on Ray ({plan.spec.site.name}: {plan.spec.site.address}), each {plan.cpus_per_worker:g} CPUs{gpus}"

@@ -1,0 +1,64 @@
+"""The code and the machine behind a run: commit, uncommitted changes, package versions, host."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Code:
+    """The state of the git repository that the run was started in; empty outside one."""
+
+    commit: str = ""
+    branch: str = ""
+    diff: str = ""
+    """What differs from the commit, tracked files only."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the driver ran, and with which packages."""
+
+    host: str = field(default_factory=socket.gethostname)
+    user: str = field(default_factory=lambda: _user())
+    platform: str = field(default_factory=platform.platform)
+    python: str = field(default_factory=platform.python_version)
+    cpus: int = field(default_factory=lambda: os.cpu_count() or 0)
+    command: list[str] = field(default_factory=lambda: sys.orig_argv)
+    packages: dict[str, str] = field(default_factory=lambda: _packages())
+
+
+def read_code(folder: Path) -> Code:
+    """Read the git state of the repository around `folder`."""
+    commit = _git(folder, "rev-parse", "HEAD").strip()
+    if not commit:
+        return Code()
+    return Code(commit, _git(folder, "rev-parse", "--abbrev-ref", "HEAD").strip(), _git(folder, "diff", "HEAD"))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # no git here, or a repository on a share that does not answer
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _packages() -> dict[str, str]:
+    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    return dict(sorted(installed.items(), key=lambda item: str(item[0]).lower()))

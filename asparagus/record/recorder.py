@@ -1,0 +1,129 @@
+"""The driver's end of the record: a process beside the training that alone speaks to MLflow.
+
+Importing MLflow takes a second and every call to it milliseconds; in a process of its own that costs the training
+nothing. It reads the run's journal, so a tracking server that is away delays nothing and loses nothing, and it outlives a
+killed driver just long enough to write down the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from asparagus.errors import RecordError
+from asparagus.spec import Parent
+
+CLOSE_TIMEOUT_S = 120.0
+"""How long the end of a run waits for the tracking store; the journal keeps what is not written by then."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is known of a run when it starts."""
+
+    run_id: int
+    stage: str
+    task: str
+    folder: str
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str] = field(default_factory=dict)
+    parent: Parent | None = None
+    data_fingerprint: str | None = None
+    data_folder: str = ""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Rebuild a record from its `asdict`."""
+        parent = Parent(**values["parent"]) if values["parent"] else None
+        return cls(**{**values, "parent": parent})
+
+
+class Recorder:
+    """Start the recording process; use as a context manager.
+
+    Args:
+        tracking_uri: Of the MLflow store.
+        artifacts: Where artifacts go when the store is a local one.
+    """
+
+    def __init__(self, tracking_uri: str, artifacts: Path) -> None:
+        self.tracking_uri = tracking_uri
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "asparagus.record.writer", tracking_uri, str(artifacts)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,  # Ctrl-C is the driver's to handle: the record is closed after it
+        )
+
+    def largest_number(self) -> int:
+        """Return the largest run number that the store knows, 0 for an empty one.
+
+        Raises:
+            RecordError: The store cannot be reached.
+        """
+        return int(self._ask({"do": "largest"})["largest"])
+
+    def open(self, record: RunRecord) -> str:
+        """Record that a run starts; returns its MLflow run id.
+
+        Raises:
+            RecordError: The store cannot be reached or refuses.
+        """
+        return str(self._ask({"do": "open", "record": dataclasses.asdict(record)})["mlflow_run_id"])
+
+    def close(self, run_id: int, *, state: str) -> bool:
+        """Record how a run ended, after everything in its journal. Returns whether all was written."""
+        return bool(self._ask({"do": "close", "run_id": run_id, "state": state, "timeout_s": CLOSE_TIMEOUT_S})["complete"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._process.wait(timeout=CLOSE_TIMEOUT_S)
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("opened with pipes")
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise RecordError(f"tracking: the recorder of {self.tracking_uri} ended unexpectedly:\n{self._last_words()}")
+        reply: dict[str, Any] = json.loads(answer)
+        if "error" in reply:
+            raise RecordError(reply["error"])
+        return reply
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return "\n".join(self._errors.read().decode(errors="replace").splitlines()[-15:])
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested sections as dotted names with their values as text: MLflow's params."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat

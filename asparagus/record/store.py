@@ -1,0 +1,148 @@
+"""The MLflow store: reached by explicit URI and run ids, never through the fluent API; opened safely by many at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from asparagus.checkpoint.folder import Manifest, manifests
+from asparagus.errors import RecordError
+from asparagus.spec import Parent
+
+# A store that is away is said so within seconds; whoever records retries by itself, from the journal.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Run
+from mlflow.exceptions import MlflowException
+
+SQLITE = "sqlite:///"
+TAG = "asparagus."
+RUN_ID = f"{TAG}run_id"
+PAGE = 1000
+CHECKPOINT = "checkpoint"
+
+
+class Store:
+    """One MLflow tracking store.
+
+    Args:
+        uri: Absolute tracking URI.
+        artifacts: Where a local store keeps artifacts; a server decides for itself.
+
+    Raises:
+        RecordError: It cannot be reached.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None = None) -> None:
+        self.uri = uri
+        self._artifacts = artifacts
+        try:
+            if uri.startswith(SQLITE):
+                self.client = _open_sqlite(uri)
+            else:
+                self.client = MlflowClient(uri)
+                self.client.search_experiments(max_results=1)
+        except Exception as error:
+            raise RecordError(_unreachable(uri, error)) from error
+
+    def experiment_id(self, name: str) -> str:
+        """Return the id of the experiment of this name, which is made if it is not there."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                location = (self._artifacts / name).as_uri() if self._artifacts and self.uri.startswith(SQLITE) else None
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException:  # made by another launch since we looked
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def experiments(self) -> list[Experiment]:
+        """Return all experiments."""
+        found, token = [], None
+        while True:
+            page = self.client.search_experiments(max_results=PAGE, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def runs(self, filter_string: str = f"tags.`{RUN_ID}` != ''") -> Iterator[Run]:
+        """Yield runs of ours that match, newest first."""
+        ids, token = [experiment.experiment_id for experiment in self.experiments()], None
+        while ids:
+            page = self.client.search_runs(ids, filter_string, max_results=PAGE, order_by=["start_time DESC"], page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def run_of(self, run_id: int) -> Run | None:
+        """Return the MLflow run that records our run of this number."""
+        return next(self.runs(f"tags.`{RUN_ID}` = '{run_id}'"), None)
+
+    def largest_number(self) -> int:
+        """Return the largest run number recorded here, 0 for none."""
+        newest = (run.data.tags.get(RUN_ID, "") for _, run in zip(range(PAGE), self.runs(), strict=False))
+        return max((int(number) for number in newest if number.isdigit()), default=0)
+
+    def checkpoint_model(self, run: Run, checkpoint: Path, manifest: Manifest) -> LoggedModel:
+        """Return the logged model that stands for a checkpoint of `run`; it is made, as the run's output, if not there."""
+        experiment_id, run_id = run.info.experiment_id, run.info.run_id
+        for model in self._models([experiment_id], run_id):
+            if model.tags.get(f"{TAG}digest") == manifest.digest:
+                return model
+        model = self.client.create_logged_model(
+            experiment_id,
+            name=manifest.name.replace("=", "-"),
+            source_run_id=run_id,
+            model_type=CHECKPOINT,
+            params={"epoch": str(manifest.epoch), "step": str(manifest.step), **{k: str(v) for k, v in manifest.metrics.items()}},
+            tags={f"{TAG}checkpoint": str(checkpoint), f"{TAG}digest": manifest.digest},
+        )
+        model = self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=manifest.step)])
+        return model
+
+    def parent_model(self, parent: Parent) -> LoggedModel | None:
+        """Return the logged model of a parent's checkpoint, or `None` for a file that no run here wrote."""
+        run = self.run_of(parent.run_id) if parent.run_id is not None else None
+        if run is None:
+            return None
+        checkpoint = Path(parent.checkpoint)
+        found = [manifest for manifest in manifests(checkpoint.parent) if manifest.name == checkpoint.name]
+        return self.checkpoint_model(run, checkpoint, found[0]) if found else None
+
+    def _models(self, experiment_ids: Iterable[str], source_run: str) -> list[LoggedModel]:
+        return list(self.client.search_logged_models(list(experiment_ids), f"source_run_id='{source_run}'"))
+
+
+def _open_sqlite(uri: str) -> MlflowClient:
+    """Open a sqlite store with its schema in place.
+
+    The first client to open a fresh file migrates it, and stock MLflow lets several try at once: 7 of 8 crash. Under
+    the lock one migrates and the others find it done.
+    """
+    path = Path(uri.removeprefix(SQLITE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _unreachable(uri: str, error: Exception) -> str:
+    hint = (
+        "Is the folder writable and the disk not full?"
+        if uri.startswith(SQLITE)
+        else "Is the server up (curl <uri>/health)? A 403 for a server reached by name means that it has to be started with "
+        "--allowed-hosts. Credentials: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN."
+    )
+    return f"tracking: {uri} cannot be used: {error}. {hint} Another store: MLFLOW_TRACKING_URI or site.tracking_uri."

@@ -1,0 +1,240 @@
+"""The recording process: journals in, MLflow out; the one writer. Started by `recorder`, ends with its driver."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param
+from mlflow.exceptions import MlflowException
+
+from asparagus.checkpoint.folder import best_of, manifests
+from asparagus.errors import AsparagusError
+from asparagus.journal import Event, JournalReader
+from asparagus.record.environment import Code, Machine, read_code
+from asparagus.record.recorder import RunRecord
+from asparagus.record.run_folder import FINISHED, INTERRUPTED, RunFolder
+from asparagus.record.store import RUN_ID, TAG, Store
+
+POLL_S = 0.25
+RETRY_S = 2.0
+BATCH = {"metrics": 1000, "params": 100}
+"""MLflow's own limits for one call."""
+STATUS = {FINISHED: "FINISHED", INTERRUPTED: "KILLED"}
+ODD_CHARACTERS = re.compile(r"[^\w\-. :/]")
+
+log = logging.getLogger(__name__)
+
+
+class Book:
+    """One run as it is being recorded."""
+
+    def __init__(self, store: Store, record: RunRecord) -> None:
+        self.store = store
+        self.record = record
+        self.folder = RunFolder(Path(record.folder), record.stage)
+        self._journal = JournalReader(self.folder.journal)
+        self._pending: list[Metric] = []
+        self._reached: dict[str, int] = {}
+        self._not_before = 0.0
+        self.mlflow_run_id = self._open()
+
+    def _open(self) -> str:
+        record, client = self.record, self.store.client
+        code, machine = read_code(Path.cwd()), Machine()
+        run = client.create_run(
+            self.store.experiment_id(record.task), tags=_tags(record, code, machine), run_name=record.name
+        )
+        run_id = str(run.info.run_id)
+        params = [Param(_name(key), value) for key, value in record.params.items()]
+        for start in range(0, len(params), BATCH["params"]):
+            client.log_batch(run_id, params=params[start : start + BATCH["params"]])
+        self._log_inputs(run_id)
+        client.log_artifact(run_id, str(self.folder.config))
+        client.log_artifact(run_id, str(self.folder.plan))
+        client.log_dict(run_id, dataclasses.asdict(machine), "environment.json")
+        if code.diff:
+            client.log_text(run_id, code.diff, "uncommitted.diff")
+        return run_id
+
+    def _log_inputs(self, run_id: str) -> None:
+        """Record the data and, for a run that starts from another's weights, the lineage edge."""
+        record = self.record
+        datasets, models = [], []
+        if record.data_fingerprint:
+            source = json.dumps({"uri": record.data_folder})
+            data = Dataset(record.task, record.data_fingerprint[:16], source_type="local", source=source)
+            datasets.append(DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")]))
+        parent = self.store.parent_model(record.parent) if record.parent else None
+        if parent is not None:
+            models.append(LoggedModelInput(parent.model_id))
+            self.store.client.set_tag(run_id, f"{TAG}init_from.model_id", parent.model_id)
+        if datasets or models:
+            self.store.client.log_inputs(run_id, datasets=datasets, models=models)
+
+    def catch_up(self) -> bool:
+        """Write what is new in the journal; returns whether nothing is left. A store that is away is tried again later."""
+        for event in self._journal.read():
+            self._take(event)
+        if not self._pending or time.monotonic() < self._not_before:
+            return not self._pending
+        try:
+            while self._pending:
+                block = self._pending[: BATCH["metrics"]]
+                self.store.client.log_batch(self.mlflow_run_id, metrics=block)
+                del self._pending[: len(block)]
+        except MlflowException as error:
+            log.warning("run %d: the tracking store did not take metrics (%s); trying again", self.record.run_id, error)
+            self._not_before = time.monotonic() + RETRY_S
+        return not self._pending
+
+    def _take(self, event: Event) -> None:
+        """Queue the metrics of an event, each step of each metric once: a restarted attempt repeats some."""
+        if event["kind"] != "metrics":
+            return
+        step, stamp = event["step"], int(event["time"] * 1000)
+        for key, value in event["values"].items():
+            if step > self._reached.get(key, -1):
+                self._reached[key] = step
+                self._pending.append(Metric(_name(key), value, stamp, step))
+
+    def close(self, state: str, timeout_s: float) -> bool:
+        """Write the rest, the files, the checkpoints that are left, and the end. Returns whether all of it was written."""
+        deadline = time.monotonic() + timeout_s
+        while not (complete := self.catch_up()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if not complete:
+            return False
+        client = self.store.client
+        for file in (self.folder.log, self.folder.transfer):
+            if file.is_file():
+                client.log_artifact(self.mlflow_run_id, str(file))
+        self._log_checkpoints()
+        client.set_tag(self.mlflow_run_id, f"{TAG}state", state)
+        client.set_terminated(self.mlflow_run_id, STATUS.get(state, "FAILED"))
+        return True
+
+    def _log_checkpoints(self) -> None:
+        found = manifests(self.folder.checkpoints)
+        if not found:
+            return
+        run, best = self.store.client.get_run(self.mlflow_run_id), best_of(found)
+        tags = {"last": found[-1].name, **({"best": best.name} if best else {})}
+        for which, name in tags.items():
+            self.store.client.set_tag(self.mlflow_run_id, f"{TAG}checkpoint.{which}", name)
+        for manifest in found:
+            self.store.checkpoint_model(run, self.folder.checkpoints / manifest.name, manifest)
+
+
+class Desk:
+    """Answers the driver's commands, and keeps the open books."""
+
+    def __init__(self, uri: str, artifacts: Path) -> None:
+        self._open_store = lambda: Store(uri, artifacts)
+        self._store: Store | None = None
+        self._books: dict[int, Book] = {}
+
+    @property
+    def store(self) -> Store:
+        """The store, reached on first use: an error is then an answer, not a crash."""
+        self._store = self._store or self._open_store()
+        return self._store
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one command."""
+        match command["do"]:
+            case "largest":
+                return {"largest": self.store.largest_number()}
+            case "open":
+                book = Book(self.store, RunRecord.from_dict(command["record"]))
+                self._books[book.record.run_id] = book
+                return {"mlflow_run_id": book.mlflow_run_id}
+            case "close":
+                book = self._books.pop(command["run_id"])
+                return {"complete": book.close(command["state"], command["timeout_s"])}
+            case unknown:
+                raise AssertionError(f"unknown command {unknown}")
+
+    def catch_up(self) -> None:
+        """Let every open book read on."""
+        for book in self._books.values():
+            book.catch_up()
+
+    def leave(self) -> None:
+        """The driver is gone: close what it left open."""
+        for book in self._books.values():
+            book.close(INTERRUPTED, timeout_s=30)
+
+
+def main(arguments: list[str]) -> None:
+    """Serve commands from standard input, one JSON object per line, until it ends."""
+    uri, artifacts = arguments
+    logging.basicConfig(level=logging.WARNING)
+    desk = Desk(uri, Path(artifacts))
+    commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin, commands), daemon=True).start()
+    while True:
+        try:
+            line = commands.get(timeout=POLL_S)
+        except queue.Empty:
+            desk.catch_up()
+            continue
+        if not line:
+            desk.leave()
+            return
+        print(json.dumps(_answer(desk, json.loads(line))), flush=True)  # noqa: T201 - the reply
+
+
+def _listen(source: Iterable[str], commands: queue.SimpleQueue[str]) -> None:
+    for line in source:
+        commands.put(line)
+    commands.put("")
+
+
+def _answer(desk: Desk, command: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return desk.answer(command)
+    except AsparagusError as error:
+        return {"error": str(error)}
+    except MlflowException as error:
+        return {"error": f"tracking: MLflow refused to {command['do']} the record: {error}"}
+
+
+def _tags(record: RunRecord, code: Code, machine: Machine) -> dict[str, str]:
+    tags = {
+        RUN_ID: str(record.run_id),
+        f"{TAG}stage": record.stage,
+        f"{TAG}task": record.task,
+        f"{TAG}folder": record.folder,
+        f"{TAG}state": "running",
+        "mlflow.user": machine.user,
+        "mlflow.source.name": "asparagus",
+        "mlflow.source.type": "LOCAL",
+        **record.tags,
+    }
+    if code.commit:
+        tags |= {"mlflow.source.git.commit": code.commit, "mlflow.source.git.branch": code.branch}
+        tags[f"{TAG}git.dirty"] = str(bool(code.diff)).lower()
+    if record.parent is not None:
+        parent = record.parent
+        known = {"run_id": parent.run_id, "checkpoint": parent.checkpoint, "digest": parent.digest, "step": parent.step}
+        tags |= {f"{TAG}init_from.{key}": str(value) for key, value in known.items() if value is not None}
+    return tags
+
+
+def _name(key: str) -> str:
+    """Return a metric's or param's name with what MLflow refuses replaced by `_`, and cut to its 250 characters."""
+    return ODD_CHARACTERS.sub("_", key)[:250]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

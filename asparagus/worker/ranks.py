@@ -1,0 +1,33 @@
+"""Who else trains, and what makes a checkpoint count: the same questions in one process and on Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Ranks(Protocol):
+    """What a worker needs to know of the others."""
+
+    rank: int
+    world_size: int
+
+    def trainer_arguments(self, strategy: str) -> dict[str, Any]:
+        """Return the Lightning Trainer arguments that say where it runs: accelerator, devices, strategy."""
+
+    def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
+        """Make a whole checkpoint count; returns on all ranks when it does."""
+
+
+class InProcess:
+    """One process, by itself."""
+
+    rank = 0
+    world_size = 1
+
+    def trainer_arguments(self, strategy: str) -> dict[str, Any]:
+        """Return arguments for one device."""
+        return {"devices": 1, "strategy": strategy}
+
+    def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
+        """Do nothing: a checkpoint that lies in the folder counts."""
