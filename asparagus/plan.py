@@ -10,6 +10,7 @@ from typing import Any
 
 from asparagus.errors import PlanError
 from asparagus.spec import Parent, Site, Spec
+from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
 MLFLOW_DB = "mlflow.db"
@@ -148,10 +149,8 @@ def _weights(parent: Parent | None) -> str:
 
 
 def _model(spec: Spec) -> str:
-    networks = {key: value for key, value in spec.model.items() if isinstance(value, dict) and "_target_" in value}
-    wanted = {"pretrain": "pretrain_net"}.get(spec.stage, f"{spec.stage.rpartition('_')[2]}_net")
-    network = networks.get("net") or networks.get(wanted) or {}
-    return f"{network.get('_target_', '?')}, {spec.model.get('dimensions')}"
+    network = spec.model.get("net") or spec.model[STAGES[spec.stage].network]
+    return f"{network['_target_']}, {spec.model.get('dimensions')}"
 
 
 def _optimizer(spec: Spec) -> str:

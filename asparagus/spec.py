@@ -45,7 +45,6 @@ class Resources:
     """What the run asks for. `workers=0` trains in this process."""
 
     workers: int = 0
-    min_workers: int | None = None
     cpus_per_worker: float = 1
     gpus_per_worker: float = 0
 

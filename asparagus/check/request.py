@@ -243,8 +243,6 @@ def _resources(spec: Spec) -> Iterator[str]:
     resources = spec.resources
     if resources.workers < 0:
         yield f"resources.workers: {resources.workers} is negative. 0 trains in this process, 1 or more on Ray."
-    if resources.min_workers is not None and not 1 <= resources.min_workers <= resources.workers:
-        yield f"resources.min_workers: {resources.min_workers} has to lie between 1 and resources.workers={resources.workers}."
     if resources.cpus_per_worker <= 0 or resources.gpus_per_worker < 0:
         yield "resources: cpus_per_worker has to be positive and gpus_per_worker not negative."
     if spec.checkpoint.every_n_epochs < 1 or spec.checkpoint.keep_best < 0:

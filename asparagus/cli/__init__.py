@@ -1,0 +1,1 @@
+"""argv -> one call -> exit status: one small function per command. The only room that prints."""

@@ -1,0 +1,89 @@
+"""`asp-launch CONFIG [OVERRIDE ...]`: compose, check, plan, and go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+DESCRIPTION = "Train an experiment file: checked to the last key here, then run in this process or on Ray, and recorded."
+EPILOG = """CONFIG is a name on the search path (pretrain, experiment/digits) or the path of a .yaml file.
+An OVERRIDE is Hydra's: trainer.max_epochs=5   model=unet   +callbacks.stop._target_=...   ~callbacks.stop
+
+  asp-launch experiment/digits
+  asp-launch pretrain task=Task998_LauritSyn resources.workers=2
+  asp-launch finetune_seg task=Task997_LauritSynSeg init_from=run:1/best --dry-run
+
+exit status: 0 done, 2 the request is wrong and nothing was started, 3 the run failed, 130 interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of `asp-launch`."""
+    made = argparse.ArgumentParser(
+        "asp-launch",
+        usage="asp-launch CONFIG [OVERRIDE ...] [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("words", nargs="*", metavar="CONFIG OVERRIDE", help="what to train, and changes to it")
+    made.add_argument("--config-name", "-cn", metavar="CONFIG", help="CONFIG, as in Hydra")
+    made.add_argument("--config-dir", "-cd", metavar="DIR", action="append", default=[], type=Path, help="a folder to search first")
+    made.add_argument("--cfg", choices=["job"], help="print the composed config; nothing is run")
+    made.add_argument("--dry-run", action="store_true", help="check everything and print the plan; nothing is run")
+    made.add_argument("--json", action="store_true", help="the last line of standard output is one JSON object")
+    return made
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parser().parse_intermixed_args(arguments)
+    from asparagus.compose import Request, compose, compose_config, config_as_yaml
+    from asparagus.paths import load_environment
+
+    load_environment()
+    request = _request(options, Request)
+    if options.cfg:
+        print(config_as_yaml(compose_config(request)), end="")
+        return 0
+    spec = compose(request)
+    from asparagus.check import check
+    from asparagus.plan import make_plan
+
+    found = check(spec)
+    plan = make_plan(
+        spec,
+        monitor=found.stage.monitor,
+        mode=found.stage.mode,
+        cases=found.cases,
+        fingerprint=found.fingerprint,
+        parent=found.parent,
+    )
+    if options.dry_run:
+        print(json.dumps(plan.to_dict()) if options.json else plan.describe())
+        return 0
+    from asparagus.cli.progress import Progress
+    from asparagus.submit import submit
+
+    with Progress(plan) as progress:
+        outcome = submit(plan, progress.show)
+    progress.summary(outcome)
+    if options.json:
+        print(json.dumps(outcome.to_dict()))
+    return 0
+
+
+def _request(options: argparse.Namespace, make: type) -> object:
+    """Take CONFIG from `-cn` or the first word; with an alias of a stage, `-cn` replaces the stage's own config."""
+    words = list(options.words)
+    named = bool(words) and "=" not in words[0] and not words[0].startswith(("+", "~"))
+    config = words.pop(0) if named else None
+    config = options.config_name or config
+    if config is None:
+        from asparagus.errors import ConfigError
+
+        raise ConfigError("CONFIG is missing. Give a name (asp-launch pretrain) or a .yaml file; asp-launch --help shows more.")
+    return make(config, tuple(words), tuple(options.config_dir))

@@ -1,0 +1,112 @@
+"""How a run looks while it runs: a live line in a terminal, plain lines elsewhere. Fed by the journal's events."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from asparagus.plan import Plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from asparagus.driver import Outcome
+
+HIDDEN = ("optim/",)
+SHOWN = 5
+"""Metrics in one line; the rest are in MLflow."""
+
+
+class Progress:
+    """Show a run's events as they come; a context manager.
+
+    Everything goes to standard error, so that standard output holds results alone.
+
+    Args:
+        plan: What is being carried out.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        from rich.console import Console
+
+        self._plan = plan
+        self._console: Console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._say(f"starting {self._plan.spec.stage} of {self._plan.spec.task}")
+        if self._console.is_terminal:
+            self._bar, self._task = self._live()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, event: Any) -> None:
+        """Show one event."""
+        getattr(self, f"_on_{event['kind']}", self._pass)(event)
+
+    def summary(self, outcome: Outcome) -> None:
+        """Say how it ended, and what to do with it next."""
+        seconds = time.monotonic() - self._started
+        self._say(f"run {outcome.run_id} {outcome.state} after {seconds:.1f} s: {_line(outcome.metrics)}")
+        self._say(f"  folder      {outcome.folder}")
+        if outcome.checkpoint:
+            self._say(f"  checkpoint  {outcome.checkpoint}")
+        self._say(f"  look at it  asp ui      lineage  asp lineage {outcome.run_id}")
+
+    def _live(self) -> tuple[Bar, TaskID]:
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+        bar = RichProgress(*columns, console=self._console, transient=True)
+        bar.start()
+        return bar, bar.add_task(f"{self._plan.spec.stage}: starting", total=None)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def _pass(self, event: Any) -> None:
+        """Not every event is for the screen."""
+
+    def _on_run(self, event: Any) -> None:
+        self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")
+
+    def _on_transfer(self, event: Any) -> None:
+        self._say(event["text"])
+
+    def _on_start(self, event: Any) -> None:
+        more = "" if event["epoch"] == 0 else f", going on at epoch {event['epoch']}, step {event['step']}"
+        self._say(f"training {event['parameters']:,} weights on {event['world_size']} x {event['device']}{more}")
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=event["steps"], completed=event["step"], description=self._plan.spec.stage)
+
+    def _on_metrics(self, event: Any) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=event["step"], description=f"epoch {event['epoch'] + 1}")
+
+    def _on_epoch(self, event: Any) -> None:
+        self._say(f"epoch {event['epoch'] + 1:>3}  step {event['step']:>6}  {_line(event['values'])}")
+
+
+def _line(metrics: dict[str, float]) -> str:
+    wanted = sorted((key for key in metrics if not key.startswith(HIDDEN)), key=_importance)[:SHOWN]
+    return "  ".join(f"{key} {metrics[key]:.4g}" for key in wanted) or "nothing was measured"
+
+
+def _importance(key: str) -> tuple[bool, int, str]:
+    """Validation before training, totals before parts."""
+    return (not key.startswith("val/"), key.count("/"), key)
+
+
+def is_terminal() -> bool:
+    """Tell whether someone watches."""
+    return sys.stderr.isatty()

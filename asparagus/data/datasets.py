@@ -1,0 +1,175 @@
+"""Cases as training items: files become `{"image", "label"}` tensors, each a function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from asparagus.data.sampler import Key
+from asparagus.data.transforms import crop, flip, jitter, middle_starts, random_starts
+from asparagus.errors import ConfigError, DataError, one_of
+
+KINDS = ("pretrain", "seg", "cls")
+# nnU-Net's share: one patch in three is centred on the foreground, the rest keep the background's prior.
+FOREGROUND_SHARE = 1 / 3
+
+Item = dict[str, Tensor]
+
+
+class Loaded(NamedTuple):
+    """A case in memory."""
+
+    image: Tensor
+    """[C, ...] float32."""
+    label: Tensor | None
+    """segmentation: [1, ...] int64; classification: int64 scalar; pretraining: None."""
+    locations: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """For each foreground class that is present: voxel coordinates in it."""
+
+
+class CaseDataset(Dataset[Item]):
+    """The cases of one part of a split; indexed by `(epoch, index)`."""
+
+    def __init__(  # noqa: PLR0913 - the settings of the data section
+        self,
+        files: Sequence[Path],
+        kind: str,
+        *,
+        dimensions: int = 3,
+        patch_size: Sequence[int] | None = None,
+        train: bool = False,
+        augment: bool = False,
+        cache: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Set up; no file is read.
+
+        Args:
+            files: The `.pt` case files.
+            kind: `pretrain`, `seg` or `cls`: how a file is laid out (SEEDS A6).
+            dimensions: 2 takes one slice along the last axis of a 3D case: a random one to train, else the middle.
+            patch_size: Voxels per axis of what is cut out; None keeps whole cases. Validating seg always keeps them.
+            train: Crops are random and foreground is oversampled; otherwise they are in the middle.
+            augment: Mirror and jitter; only when training.
+            cache: Keep what was read in memory (once per loader worker).
+            seed: With epoch and index, all that the randomness depends on.
+
+        Raises:
+            ConfigError: an unknown kind, or a patch with too few axes.
+        """
+        if kind not in KINDS:
+            raise ConfigError(one_of("data.kind", kind, KINDS))
+        if patch_size is not None and (len(patch_size) < dimensions or min(patch_size) < 1):
+            raise ConfigError(f"data.patch_size: {list(patch_size)} is not {dimensions} positive numbers of voxels.")
+        self.files, self.kind, self.dimensions = list(files), kind, dimensions
+        whole = kind == "seg" and not train
+        self.patch = None if patch_size is None or whole else tuple(patch_size[:dimensions])
+        self.train, self.augment, self.seed = train, augment and train, seed
+        self._cache: dict[int, Loaded] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        """Return the number of cases."""
+        return len(self.files)
+
+    def __getitem__(self, key: Key) -> Item:
+        """Return `image` [C, ...] float32 and, unless pretraining, `label` int64: [...] to segment, else a scalar."""
+        epoch, index = key
+        case = self._case(index)
+        rng = np.random.default_rng([self.seed, epoch, index]) if self.train else None
+        image, mask = self._cut(case, rng)
+        if rng is not None and self.augment:
+            # image and label mirror together: one tensor
+            both = flip(rng, image if mask is None else torch.cat([image, mask.float()]))
+            image, mask = jitter(rng, both[: len(image)]), None if mask is None else both[len(image) :].long()
+        item = {"image": image.contiguous()}
+        if mask is not None:
+            item["label"] = mask[0].contiguous()
+        elif case.label is not None:
+            item["label"] = case.label
+        return item
+
+    def _case(self, index: int) -> Loaded:
+        if self._cache is None:
+            return load_case(self.files[index], self.kind)
+        if index not in self._cache:
+            self._cache[index] = load_case(self.files[index], self.kind)
+        return self._cache[index]
+
+    def _cut(self, case: Loaded, rng: np.random.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """Return image and segmentation label of the patch, the slice, or the whole case."""
+        mask = case.label if self.kind == "seg" else None
+        shape = tuple(case.image.shape[1:])
+        size = self._size(shape)
+        if size == shape:
+            return case.image, mask
+        starts = middle_starts(shape, size) if rng is None else random_starts(rng, shape, size, _voxel(rng, case))
+        image = crop(case.image, starts, size)
+        mask = None if mask is None else crop(mask, starts, size)
+        if len(shape) == self.dimensions:
+            return image, mask
+        return image[..., 0], None if mask is None else mask[..., 0]
+
+    def _size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the size to cut out of a case of this shape; 2D on 3D is a crop one voxel deep."""
+        if self.dimensions > len(shape):
+            raise ConfigError(f"model.dimensions: {self.dimensions}D does not fit cases of {len(shape)} dimensions.")
+        inside = self.patch or shape[: self.dimensions]
+        return (*inside, *(1 for _ in shape[self.dimensions :]))
+
+
+def _voxel(rng: np.random.Generator, case: Loaded) -> tuple[int, ...] | None:
+    """Return a foreground voxel (every class as likely) for a share of the patches, else None."""
+    if not case.locations or rng.random() >= FOREGROUND_SHARE:
+        return None
+    of_class = case.locations[int(rng.integers(len(case.locations)))]
+    return of_class[int(rng.integers(len(of_class)))]
+
+
+def load_case(file: Path, kind: str) -> Loaded:
+    """Read a case file, `weights_only`: no pickle of anyone's is ever run.
+
+    Raises:
+        DataError: the file is missing, unreadable, or laid out for another kind of task.
+    """
+    content = _read(file)
+    if kind == "cls":
+        if not (isinstance(content, list | tuple) and len(content) == len(("data", "label"))):
+            raise DataError(f"{file}: expected [data, label] for classification, found {_describe(content)}.")
+        return Loaded(content[0].float(), torch.as_tensor(content[1]).long().reshape(()))
+    if isinstance(content, list | tuple):
+        content = content[0] if kind == "pretrain" else None  # pretraining also takes a classification task's images
+    if not isinstance(content, Tensor):
+        raise DataError(f"{file}: expected one tensor [C, ...] for {kind}, found {_describe(content)}.")
+    if kind == "pretrain":
+        return Loaded(content.float(), None)
+    if len(content) < 2:  # noqa: PLR2004 - one image channel and the label
+        raise DataError(f"{file}: expected the label as last channel, found {_describe(content)}. Is it a seg task?")
+    return Loaded(content[:-1].float(), content[-1:].long(), _locations(file))
+
+
+def _read(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise DataError(f"{file}: not readable as a case: {error}") from error
+
+
+def _locations(file: Path) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Return the foreground voxels that the properties beside the case list; none when there are no properties."""
+    properties = file.with_suffix(".json")
+    if not properties.is_file():
+        return ()
+    found = json.loads(properties.read_text()).get("foreground_locations", {})
+    return tuple(tuple(tuple(voxel) for voxel in voxels) for _, voxels in sorted(found.items()) if voxels)
+
+
+def _describe(content: Any) -> str:
+    return f"a tensor {list(content.shape)}" if isinstance(content, Tensor) else type(content).__name__

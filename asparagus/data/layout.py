@@ -1,0 +1,205 @@
+"""The dataset layout (SEEDS A6, A7): which files make a task, and how they are read. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from asparagus.data import MAKERS
+from asparagus.errors import DataError, did_you_mean
+
+DATASET_FILE = "dataset.json"
+PATHS_FILE = "paths.json"
+PARTS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset as `dataset.json` describes it."""
+
+    name: str
+    folder: Path
+    n_classes: int
+    n_modalities: int
+    dimensions: int
+    """Spatial dimensions of a case: 2 or 3."""
+    shape: tuple[int, ...] | None = None
+    """Spatial shape in voxels when all cases share one, else None."""
+    class_names: tuple[str, ...] | None = None
+
+
+def read_task(data_root: str | Path, name: str) -> Task:
+    """Read `<data_root>/<name>/dataset.json`.
+
+    Raises:
+        DataError: there is no such task (the known and the nearest ones are named) or its file is malformed.
+    """
+    folder = Path(data_root).absolute() / name
+    if not (folder / DATASET_FILE).is_file():
+        raise DataError(_no_such_task(Path(data_root), name))
+    content = _read_json(folder / DATASET_FILE)
+    if not isinstance(content, dict):
+        raise DataError(f"{folder / DATASET_FILE}: expected a JSON object, found {type(content).__name__}.")
+    return _task(folder, name, content)
+
+
+def known_tasks(data_root: str | Path) -> list[str]:
+    """Return the names of the tasks in `data_root`, sorted; empty when the folder does not exist."""
+    return sorted(path.parent.name for path in Path(data_root).glob(f"*/{DATASET_FILE}"))
+
+
+def known_splits(task: Task) -> list[str]:
+    """Return the names of the splits that the task has, sorted."""
+    return sorted(path.stem for path in task.folder.glob("*.json") if path.name not in (DATASET_FILE, PATHS_FILE))
+
+
+def read_paths(task: Task) -> list[Path]:
+    """Read `paths.json`: every case file, re-rooted (see `reroot`).
+
+    Raises:
+        DataError: the file is missing, malformed or empty.
+    """
+    file = task.folder / PATHS_FILE
+    if not file.is_file():
+        raise DataError(f"{file}: missing. It lists the case files as absolute paths; convert the dataset again.")
+    return _paths(file, "", _read_json(file), task)
+
+
+def read_split(task: Task, split: str, fold: int) -> dict[str, list[Path]]:
+    """Read one fold of `<task>/<split>.json`, a list of dicts of absolute paths, as `{"train": [...], "val": [...]}`.
+
+    Paths are re-rooted (see `reroot`), so data that was moved is still found.
+
+    Raises:
+        DataError: no such split, no such fold, a malformed file, or an empty part.
+    """
+    file = task.folder / f"{split}.json"
+    if split in (Path(DATASET_FILE).stem, Path(PATHS_FILE).stem) or not file.is_file():
+        raise DataError(_no_such_split(task, split))
+    folds = _read_json(file)
+    if not isinstance(folds, list) or not folds:
+        raise DataError(f"{file}: expected a list of folds, each {{'train': [...], 'val': [...]}}.")
+    if not 0 <= fold < len(folds):
+        raise DataError(f"data.fold: {fold} is out of range. {file} holds folds 0 to {len(folds) - 1}.")
+    if not isinstance(folds[fold], dict):
+        raise DataError(f"{file}: fold {fold} is not a dict of 'train' and 'val'.")
+    return {part: _paths(file, f"fold {fold}, {part!r}", folds[fold].get(part), task) for part in PARTS}
+
+
+def reroot(stored: str, task: Task) -> Path:
+    """Return where a stored absolute path is now: what follows `/<task name>/` in it, joined to the task's folder.
+
+    A path without the task's name in it is left as it is: it was registered in place and belongs elsewhere.
+    """
+    parts = PurePath(stored).parts
+    if task.name not in parts[:-1]:
+        return Path(stored)
+    after = len(parts) - 1 - parts[::-1].index(task.name)
+    return task.folder.joinpath(*parts[after + 1 :])
+
+
+def fingerprint(task: Task, split_name: str) -> str:
+    """Return a sha256 over dataset.json, the split's relative paths and each case file's size; no case is read.
+
+    Moving the data keeps the fingerprint; another case, another split or another size changes it.
+
+    Raises:
+        DataError: the split cannot be read, or a case file that it names is missing.
+    """
+    folds = [read_split(task, split_name, fold) for fold in range(_fold_count(task, split_name))]
+    sizes = {_relative(path, task): _size(path) for fold in folds for part in PARTS for path in fold[part]}
+    names = [{part: [_relative(path, task) for path in fold[part]] for part in PARTS} for fold in folds]
+    content = [_read_json(task.folder / DATASET_FILE), names, sizes]
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def canonical(content: Any) -> str:
+    """Return JSON with one spelling: keys sorted, no whitespace."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _task(folder: Path, name: str, content: Mapping[str, Any]) -> Task:
+    # Upstream's registered datasets hold these numbers in only one of the two places (SEEDS A.4): read both.
+    config = {**content.get("metadata", {}), **content.get("dataset_config", {})}
+    dimensions = config.get("dimensions", 3)
+    if dimensions not in (2, 3):
+        raise DataError(f"{folder / DATASET_FILE}: dimensions: {dimensions!r} is not 2 or 3.")
+    return Task(
+        name=name,
+        folder=folder,
+        n_classes=_count(folder, config, "n_classes"),
+        n_modalities=_count(folder, config, "n_modalities"),
+        dimensions=dimensions,
+        shape=tuple(config["shape"]) if config.get("shape") else None,
+        class_names=tuple(config["class_names"]) if config.get("class_names") else None,
+    )
+
+
+def _count(folder: Path, config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise DataError(f"{folder / DATASET_FILE}: dataset_config.{key}: {value!r} is not a positive whole number.")
+    return value
+
+
+def _no_such_task(data_root: Path, name: str) -> str:
+    known = known_tasks(data_root)
+    parts = [f"task: no task {name!r} in {data_root}."]
+    if name in MAKERS:
+        parts.append(f"`asp data make {name}` builds it.")
+    else:
+        parts.append(did_you_mean(name, {*known, *MAKERS}))
+    parts.append(f"Known there: {', '.join(known) or 'none'}. Makeable: {', '.join(sorted(MAKERS))}.")
+    return " ".join(part for part in parts if part)
+
+
+def _no_such_split(task: Task, split: str) -> str:
+    known = known_splits(task)
+    return " ".join(
+        part
+        for part in (
+            f"data.split: no split {split!r} in {task.folder}.",
+            did_you_mean(split, known),
+            f"Known: {', '.join(known) or 'none'}.",
+            f"`asp-split -t {task.name} --fn split_80_20` makes one.",
+        )
+        if part
+    )
+
+
+def _paths(file: Path, where: str, stored: Any, task: Task) -> list[Path]:
+    place = f"{file}: {where}" if where else str(file)
+    if not isinstance(stored, list) or not all(isinstance(path, str) for path in stored):
+        raise DataError(f"{place} is not a list of paths.")
+    if not stored:
+        raise DataError(f"{place} is empty: nothing to read. The task needs more cases, or another split.")
+    return [reroot(path, task) for path in stored]
+
+
+def _fold_count(task: Task, split_name: str) -> int:
+    file = task.folder / f"{split_name}.json"
+    return len(_read_json(file)) if file.is_file() else 1
+
+
+def _relative(path: Path, task: Task) -> str:
+    return path.relative_to(task.folder).as_posix() if path.is_relative_to(task.folder) else str(path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"{path}: the case file cannot be seen ({error.strerror}). Convert or copy it again."
+        ) from error
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as JSON: {error}.") from error

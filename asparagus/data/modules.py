@@ -1,0 +1,134 @@
+"""The data module: a task, a split and a fold become Lightning's train and validation loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from asparagus.data.datasets import CaseDataset
+from asparagus.data.layout import Task, read_split, read_task
+from asparagus.data.sampler import EpochSampler
+from asparagus.errors import ConfigError, one_of
+
+DIMENSIONS = {"2D": 2, "3D": 3}
+
+
+class CaseDataModule(pl.LightningDataModule):
+    """Feeds the cases of a task; it shards over the ranks itself, so the Trainer must not replace its samplers."""
+
+    def __init__(  # noqa: PLR0913 - the settings of the data section
+        self,
+        root: str,
+        task: str,
+        kind: str,
+        *,
+        split: str = "split_80_20",
+        fold: int = 0,
+        batch_size: int = 2,
+        patch_size: Sequence[int] | None = None,
+        dimensions: str = "3D",
+        samples_per_epoch: int | None = None,
+        num_workers: int = 0,
+        cache: bool = True,
+        augment: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        """Keep the settings; files are looked at in `setup`.
+
+        Args:
+            root: The data folder that holds the task's folder.
+            task: Name of the task.
+            kind: `pretrain`, `seg` or `cls`.
+            split: Name of the split file, without `.json`.
+            fold: Which of its folds.
+            batch_size: Items per step and worker.
+            patch_size: Voxels per axis; None keeps whole cases.
+            dimensions: `2D` or `3D`.
+            samples_per_epoch: Length of a training epoch in items over all workers; None is every case once.
+            num_workers: Loader processes per worker.
+            cache: Keep cases in memory after the first read.
+            augment: Mirror and jitter the training items.
+            seed: Decides order, patches and augmentation.
+            rank: Which share of the data is this worker's.
+            world_size: How many workers share the data.
+            pin_memory: Copy batches to page-locked memory, for a GPU.
+
+        Raises:
+            ConfigError: a batch size below one, or dimensions other than 2D and 3D.
+        """
+        super().__init__()
+        if dimensions not in DIMENSIONS:
+            raise ConfigError(one_of("model.dimensions", dimensions, DIMENSIONS))
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
+        self.root, self.task_name, self.kind = root, task, kind
+        self.split, self.fold, self.batch_size = split, fold, batch_size
+        self.patch_size, self.dimensions = patch_size, DIMENSIONS[dimensions]
+        self.samples_per_epoch, self.seed, self.rank, self.world_size = samples_per_epoch, seed, rank, world_size
+        self.cache, self.augment = cache, augment
+        self.workers: dict[str, Any] = {
+            "num_workers": num_workers,
+            "persistent_workers": num_workers > 0,
+            "pin_memory": pin_memory,
+        }
+        self.task: Task | None = None
+        self.train_set: CaseDataset | None = None
+        self.val_set: CaseDataset | None = None
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
+        """Read the task and its split, once.
+
+        Raises:
+            DataError: no such task, split or fold.
+            ConfigError: cases of different shapes that would have to share a batch.
+        """
+        if self.train_set is not None:
+            return
+        self.task = read_task(self.root, self.task_name)
+        if self.task.shape is None and self.patch_size is None and self.batch_size > 1:
+            raise ConfigError(
+                f"data.patch_size: needed, since the cases of {self.task.name} differ in shape and "
+                f"data.batch_size={self.batch_size} of them make a batch. Or set data.batch_size=1."
+            )
+        parts = read_split(self.task, self.split, self.fold)
+        shared: dict[str, Any] = {
+            "dimensions": self.dimensions,
+            "patch_size": self.patch_size,
+            "cache": self.cache,
+            "seed": self.seed,
+        }
+        self.train_set = CaseDataset(parts["train"], self.kind, train=True, augment=self.augment, **shared)
+        self.val_set = CaseDataset(parts["val"], self.kind, **shared)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's share of the training cases; every rank has as many batches."""
+        assert self.train_set is not None, "setup() comes first"
+        sampler = self._sampler(len(self.train_set), shuffle=True)
+        return DataLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, **self.workers)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's share of the validation cases; no case is seen twice."""
+        assert self.val_set is not None, "setup() comes first"
+        sampler = self._sampler(len(self.val_set), shuffle=False)
+        return DataLoader(self.val_set, batch_size=self._val_batch_size(), sampler=sampler, **self.workers)
+
+    def _sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
+        return EpochSampler(
+            size,
+            seed=self.seed,
+            shuffle=shuffle,
+            rank=self.rank,
+            world_size=self.world_size,
+            samples_per_epoch=self.samples_per_epoch if shuffle else None,
+        )
+
+    def _val_batch_size(self) -> int:
+        # Whole cases of different shapes cannot be stacked.
+        assert self.task is not None
+        return 1 if self.kind == "seg" and self.task.shape is None else self.batch_size

@@ -1,0 +1,79 @@
+"""Which case comes when: an order that is a function of seed and epoch alone, shared out over the ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from asparagus.errors import DataError
+
+Key = tuple[int, int]
+"""(epoch, index): all that a random transform of one item may depend on."""
+
+
+class EpochSampler(Sampler[Key]):
+    """Yields `(epoch, index)` for one rank.
+
+    With `shuffle` (training) every rank gets the same number of items, wrapping around where they do not divide.
+    Without (validation) each item is seen by exactly one rank, so that sums over ranks are right.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        samples_per_epoch: int | None = None,
+    ) -> None:
+        """Set up; `samples_per_epoch` is the total over all ranks, drawn with replacement when it exceeds `size`.
+
+        Raises:
+            DataError: nothing to draw from, or an epoch that leaves a rank without an item.
+        """
+        if size < 1:
+            raise DataError("data: there is no case to draw from.")
+        if samples_per_epoch is not None and samples_per_epoch < 1:
+            raise DataError(
+                f"data.samples_per_epoch: {samples_per_epoch} is not a positive number; leave it out for all."
+            )
+        if not shuffle and size < world_size:
+            raise DataError(
+                f"data: {size} validation cases for {world_size} workers leave a worker without one. "
+                f"Ask for resources.workers of at most {size}, or use a split with more validation cases."
+            )
+        self.size, self.seed, self.shuffle = size, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.total = size if samples_per_epoch is None else samples_per_epoch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; Lightning calls it, also after a resume."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of items of this rank."""
+        if self.shuffle:
+            return math.ceil(self.total / self.world_size)
+        return len(range(self.rank, self.size, self.world_size))
+
+    def __iter__(self) -> Iterator[Key]:
+        """Yield this rank's items of the current epoch."""
+        epoch = self.epoch
+        order = self._order(epoch) if self.shuffle else np.arange(self.size)
+        for index in order[self.rank :: self.world_size]:
+            yield epoch, int(index)
+
+    def _order(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Return the epoch's items of all ranks, as many as divide evenly."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.total > self.size:
+            drawn = rng.integers(0, self.size, size=self.total)
+        else:
+            drawn = rng.permutation(self.size)[: self.total]
+        return np.resize(drawn, len(self) * self.world_size)

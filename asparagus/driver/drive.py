@@ -1,0 +1,185 @@
+"""One plan carried out: number, folder, record, training, end."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asparagus.checkpoint.folder import best_of, manifests
+from asparagus.errors import RunError
+from asparagus.journal import Event, JournalReader
+from asparagus.plan import Plan
+from asparagus.record.numbers import claim
+from asparagus.record.recorder import Recorder, RunRecord, flatten
+from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RUNNING, RunFolder, create, note_child, write_state
+from asparagus.spec import Assignment, Parent
+
+Watcher = Callable[[Event], None]
+"""Sees every event of the journal, on a thread of its own."""
+Engine = Callable[[Assignment], dict[str, Any]]
+"""Trains an assignment and returns what `work` does."""
+WATCH_S = 0.2
+FAILED_AS = {KeyboardInterrupt: INTERRUPTED}
+
+log = logging.getLogger("asparagus")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    run_id: int
+    mlflow_run_id: str
+    state: str
+    folder: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    checkpoint: str | None = None
+    parent: Parent | None = None
+    recorded: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        parent = self.parent
+        edge = {"run_id": parent.run_id, "checkpoint": parent.checkpoint} if parent else None
+        values = dataclasses.asdict(self)
+        return {**{key: values[key] for key in values if key not in ("parent", "recorded")}, "init_from": edge}
+
+
+def drive(plan: Plan, watcher: Watcher) -> Outcome:
+    """Carry out a plan.
+
+    Raises:
+        RequestError: The store cannot be reached or the resources are not there; nothing was trained.
+        RunError: The training failed; the record says so.
+        KeyboardInterrupt: It was interrupted; the record says so.
+    """
+    spec = plan.spec
+    with Recorder(plan.tracking_uri, Path(spec.paths.results) / "mlartifacts") as recorder, _engine(plan) as engine:
+        models = Path(spec.paths.models)
+        about = {"stage": spec.stage, "task": spec.task}
+        run_id = claim(models, about=about, wanted=spec.run.id, floor=recorder.largest_number())
+        folder = create(models, spec, run_id, plan.to_json())
+        folder.log.write_text(f"###RUN-ID={run_id}###\n{plan.describe()}\n", encoding="utf-8")
+        mlflow_run_id = recorder.open(_record(plan, run_id, folder))
+        facts = {"run_id": run_id, **about, "mlflow_run_id": mlflow_run_id, "init_from": _edge(plan.parent)}
+        write_state(folder, state=RUNNING, **facts)
+        if plan.parent is not None and plan.parent.folder is not None:
+            note_child(Path(plan.parent.folder), run_id=run_id, folder=folder.path)
+        assignment = Assignment(spec, run_id, str(folder.path), parent=plan.parent)
+        watcher({"kind": "run", "run_id": run_id, "folder": str(folder.path), "stage": spec.stage})  # type: ignore[typeddict-unknown-key]
+        state = FAILED
+        metrics: dict[str, float] = {}
+        try:
+            with _watching(folder.journal, watcher):
+                metrics = engine(assignment)["metrics"]
+            state = FINISHED
+        except KeyboardInterrupt:
+            state = INTERRUPTED
+            raise
+        except RunError as error:
+            _write_error(folder, error)
+            raise
+        finally:
+            recorded = recorder.close(run_id, state=state)
+            write_state(folder, state=state, metrics=metrics, **facts)
+        if not recorded:
+            log.warning("run %d: the tracking store is away; what it lacks is in %s", run_id, folder.journal)
+        return Outcome(run_id, mlflow_run_id, state, str(folder.path), metrics, _best(folder), plan.parent, recorded)
+
+
+@contextmanager
+def _engine(plan: Plan) -> Iterator[Engine]:
+    """Bring up what trains, while the recorder starts beside it."""
+    if plan.workers:
+        from asparagus.driver.on_ray import ray_engine
+
+        with ray_engine(plan) as engine:
+            yield engine
+        return
+    from asparagus.worker import InProcess, work
+
+    yield lambda assignment: _in_process(assignment, work, InProcess())
+
+
+def _in_process(assignment: Assignment, work: Callable[..., dict[str, Any]], ranks: Any) -> dict[str, Any]:
+    try:
+        return work(assignment, ranks)
+    except RunError:
+        raise
+    except Exception as error:
+        raise failure(assignment, error) from error
+
+
+def failure(assignment: Assignment, error: BaseException) -> RunError:
+    """Return the error that a failed training ends with: the cause in one line, and where to read on."""
+    folder = RunFolder(Path(assignment.folder), assignment.spec.stage)
+    kept = manifests(folder.checkpoints)
+    saved = f"Its last checkpoint: {folder.checkpoints / kept[-1].name}." if kept else "It wrote no checkpoint."
+    return RunError(
+        f"run {assignment.run_id} failed: {type(error).__name__}: {error}\n{saved} The whole story: {folder.log}"
+    )
+
+
+def _write_error(folder: RunFolder, error: RunError) -> None:
+    import traceback
+
+    with folder.log.open("a", encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+
+
+def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
+    spec = plan.spec
+    facts = {"global_batch": str(plan.global_batch), "world_size": str(plan.world_size)}
+    cases = {f"cases.{part}": str(count) for part, count in (plan.cases or {}).items()}
+    return RunRecord(
+        run_id=run_id,
+        stage=spec.stage,
+        task=spec.task,
+        folder=str(folder.path),
+        name=spec.run.name or f"{spec.stage}-{run_id}",
+        params={**flatten(spec.to_dict()), **{f"plan.{key}": value for key, value in (facts | cases).items()}},
+        tags={"asparagus.monitor": plan.monitor, "asparagus.mode": plan.mode},
+        parent=plan.parent,
+        data_fingerprint=plan.data_fingerprint,
+        data_folder=f"{spec.paths.data}/{spec.task}",
+    )
+
+
+def _edge(parent: Parent | None) -> dict[str, Any] | None:
+    return dataclasses.asdict(parent) if parent else None
+
+
+def _best(folder: RunFolder) -> str | None:
+    """Return the checkpoint to go on with: the best, or the last where nothing was measured."""
+    found = manifests(folder.checkpoints)
+    chosen = best_of(found) or (found[-1] if found else None)
+    return str(folder.checkpoints / chosen.name) if chosen else None
+
+
+@contextmanager
+def _watching(journal: Path, watcher: Watcher) -> Iterator[None]:
+    """Show the journal's events to the watcher while the body runs, the last ones included."""
+    reader, done = JournalReader(journal), threading.Event()
+
+    def follow() -> None:
+        while True:
+            last = done.is_set()
+            for event in reader.read():
+                watcher(event)
+            if last:
+                return
+            done.wait(WATCH_S)
+
+    thread = threading.Thread(target=follow, name="journal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,170 @@
+"""Ray: reached or started, asked whether the plan can ever fit, and given the workers to run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asparagus.driver.drive import Engine, failure
+from asparagus.errors import PlanError
+from asparagus.plan import Plan
+from asparagus.spec import Assignment, Site
+
+if TYPE_CHECKING:
+    from ray.train import Result
+
+STORAGE_NAME = "checkpoints"
+"""Ray Train's run folder is `<run folder>/checkpoints`: a checkpoint is written once, where it stays."""
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+LOCAL = "local"
+
+log = logging.getLogger("asparagus")
+
+
+@contextmanager
+def ray_engine(plan: Plan) -> Iterator[Engine]:
+    """Connect to the site's Ray, or start one that ends with the body.
+
+    Raises:
+        PlanError: The cluster can never hold the plan, or cannot be reached.
+    """
+    site = plan.spec.site
+    environment = worker_environment(site)
+    os.environ.update(environment)
+    import ray
+
+    # Ray Train takes longer to import than a local Ray to start: both at once.
+    ahead = threading.Thread(target=_import_train, daemon=True)
+    ahead.start()
+    _quiet_ray()
+    _connect(site, environment)
+    try:
+        _must_fit(plan, ray.cluster_resources())
+        ahead.join()
+        yield lambda assignment: _fit(plan, assignment)
+    finally:
+        ray.shutdown()
+
+
+def worker_environment(site: Site) -> dict[str, str]:
+    """Return the environment variables of driver, controller and workers.
+
+    All processes get the same ones: Ray hands an idle process on only between equal environments.
+    """
+    ours = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(site.poll_interval_s),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(site.start_timeout_s),
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    kept = {name: os.environ.get(name, value) for name, value in ours.items()}
+    asparagus = {name: value for name, value in os.environ.items() if name.startswith("ASPARAGUS_")}
+    return {**kept, **asparagus, **site.env}
+
+
+def _connect(site: Site, environment: dict[str, str]) -> None:
+    import ray
+
+    common = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
+    if site.address == LOCAL:
+        # Nothing of ours needs idle processes or a dashboard on a Ray that lives for one run.
+        os.environ.setdefault("RAY_enable_worker_prestart", "0")
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only, gone with the run
+        ray.init(
+            address=LOCAL,
+            num_cpus=site.cpus_per_node,
+            num_gpus=site.gpus_per_node,
+            include_dashboard=False,
+            runtime_env={"env_vars": environment},
+            **common,
+        )
+        return
+    _use_token_if_there_is_one()
+    try:
+        ray.init(address=site.address, runtime_env={"env_vars": environment}, **common)
+    except Exception as error:
+        raise PlanError(
+            f"site.address: no Ray cluster answers at {site.address!r} ({type(error).__name__}: {error}). Start one "
+            "(ray start --head), give its address (site.address=host:port), or train here (site=local). If it asks for a "
+            "token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
+        ) from error
+
+
+def _use_token_if_there_is_one() -> None:
+    has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if has_token or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _must_fit(plan: Plan, total: dict[str, float]) -> None:
+    """Refuse what the cluster does not hold; Ray itself would wait for ever."""
+    if plan.spec.site.nodes is None and plan.spec.site.address != LOCAL:
+        return  # a cluster that may still grow
+    for kind, each in (("CPU", plan.cpus_per_worker), ("GPU", plan.gpus_per_worker)):
+        fit = math.floor(total.get(kind, 0) / each) if each else plan.workers
+        if fit < plan.workers:
+            raise PlanError(
+                f"resources.workers: {plan.workers} workers with {each:g} {kind} each do not fit: this Ray has "
+                f"{total.get(kind, 0):g} {kind}, enough for {fit}. Ask for {fit}, or take a larger site."
+            )
+
+
+def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+
+    from asparagus.driver.trainer import OurTrainer
+    from asparagus.worker.on_ray import train_loop
+
+    folder = Path(assignment.folder)
+    # Ray's own snapshot knows no config and breaks easily; what to go on from is ours to choose, from digests.
+    (folder / STORAGE_NAME / SNAPSHOT).unlink(missing_ok=True)
+    resources = {"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})}
+    trainer = OurTrainer(
+        train_loop,
+        ray_ends_with_run=plan.spec.site.address == LOCAL,
+        train_loop_config={"assignment": assignment.to_dict()},
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=STORAGE_NAME,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=plan.spec.run.max_failures, controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=None),  # the worker's rule removes, for all ways of running
+        ),
+    )
+    try:
+        result: Result = trainer.fit()
+    except TrainingFailedError as error:
+        raise failure(assignment, _first_cause(error)) from error
+    outcome: dict[str, Any] = result.return_value
+    return outcome
+
+
+def _first_cause(error: Exception) -> BaseException:
+    """Return what went wrong on the first worker that failed, instead of Ray's account of all of them."""
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return error
+    first: BaseException = failures[min(failures)]
+    while first.__cause__ is not None:
+        first = first.__cause__
+    return first
+
+
+def _import_train() -> None:
+    import asparagus.driver.trainer  # noqa: F401 - for its imports
+
+
+def _quiet_ray() -> None:
+    """Keep Ray's own chatter off the screen; what matters of it is in the run's log and in our messages."""
+    for name in ("ray", "ray.train", "ray.data", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

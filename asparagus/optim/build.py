@@ -1,0 +1,58 @@
+"""From the `optim` section to a torch optimizer."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+from asparagus.errors import ConfigError, did_you_mean, one_of
+from asparagus.optim import OPTIMIZERS
+
+# `name` chooses the class and `sched` belongs to the schedule; all else is the constructor's.
+OURS = ("name", "sched")
+
+
+def build_optimizer(config: Mapping[str, Any], parameters: Iterable[Any]) -> Optimizer:
+    """Build the optimizer called `config["name"]` with the section's other keys as its arguments.
+
+    Raises:
+        ConfigError: no name, an unknown name, no lr (torch's defaults are nobody's choice), or an unknown argument.
+    """
+    optimizer = optimizer_class(config.get("name"))
+    if config.get("lr") is None:
+        raise ConfigError("optim.lr: missing; every optimizer needs one. Set it, e.g. optim.lr=1e-3.")
+    arguments = {key: value for key, value in config.items() if key not in OURS}
+    _check_names(optimizer, arguments)
+    try:
+        return optimizer(parameters, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim: {optimizer.__name__} refused its arguments: {error}") from error
+
+
+def optimizer_class(name: object) -> type[Optimizer]:
+    """Import the optimizer class called `name`, in any case.
+
+    Raises:
+        ConfigError: no name, or an unknown one.
+    """
+    if name is None:
+        raise ConfigError(f"optim.name: missing. Known: {', '.join(OPTIMIZERS)}.")
+    if str(name).lower() not in OPTIMIZERS:
+        raise ConfigError(one_of("optim.name", name, OPTIMIZERS))
+    module, _, cls = OPTIMIZERS[str(name).lower()].rpartition(".")
+    found: type[Optimizer] = getattr(importlib.import_module(module), cls)
+    return found
+
+
+def _check_names(optimizer: type[Optimizer], arguments: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(optimizer).parameters if name != "params"]
+    for key in arguments:
+        if key not in known:
+            hint = did_you_mean(key, known)
+            raise ConfigError(
+                f"optim.{key}: {optimizer.__name__} takes no such argument. {hint} It takes: {', '.join(known)}."
+            )

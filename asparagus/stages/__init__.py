@@ -1,0 +1,43 @@
+"""Stages: what a run does. The table says which module trains which network, and where its first weights come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table."""
+
+    name: str
+    kind: str
+    """How cases are read: `pretrain`, `seg` or `cls`."""
+    module: str
+    """Dotted path of the LightningModule."""
+    network: str
+    """Which entry of the `model` section is its network."""
+    init_from: str
+    """Weights of another run: `never`, `optional` or `required`."""
+    monitor: str
+    """The metric that makes a checkpoint the best."""
+    mode: str
+    """`min` or `max`: which way the monitor is better."""
+    load_decoder: bool = True
+    """Whether a transfer takes the decoder too by default; `transfer.decoder` overrides."""
+
+
+_PRETRAIN = "asparagus.stages.pretrain.PretrainModule"
+_SEG = "asparagus.stages.seg.SegModule"
+_CLS = "asparagus.stages.cls.ClsModule"
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("pretrain", "pretrain", _PRETRAIN, "pretrain_net", "optional", "val/loss", "min"),
+        Stage("train_seg", "seg", _SEG, "seg_net", "never", "val/dice", "max"),
+        Stage("train_cls", "cls", _CLS, "cls_net", "never", "val/accuracy", "max"),
+        Stage("finetune_seg", "seg", _SEG, "seg_net", "required", "val/dice", "max"),
+        Stage("finetune_cls", "cls", _CLS, "cls_net", "required", "val/accuracy", "max"),
+    )
+}
+"""Every stage by name."""

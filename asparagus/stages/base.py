@@ -1,0 +1,71 @@
+"""What all stages share: one network under `net.`, its optimizer and schedule, and the names of what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from asparagus.optim.build import build_optimizer
+from asparagus.optim.schedules import build_schedule
+
+
+class StageModule(pl.LightningModule):
+    """A network and how to optimize it; subclasses say what the loss is.
+
+    Weights are saved under `net.` in every stage, so that they transfer by name. No hyperparameters are saved: the
+    run's own config says how the module was built, and checkpoints load with `weights_only=True`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optim: Mapping[str, Any],
+        *,
+        n_classes: int,
+        patch_size: Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Keep the network and the settings.
+
+        Args:
+            net: The network.
+            optim: The `optim` section: name, lr, the optimizer's arguments, `sched`.
+            n_classes: Number of classes of the task, background included.
+            patch_size: Spatial size of a training patch in voxels; None for whole cases.
+            class_names: One per class, for metric names.
+            seed: Decides what is random inside the stage.
+        """
+        super().__init__()
+        self.net = net
+        self.optim_config = dict(optim)
+        self.n_classes, self.seed = n_classes, seed
+        self.patch_size = None if patch_size is None else tuple(patch_size)
+        self.class_names = list(class_names) if class_names else [str(i) for i in range(n_classes)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output for [B, C, ...]."""
+        out = self.net(x)
+        # MONAI's transformers return (output, hidden states)
+        result: Tensor = out[0] if isinstance(out, tuple) else out
+        return result
+
+    def configure_optimizers(self) -> Any:
+        """Return optimizer and per-step schedule; its length comes from trainer, data and real world size."""
+        optimizer = build_optimizer(self.optim_config, [p for p in self.parameters() if p.requires_grad])
+        steps = self.trainer.estimated_stepping_batches
+        schedule = build_schedule(optimizer, self.optim_config.get("sched"), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1}}
+
+    def log_train(self, loss: Tensor, batch_size: int) -> None:
+        """Log `train/loss` and `optim/lr` of this step, and `train/loss_epoch`, the epoch's mean over all ranks."""
+        self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=batch_size)
+        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch_size)
+        self.log("optim/lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
+
+    def log_val_loss(self, loss: Tensor, batch_size: int) -> None:
+        """Log `val/loss`: the mean over all cases of all ranks, however they are shared out."""
+        self.log("val/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch_size, prog_bar=True)

@@ -1,0 +1,113 @@
+"""Pretraining: blocks of a volume are hidden and the network fills them in (SEEDS A27)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asparagus.errors import ConfigError
+from asparagus.models.build import instantiate
+from asparagus.stages.base import StageModule
+
+DEFAULT_LOSS = {"_target_": "torch.nn.MSELoss"}
+# Keeps the streams of training and validation masks apart.
+TRAIN, VAL = 0, 1
+
+
+class PretrainModule(StageModule):
+    """Masked reconstruction; masks depend on seed, rank and step alone, and validation's are the same every epoch."""
+
+    def __init__(  # noqa: PLR0913 - the settings of model.module
+        self,
+        net: nn.Module,
+        optim: Mapping[str, Any],
+        *,
+        n_classes: int,
+        patch_size: Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
+        loss: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        mask_ratio: float = 0.6,
+        block_size: int = 4,
+        masked_only: bool = True,
+    ) -> None:
+        """Set up.
+
+        Args:
+            net: [B, C, ...] -> [B, C, ...].
+            optim: The `optim` section.
+            n_classes: Not used here; the same in all stages.
+            patch_size: Not used here; the data module cuts patches.
+            class_names: Not used here.
+            loss: A torch loss with `reduction`; the mean squared error when left out.
+            seed: Decides the masks.
+            mask_ratio: Share of the blocks that is hidden, between 0 and 1.
+            block_size: Edge of a block in voxels.
+            masked_only: The loss looks at hidden voxels only; otherwise at all.
+
+        Raises:
+            ConfigError: a ratio or a block size that hides nothing or everything.
+        """
+        super().__init__(net, optim, n_classes=n_classes, patch_size=patch_size, class_names=class_names, seed=seed)
+        if not 0 < mask_ratio < 1:
+            raise ConfigError(f"model.module.mask_ratio: {mask_ratio} is not between 0 and 1 (both excluded).")
+        if block_size < 1:
+            raise ConfigError(f"model.module.block_size: {block_size} is not a positive number of voxels.")
+        self.mask_ratio, self.block_size, self.masked_only = mask_ratio, block_size, masked_only
+        self.loss: nn.Module = instantiate({**DEFAULT_LOSS, **(loss or {})}, key="loss", extra={"reduction": "none"})
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the loss of `batch["image"]` under this step's mask."""
+        loss = self._reconstruction_loss(batch["image"], self._mask(batch["image"], TRAIN, self.global_step))
+        self.log_train(loss, len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Log the loss under this batch's mask."""
+        loss = self._reconstruction_loss(batch["image"], self._mask(batch["image"], VAL, batch_idx))
+        self.log_val_loss(loss, len(batch["image"]))
+
+    def _reconstruction_loss(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean loss over hidden voxels, or over all."""
+        voxelwise: Tensor = self.loss(self(image.masked_fill(mask, 0.0)), image)
+        if not self.masked_only:
+            return voxelwise.mean()
+        shown = mask.expand_as(voxelwise)
+        return (voxelwise * shown).sum() / shown.sum()
+
+    def _mask(self, image: Tensor, part: int, number: int) -> Tensor:
+        """Return the mask of one batch; drawn on the CPU, so that every device gets the same."""
+        generator = torch.Generator().manual_seed(_mixed(self.seed, part, self.global_rank, number))
+        shape = (image.shape[0], *image.shape[2:])
+        return block_mask(shape, self.mask_ratio, self.block_size, generator).to(image.device)
+
+
+def block_mask(shape: Sequence[int], ratio: float, block: int, generator: torch.Generator) -> Tensor:
+    """Return a boolean mask [B, 1, ...], true where hidden: the same number of whole blocks in every item.
+
+    Args:
+        shape: [B, ...] in voxels.
+        ratio: Share of the blocks to hide; at least one block is hidden and one shown where there are two.
+        block: Edge of a block in voxels; blocks at the far border are cut off.
+        generator: Where the randomness comes from.
+    """
+    items, *spatial = shape
+    grid = [-(-size // block) for size in spatial]
+    blocks = int(torch.tensor(grid).prod())
+    hidden = min(max(round(ratio * blocks), 1), max(blocks - 1, 1))
+    rank = torch.rand(items, blocks, generator=generator).argsort(1).argsort(1)
+    mask = (rank < hidden).reshape(items, 1, *grid)
+    for axis, size in enumerate(spatial, start=2):
+        mask = mask.repeat_interleave(block, dim=axis).narrow(axis, 0, size)
+    return mask
+
+
+def _mixed(*numbers: int) -> int:
+    """Return one seed for several numbers, so that neighbours give unrelated streams."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 6364136223846793005 + number + 1442695040888963407) % 2**63
+    return mixed

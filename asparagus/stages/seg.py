@@ -1,0 +1,94 @@
+"""Segmentation: Dice and cross entropy on patches, validated on whole cases through a sliding window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from asparagus.models.build import instantiate
+from asparagus.stages.base import StageModule
+from asparagus.stages.metrics import DicePerClass
+
+DEFAULT_LOSS = {"_target_": "monai.losses.DiceCELoss", "to_onehot_y": True, "softmax": True}
+WINDOWS_AT_ONCE = 4
+
+
+class SegModule(StageModule):
+    """Trains on patches; validates whole cases and logs `val/dice`, the mean over foreground classes."""
+
+    def __init__(  # noqa: PLR0913 - the settings of model.module
+        self,
+        net: nn.Module,
+        optim: Mapping[str, Any],
+        *,
+        n_classes: int,
+        patch_size: Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
+        loss: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        overlap: float = 0.5,
+    ) -> None:
+        """Set up.
+
+        Args:
+            net: [B, C, ...] -> logits [B, n_classes, ...].
+            optim: The `optim` section.
+            n_classes: Number of classes, background included.
+            patch_size: Size of the sliding window in voxels; None looks at whole cases at once.
+            class_names: One per class, for metric names.
+            loss: Arguments for MONAI's DiceCELoss, or a loss of another `_target_`, called as MONAI's are.
+            seed: Not used here.
+            overlap: Of neighbouring windows, as a share of the patch.
+        """
+        super().__init__(net, optim, n_classes=n_classes, patch_size=patch_size, class_names=class_names, seed=seed)
+        self.loss: nn.Module = instantiate(_loss_config(loss), key="loss")
+        self.overlap = overlap
+        self.dice = DicePerClass(n_classes)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the loss of `image` [B, C, ...] against `label` [B, ...]."""
+        loss = self._loss(self(batch["image"]), batch["label"])
+        self.log_train(loss, len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        """Count overlaps and log the loss."""
+        logits = self.predict_whole(batch["image"])
+        self.log_val_loss(self._loss(logits, batch["label"]), len(batch["image"]))
+        self.dice.update(logits.argmax(1), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/dice` and `val/dice/<class>`; classes that are nowhere count for nothing."""
+        scores = self.dice.compute()
+        self.dice.reset()
+        present = ~scores.isnan()
+        mean = scores[present].mean() if present.any() else torch.zeros((), device=scores.device)
+        self.log("val/dice", mean, prog_bar=True, sync_dist=True)
+        for name, score, there in zip(self.class_names[1:], scores, present, strict=True):
+            if there:
+                self.log(f"val/dice/{name}", score, sync_dist=True)
+
+    def predict_whole(self, image: Tensor) -> Tensor:
+        """Return logits for whole cases [B, C, ...], by sliding window where a case is larger than a patch."""
+        patch = self.patch_size
+        if patch is None or all(size <= part for size, part in zip(image.shape[2:], patch, strict=True)):
+            return self(image)  # type: ignore[no-any-return]
+        logits = sliding_window_inference(image, patch, WINDOWS_AT_ONCE, self, overlap=self.overlap, mode="gaussian")
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        # torch wants class indices [B, ...], MONAI [B, 1, ...]
+        target = label if isinstance(self.loss, nn.CrossEntropyLoss) else label[:, None]
+        loss: Tensor = self.loss(logits, target)
+        return loss
+
+
+def _loss_config(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the default loss with the given arguments, or the given loss as it stands when it names one."""
+    given = dict(given or {})
+    return given if "_target_" in given else {**DEFAULT_LOSS, **given}
