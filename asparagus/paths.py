@@ -16,12 +16,13 @@ FOLDERS = {
     "models": "run folders",
     "results": "the MLflow store and outputs",
 }
+SQLITE = "sqlite:///"
 FAMILIES = {
     "pretrain": "ASPARAGUS_PRETRAIN_CONFIGS",
     "train": "ASPARAGUS_TRAIN_CONFIGS",
     "finetune": "ASPARAGUS_FINETUNE_CONFIGS",
 }
-"""Optional colon-separated lists of further config folders, each seen by the stages of its family alone (SEEDS A2, A3)."""
+"""Optional colon-separated lists of further config folders, seen by the stages of that family alone (SEEDS A2, A3)."""
 
 
 def load_environment(start: Path | None = None) -> None:
@@ -47,6 +48,15 @@ def get_paths(environment: Mapping[str, str] | None = None) -> Paths:
     return Paths(**{name: _folder(env, name, home) for name in FOLDERS})
 
 
+def get_tracking_uri(paths: Paths, environment: Mapping[str, str] | None = None) -> str:
+    """Return `MLFLOW_TRACKING_URI`, made absolute, else a sqlite file in the results folder: nothing to start."""
+    env = os.environ if environment is None else environment
+    uri = env.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{paths.results}/mlflow.db"
+    if uri.startswith(SQLITE):  # relative ones are relative to here, and workers are elsewhere
+        return f"{SQLITE}{_absolute(uri.removeprefix(SQLITE))}"
+    return uri
+
+
 def get_config_path() -> str | None:
     """Return the folder of your own experiment files, for a `@hydra.main(config_path=...)` of your own (SEEDS A51)."""
     return get_paths().configs
@@ -55,7 +65,7 @@ def get_config_path() -> str | None:
 def family_folders(stage: str, environment: Mapping[str, str] | None = None) -> list[Path]:
     """Return the further config folders that a stage of this name sees."""
     env = os.environ if environment is None else environment
-    variable = FAMILIES.get(stage.split("_")[0], "")
+    variable = FAMILIES.get(stage.split("_", maxsplit=1)[0], "")
     return [_absolute(part) for part in env.get(variable, "").split(":") if part]
 
 

@@ -1,4 +1,4 @@
-"""Spec and what is known of its data -> Plan: workers, batch arithmetic, placement, run folder. Pure: no Ray, no files, no clock."""
+"""Spec -> Plan: workers, batch arithmetic, placement, run folder. Pure: no Ray, no files, no clock."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from asparagus.errors import PlanError
-from asparagus.spec import Parent, Site, Spec
+from asparagus.spec import Checkpointing, Parent, Site, Spec
 from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
-MLFLOW_DB = "mlflow.db"
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,6 @@ class Plan:
     gpus_per_worker: float
     global_batch: int
     """Samples per optimizer step: batch per worker x workers x accumulation."""
-    monitor: str
-    mode: str
-    tracking_uri: str
     run_root: str
     """The run's folder is `<run_root>/run_id=<N>`."""
     cases: dict[str, int] | None = None
@@ -62,31 +58,34 @@ class Plan:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
     def _rows(self) -> list[tuple[str, str]]:
-        spec, trainer = self.spec, self.spec.trainer
+        spec, trainer, kept = self.spec, self.spec.trainer, self.spec.checkpoint
         split, fold = spec.data.get("split"), spec.data.get("fold")
         cases = ", ".join(f"{count} {part}" for part, count in (self.cases or {}).items())
-        length = ", ".join(f"{key}={trainer[key]}" for key in ("max_epochs", "max_steps", "max_time") if trainer.get(key) is not None)
+        length = ", ".join(
+            f"{key}={trainer[key]}" for key in ("max_epochs", "max_steps", "max_time") if trainer.get(key) is not None
+        )
         return [
             ("stage", spec.stage),
             ("task", spec.task),
-            ("data", f"{split}, fold {fold}" + (f": {cases}" if cases else " (not visible from here)") if split else ""),
+            (
+                "data",
+                f"{split}, fold {fold}" + (f": {cases}" if cases else " (not visible from here)") if split else "",
+            ),
             ("weights", _weights(self.parent)),
             ("model", _model(spec)),
             ("optimizer", _optimizer(spec)),
             ("length", f"{length}, {trainer.get('precision', '32-true')}"),
             ("batch", _batch(self)),
             ("workers", _workers(self)),
-            ("best by", f"{self.monitor} ({self.mode}); the last checkpoint and the best {spec.checkpoint.keep_best} are kept"),
+            ("best by", f"{kept.monitor} ({kept.mode}); the last checkpoint and the best {kept.keep_best} are kept"),
             ("run folder", f"{self.run_root}/run_id=..."),
-            ("tracking", self.tracking_uri),
+            ("tracking", spec.site.tracking_uri or ""),
         ]
 
 
-def make_plan(  # noqa: PLR0913 - what the check found, fact by fact
+def make_plan(
     spec: Spec,
     *,
-    monitor: str,
-    mode: str,
     cases: dict[str, int] | None = None,
     fingerprint: str | None = None,
     parent: Parent | None = None,
@@ -95,8 +94,6 @@ def make_plan(  # noqa: PLR0913 - what the check found, fact by fact
 
     Args:
         spec: What was asked.
-        monitor: The stage's own measure of a good checkpoint, unless `checkpoint.monitor` says otherwise.
-        mode: `min` or `max`, likewise.
         cases: Cases per part of the split, if known.
         fingerprint: Of the data, if known.
         parent: Where the first weights come from.
@@ -109,19 +106,24 @@ def make_plan(  # noqa: PLR0913 - what the check found, fact by fact
     accumulate = int(spec.trainer.get("accumulate_grad_batches") or 1)
     batch = int(spec.data.get("batch_size") or 1)
     return Plan(
-        spec=spec,
+        spec=dataclasses.replace(spec, checkpoint=_checkpointing(spec)),
         workers=resources.workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         global_batch=batch * max(1, resources.workers) * accumulate,
-        monitor=spec.checkpoint.monitor or monitor,
-        mode=spec.checkpoint.mode or ("min" if spec.checkpoint.monitor and "loss" in spec.checkpoint.monitor else mode),
-        tracking_uri=spec.site.tracking_uri or f"sqlite:///{spec.paths.results}/{MLFLOW_DB}",
         run_root=f"{spec.paths.models}/{spec.task}/{spec.stage}",
         cases=cases,
         data_fingerprint=fingerprint,
         parent=parent,
     )
+
+
+def _checkpointing(spec: Spec) -> Checkpointing:
+    """Fill in what makes a checkpoint the best: the stage's own measure, unless the experiment names another."""
+    asked, stage = spec.checkpoint, STAGES[spec.stage]
+    if asked.monitor is None:
+        return dataclasses.replace(asked, monitor=stage.monitor, mode=asked.mode or stage.mode)
+    return dataclasses.replace(asked, mode=asked.mode or ("min" if "loss" in asked.monitor else "max"))
 
 
 def _must_fit(spec: Spec, site: Site) -> None:
@@ -135,8 +137,8 @@ def _must_fit(spec: Spec, site: Site) -> None:
         fit = site.nodes * math.floor(per_node / each)
         if resources.workers > fit:
             raise PlanError(
-                f"resources.workers: {resources.workers} workers with {each:g} {kind} each never fit on site {site.name!r}: "
-                f"{site.nodes} node(s) with {per_node} {kind} hold {fit}. Ask for at most {fit}, lower "
+                f"resources.workers: {resources.workers} workers with {each:g} {kind} each never fit on site "
+                f"{site.name!r}: {site.nodes} node(s) with {per_node} {kind} hold {fit}. Ask for at most {fit}, lower "
                 f"resources.{kind}_per_worker, or take a site that holds more (site=cluster)."
             )
 
@@ -168,4 +170,5 @@ def _workers(plan: Plan) -> str:
     if not plan.workers:
         return IN_PROCESS
     gpus = f", {plan.gpus_per_worker:g} GPUs" if plan.gpus_per_worker else ""
-    return f"{plan.workers} on Ray ({plan.spec.site.name}: {plan.spec.site.address}), each {plan.cpus_per_worker:g} CPUs{gpus}"
+    site = plan.spec.site
+    return f"{plan.workers} on Ray ({site.name}: {site.address}), each {plan.cpus_per_worker:g} CPUs{gpus}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
@@ -14,25 +13,16 @@ from pytorch_lightning.callbacks import Checkpoint
 from asparagus.callbacks.journal_logger import scalars
 from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, manifests, name_of, retained, seal
 from asparagus.journal import Journal
+from asparagus.spec import Checkpointing
 
 Commit = Callable[[Path, dict[str, float]], None]
 """Called on every rank once a checkpoint is whole; returns when it counts."""
 
 
-@dataclass(frozen=True)
-class CheckpointRule:
-    """When to write one, what makes it the best, how many of the best stay."""
-
-    every_n_epochs: int
-    monitor: str
-    mode: str
-    keep_best: int
-
-
 class CheckpointWriter(Checkpoint):
     """Write `checkpoints/epoch=E-step=S/` at the end of epochs. Every rank has one; rank 0 seals and tidies.
 
-    A `Checkpoint` callback runs after all others and after the module's own `on_train_epoch_end`: what they log is in it.
+    A `Checkpoint` callback runs after all others and after the module's own hook: what they log is in it.
 
     Args:
         folder: The run's `checkpoints` folder.
@@ -41,7 +31,7 @@ class CheckpointWriter(Checkpoint):
         journal: Rank 0's.
     """
 
-    def __init__(self, folder: Path, rule: CheckpointRule, commit: Commit, journal: Journal | None) -> None:
+    def __init__(self, folder: Path, rule: Checkpointing, commit: Commit, journal: Journal | None) -> None:
         self._folder = folder
         self._rule = rule
         self._commit = commit
@@ -59,8 +49,14 @@ class CheckpointWriter(Checkpoint):
         self._commit(final, metrics)
         if self._journal is not None:
             self._tidy()
-            seconds = {"write_s": round(written - started, 4), "commit_s": round(time.monotonic() - written, 4)}
-            self._journal.append("checkpoint", name=final.name, step=trainer.global_step, epoch=epoch, **seconds)
+            self._journal.append(
+                "checkpoint",
+                name=final.name,
+                step=trainer.global_step,
+                epoch=epoch,
+                write_s=round(written - started, 4),
+                commit_s=round(time.monotonic() - written, 4),
+            )
 
     def _write(self, trainer: Trainer, metrics: dict[str, float]) -> Path:
         name = name_of(trainer.current_epoch, trainer.global_step)

@@ -10,7 +10,6 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_only
 
 from asparagus.journal import Journal
 
@@ -48,11 +47,9 @@ class JournalLogger(Logger):
         """Where callbacks that write files put them."""
         return str(self._folder)
 
-    @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the whole spec is recorded already."""
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write one line; `epoch` becomes a field of it."""
         if self._journal is None:
@@ -86,7 +83,7 @@ class Heartbeat(Callback):
         )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Write the epoch's metrics: they are in the journal before its checkpoint is written, so none is ever missing."""
+        """Write the epoch's metrics: in the journal before its checkpoint is written, so none is ever missing."""
         if self._journal is None:
             return
         values = scalars(trainer)

@@ -33,10 +33,20 @@ OURS = {
 PRECISIONS = ("16-mixed", "16-true", "bf16-mixed", "bf16-true", "32-true", "64-true", "16", "bf16", "32", "64")
 GIVEN: dict[str, frozenset[str]] = {
     "model": frozenset(
-        "spatial_dims in_channels n_input_channels out_channels num_classes n_classes img_size image_size in_shape "
-        "in_features".split()
+        [
+            "spatial_dims",
+            "in_channels",
+            "n_input_channels",
+            "out_channels",
+            "num_classes",
+            "n_classes",
+            "img_size",
+            "image_size",
+            "in_shape",
+            "in_features",
+        ]
     ),
-    "data": frozenset("root task kind dimensions seed rank world_size".split()),
+    "data": frozenset(["root", "task", "kind", "dimensions", "seed", "rank", "world_size"]),
     "optim": frozenset({"params"}),
 }
 """Arguments that the launcher fills in, from the data set and the ranks."""
@@ -101,7 +111,7 @@ def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Parent | No
     if spec.init_from is None:
         if needed == "required":
             problems.append(
-                f"init_from: {spec.stage} starts from a pretrained run and none was given. Give init_from=run:<id>/last, "
+                f"init_from: {spec.stage} starts from a pretrained run, and none was given. Give run:<id>/last, "
                 f"run:<id>/best or file:/path/to/weights (asp runs lists the ids), or train from scratch with "
                 f"{spec.stage.replace('finetune', 'train')}."
             )
@@ -147,7 +157,7 @@ def _sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
         yield from _target("loss", spec.loss, frozenset())
     for name, callback in spec.callbacks.items():
         if not isinstance(callback, dict):
-            yield f"callbacks.{name}: {callback!r} given, but a callback is a section with a _target_ and its arguments."
+            yield f"callbacks.{name}: {callback!r} given, but it is a section: a _target_ and its arguments."
         else:
             yield from _target(f"callbacks.{name}", callback, frozenset())
 

@@ -40,7 +40,11 @@ class Signature:
 
     def mismatch(self, name: str, value: object) -> str:
         """Return the types that a plain parameter takes when `value` is of none of them, else an empty string."""
-        kinds = {PLAIN.get(part) for part in re.findall(r"[A-Za-z_.]+", self.annotations.get(name, "")) if part not in WRAPPERS}
+        kinds = {
+            PLAIN.get(part)
+            for part in re.findall(r"[A-Za-z_.]+", self.annotations.get(name, ""))
+            if part not in WRAPPERS
+        }
         if not kinds or None in kinds or value is None:
             return ""
         allowed = {kind for kind in kinds if kind}
@@ -133,7 +137,9 @@ def _find_name(module: Module, name: str, hops: int) -> Place | None:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return _follow(module, node, alias.name, hops)
-        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name for target in node.targets
+        ):
             return _find_name(module, node.value.id, hops - 1) if isinstance(node.value, ast.Name) else None
     return _find_elsewhere(module, name, body, hops)
 
@@ -148,7 +154,12 @@ def _find_elsewhere(module: Module, name: str, body: list[ast.stmt], hops: int) 
                 continue
     names = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
     names |= {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    imported = {(alias.asname or alias.name).split(".")[0] for node in body if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        (alias.asname or alias.name).split(".")[0]
+        for node in body
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     if "__getattr__" in names or name in imported:
         return None
     where = module.package or module.file.stem

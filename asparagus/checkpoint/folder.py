@@ -1,4 +1,4 @@
-"""A checkpoint is a folder `checkpoints/epoch=E-step=S/` with the state and a manifest beside it. Standard library only.
+"""A checkpoint is a folder `checkpoints/epoch=E-step=S/`: the state, and a manifest beside it. Standard library only.
 
 The manifest is written last and the folder takes its name in one rename, so a folder with that name is a whole one;
 the digest in it tells a file that rotted or was cut short afterwards.

@@ -55,8 +55,8 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise RunError(
-            f"init_from: {path} cannot be read as weights: {error}. It has to be a Lightning checkpoint or a state dict "
-            "of plain tensors; files that execute code on loading are refused."
+            f"init_from: {path} cannot be read as weights: {error}. It has to be a Lightning checkpoint or a state "
+            "dict of plain tensors; files that execute code on loading are refused."
         ) from error
     for key in ("state_dict", "network_weights"):
         if isinstance(loaded, Mapping) and key in loaded:

@@ -35,15 +35,11 @@ def data(arguments: Sequence[str]) -> int:
 def make_task(name: str, root: Path, *, cases: int | None = None) -> Path:
     """Make one of the tasks that asparagus brings, with progress, and return its folder."""
     from asparagus.data import MAKERS
-    from asparagus.errors import DataError
 
     module, _, function = MAKERS[name].rpartition(".")
     maker = getattr(importlib.import_module(module), function)
-    if function == "make_digits":
-        if cases is not None:
-            raise DataError(f"--cases: {name} is a real data set and comes whole. Leave --cases out.")
-        return Path(maker(root).folder)
-    return Path(maker(name, root, cases=cases, progress=_progress).folder)
+    asked = {} if cases is None else {"cases": cases}
+    return Path(maker(root, progress=_progress, **asked).folder)
 
 
 def split(arguments: Sequence[str]) -> int:

@@ -42,9 +42,6 @@ def run(name: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `asp runs | head`
-        sys.stderr.close()
-        return 0
 
 
 def asp() -> int:

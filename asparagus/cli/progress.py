@@ -45,7 +45,9 @@ class Progress:
             self._bar, self._task = self._live()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -87,7 +89,9 @@ class Progress:
         more = "" if event["epoch"] == 0 else f", going on at epoch {event['epoch']}, step {event['step']}"
         self._say(f"training {event['parameters']:,} weights on {event['world_size']} x {event['device']}{more}")
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, total=event["steps"], completed=event["step"], description=self._plan.spec.stage)
+            self._bar.update(
+                self._task, total=event["steps"], completed=event["step"], description=self._plan.spec.stage
+            )
 
     def _on_metrics(self, event: Any) -> None:
         if self._bar is not None and self._task is not None:

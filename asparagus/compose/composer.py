@@ -13,12 +13,12 @@ import yaml
 from asparagus.compose.overrides import normalise
 from asparagus.compose.schema import fill
 from asparagus.errors import ConfigError, did_you_mean, one_of
-from asparagus.paths import family_folders, get_paths, packaged
+from asparagus.paths import family_folders, get_paths, get_tracking_uri, packaged
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from asparagus.spec import Paths, Spec
+    from asparagus.spec import Paths, Site, Spec
 
 MISSING = "???"
 """How OmegaConf writes a mandatory value that is still to be given."""
@@ -93,7 +93,9 @@ def _locate(request: Request, paths: Paths) -> tuple[str, list[Path]]:
     folders = [folder.absolute() for folder in request.config_dirs]
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"--config-dir: {folder} is not a folder. Give the folder that holds your experiment files.")
+            raise ConfigError(
+                f"--config-dir: {folder} is not a folder. Give the folder that holds your experiment files."
+            )
     if paths.configs and Path(paths.configs).is_dir():
         folders.append(Path(paths.configs))
     stage = Path(request.config).stem
@@ -144,7 +146,8 @@ def _explain(error: Exception, name: str) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
     if isinstance(error, OverrideParseException):
-        return f"{str(error.override).lstrip('+')}: cannot be read as an override. Write key=value; quote odd values: \"key='...'\"."
+        typed = str(error.override).lstrip("+")
+        return f"{typed}: cannot be read as an override. Write key=value; quote odd values: \"key='...'\"."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if error.options:
@@ -158,9 +161,11 @@ def _explain(error: Exception, name: str) -> str:
     return f"{name}: {' '.join(text.split())}{cause}"
 
 
-def _with_this_machine(spec: Spec) -> Any:
-    """Fill in what a local site can ever hold: this machine's processors and GPUs, unless the site says otherwise."""
+def _with_this_machine(spec: Spec) -> Site:
+    """Fill in where runs are recorded and what a local site can ever hold, unless the site says so itself."""
     site = spec.site
+    if site.tracking_uri is None:
+        site = dataclasses.replace(site, tracking_uri=get_tracking_uri(spec.paths))
     if site.address != "local":
         return site
     cpus = site.cpus_per_node if site.cpus_per_node is not None else len(os.sched_getaffinity(0))

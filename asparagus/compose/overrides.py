@@ -1,7 +1,7 @@
 """The override grammar is Hydra's; two things are made easier: values with `=` in them, and keys that are new.
 
 Hydra refuses `trainer.max_time=...` unless it is spelled `+trainer.max_time=...`, and tells a typo to do the same. Our
-own checks know which keys exist and which arguments a target takes, so every value is set by force here and judged there.
+own checks know which keys exist and which arguments a target takes: every value is set by force here, judged there.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def _normalise(override: str, folders: list[Path]) -> str:
         return override
     if not equals or not key.strip("+"):
         raise ConfigError(
-            f"{override!r}: is not an override. Write key=value (trainer.max_epochs=5), ~key to remove one, or give the "
-            "CONFIG first and options with two dashes (--dry-run)."
+            f"{override!r}: is not an override. Write key=value (trainer.max_epochs=5), ~key to remove one, or give "
+            "the CONFIG first and options with two dashes (--dry-run)."
         )
     quoted = f"{key}={_quote(value)}"
     if key.startswith(SIGNS) or _is_group(key, folders):

@@ -57,7 +57,9 @@ def _with_parent(values: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     if run_id is not None:
         meant = f"run:{run_id}/{name or DEFAULT_CHECKPOINT}"
         if values.get("init_from") not in (None, meant):
-            problems.append(f"init_from: {values['init_from']!r} and pretrained_run_id: {run_id!r} both name a parent. Give one of them.")
+            problems.append(
+                f"init_from: {values['init_from']!r} and pretrained_run_id: {run_id!r} both name a parent. Give one."
+            )
         values["init_from"] = meant
     return values
 
@@ -80,7 +82,7 @@ def _schema() -> DictConfig:
     """Return `Spec` as an OmegaConf node that may be written to, typed to the last leaf."""
     from omegaconf import OmegaConf
 
-    schema = OmegaConf.structured(Spec)
+    schema: DictConfig = OmegaConf.structured(Spec)
     OmegaConf.set_readonly(schema, value=False)
     for part in PARTS:
         OmegaConf.set_readonly(schema[part], value=False)
@@ -112,12 +114,16 @@ def _fill_part(schema: DictConfig, value: Any, key: str, problems: list[str]) ->
 
 def _unknown(full: str, known: list[str]) -> str:
     prefix = full.rpartition(".")[0]
-    near = did_you_mean(full, [*(f"{prefix}.{name}" if prefix else name for name in known), *(every_key() if not prefix else ())])
-    return " ".join(part for part in (f"{full}: no such key.", near, f"Known here: {', '.join(sorted(known))}.") if part)
+    near = did_you_mean(
+        full, [*(f"{prefix}.{name}" if prefix else name for name in known), *(every_key() if not prefix else ())]
+    )
+    return " ".join(
+        part for part in (f"{full}: no such key.", near, f"Known here: {', '.join(sorted(known))}.") if part
+    )
 
 
 def every_key() -> Iterator[str]:
-    """Yield every key of the schema, dotted: where a forgotten section name shows (`workers` is `resources.workers`)."""
+    """Yield every key of the schema, dotted: a forgotten section name shows (`workers` is `resources.workers`)."""
     for name, part in PARTS.items():
         yield from (f"{name}.{item.name}" for item in dataclasses.fields(part))
 

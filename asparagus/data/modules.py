@@ -110,6 +110,7 @@ class CaseDataModule(pl.LightningDataModule):
         """Return this rank's share of the training cases; every rank has as many batches."""
         assert self.train_set is not None, "setup() comes first"
         sampler = self._sampler(len(self.train_set), shuffle=True)
+        sampler.set_epoch(self._coming_epoch())
         return DataLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, **self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -117,6 +118,18 @@ class CaseDataModule(pl.LightningDataModule):
         assert self.val_set is not None, "setup() comes first"
         sampler = self._sampler(len(self.val_set), shuffle=False)
         return DataLoader(self.val_set, batch_size=self._val_batch_size(), sampler=sampler, **self.workers)
+
+    def _coming_epoch(self) -> int:
+        """Return the epoch that is trained first.
+
+        Lightning tells the sampler so itself, but after a resume only once loader workers have prefetched from epoch 0.
+        """
+        if self.trainer is None:
+            return 0
+        loop = self.trainer.fit_loop
+        epochs = loop.epoch_progress.current
+        ended = epochs.ready > epochs.processed and loop.epoch_loop.batch_progress.is_last_batch
+        return int(epochs.processed) + int(ended)
 
     def _sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
         return EpochSampler(

@@ -1,8 +1,8 @@
 """Synthetic volumes with learnable structure (SEEDS A10): Task998 to pretrain, Task997 to segment, Task996 to classify.
 
 All three share one generator, so that what is learnt on one helps on the others. A volume is smooth noise in which
-lie balls, boxes and shells. Balls and shells are equally bright and a shell's core looks almost like the background
-outside: telling them apart takes context, not a threshold.
+lie balls, boxes and shells with a core. A ball is as bright as a shell and a box as dark as a core: telling them apart
+takes context, not a threshold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SMALLEST = 16
 CLASS_NAMES = ["background", "ball", "box", "shell", "core"]
 KINDS = ["ball", "box", "shell"]
 # Mean intensity of each class, in standard deviations of the noise.
-INTENSITY = (0.0, 2.2, -2.0, 2.2, 0.5)
+INTENSITY = (0.0, 2.2, -2.0, 2.2, -2.0)
 # Half the edge of a box and the radius of a core, as shares of the structure's radius.
 BOX_REACH = 0.7
 CORE_REACH = 0.6

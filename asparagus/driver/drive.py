@@ -17,7 +17,16 @@ from asparagus.journal import Event, JournalReader
 from asparagus.plan import Plan
 from asparagus.record.numbers import claim
 from asparagus.record.recorder import Recorder, RunRecord, flatten
-from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RUNNING, RunFolder, create, note_child, write_state
+from asparagus.record.run_folder import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    RunFolder,
+    create,
+    note_child,
+    write_state,
+)
 from asparagus.spec import Assignment, Parent
 
 Watcher = Callable[[Event], None]
@@ -25,7 +34,6 @@ Watcher = Callable[[Event], None]
 Engine = Callable[[Assignment], dict[str, Any]]
 """Trains an assignment and returns what `work` does."""
 WATCH_S = 0.2
-FAILED_AS = {KeyboardInterrupt: INTERRUPTED}
 
 log = logging.getLogger("asparagus")
 
@@ -60,7 +68,10 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
         KeyboardInterrupt: It was interrupted; the record says so.
     """
     spec = plan.spec
-    with Recorder(plan.tracking_uri, Path(spec.paths.results) / "mlartifacts") as recorder, _engine(plan) as engine:
+    with (
+        Recorder(str(spec.site.tracking_uri), Path(spec.paths.results) / "mlartifacts") as recorder,
+        _engine(plan) as engine,
+    ):
         models = Path(spec.paths.models)
         about = {"stage": spec.stage, "task": spec.task}
         run_id = claim(models, about=about, wanted=spec.run.id, floor=recorder.largest_number())
@@ -144,7 +155,7 @@ def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
         folder=str(folder.path),
         name=spec.run.name or f"{spec.stage}-{run_id}",
         params={**flatten(spec.to_dict()), **{f"plan.{key}": value for key, value in (facts | cases).items()}},
-        tags={"asparagus.monitor": plan.monitor, "asparagus.mode": plan.mode},
+        tags={"asparagus.monitor": str(spec.checkpoint.monitor), "asparagus.mode": str(spec.checkpoint.mode)},
         parent=plan.parent,
         data_fingerprint=plan.data_fingerprint,
         data_folder=f"{spec.paths.data}/{spec.task}",

@@ -93,8 +93,8 @@ def _connect(site: Site, environment: dict[str, str]) -> None:
     except Exception as error:
         raise PlanError(
             f"site.address: no Ray cluster answers at {site.address!r} ({type(error).__name__}: {error}). Start one "
-            "(ray start --head), give its address (site.address=host:port), or train here (site=local). If it asks for a "
-            "token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
+            "(ray start --head), give its address (site.address=host:port), or train here (site=local). If it asks for "
+            "a token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
         ) from error
 
 

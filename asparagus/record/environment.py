@@ -28,12 +28,12 @@ class Machine:
     """Where the driver ran, and with which packages."""
 
     host: str = field(default_factory=socket.gethostname)
-    user: str = field(default_factory=lambda: _user())
-    platform: str = field(default_factory=platform.platform)
+    user: str = field(default_factory=_user)
+    system: str = field(default_factory=platform.platform)
     python: str = field(default_factory=platform.python_version)
     cpus: int = field(default_factory=lambda: os.cpu_count() or 0)
     command: list[str] = field(default_factory=lambda: sys.orig_argv)
-    packages: dict[str, str] = field(default_factory=lambda: _packages())
+    packages: dict[str, str] = field(default_factory=_packages)
 
 
 def read_code(folder: Path) -> Code:
@@ -46,7 +46,9 @@ def read_code(folder: Path) -> Code:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):  # no git here, or a repository on a share that does not answer
         return ""
     return done.stdout if done.returncode == 0 else ""

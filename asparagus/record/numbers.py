@@ -34,7 +34,9 @@ def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, 
     register.mkdir(parents=True, exist_ok=True)
     if wanted is not None:
         if wanted < 1 or not _take(register, wanted, about):
-            raise RecordError(f"run.id: {wanted} is taken or not positive. Leave run.id out to get the next free number.")
+            raise RecordError(
+                f"run.id: {wanted} is taken or not positive. Leave run.id out to get the next free number."
+            )
         return wanted
     number = max([floor, *_numbers(register)]) + 1
     while not _take(register, number, about):

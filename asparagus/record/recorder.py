@@ -1,12 +1,13 @@
 """The driver's end of the record: a process beside the training that alone speaks to MLflow.
 
 Importing MLflow takes a second and every call to it milliseconds; in a process of its own that costs the training
-nothing. It reads the run's journal, so a tracking server that is away delays nothing and loses nothing, and it outlives a
-killed driver just long enough to write down the end.
+nothing. It reads the run's journal, so a tracking server that is away delays nothing and loses nothing, and it
+outlives a killed driver just long enough to write down the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -84,14 +85,19 @@ class Recorder:
 
     def close(self, run_id: int, *, state: str) -> bool:
         """Record how a run ended, after everything in its journal. Returns whether all was written."""
-        return bool(self._ask({"do": "close", "run_id": run_id, "state": state, "timeout_s": CLOSE_TIMEOUT_S})["complete"])
+        return bool(
+            self._ask({"do": "close", "run_id": run_id, "state": state, "timeout_s": CLOSE_TIMEOUT_S})["complete"]
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._process.stdin:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it ended before us: whoever asked it something has been told
+                self._process.stdin.close()
         self._process.wait(timeout=CLOSE_TIMEOUT_S)
         if self._process.stdout:
             self._process.stdout.close()
@@ -107,7 +113,9 @@ class Recorder:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise RecordError(f"tracking: the recorder of {self.tracking_uri} ended unexpectedly:\n{self._last_words()}")
+            raise RecordError(
+                f"tracking: the recorder of {self.tracking_uri} ended unexpectedly:\n{self._last_words()}"
+            )
         reply: dict[str, Any] = json.loads(answer)
         if "error" in reply:
             raise RecordError(reply["error"])

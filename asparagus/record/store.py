@@ -1,4 +1,4 @@
-"""The MLflow store: reached by explicit URI and run ids, never through the fluent API; opened safely by many at once."""
+"""The MLflow store: reached by explicit URI and run ids, never the fluent API; opened safely by many at once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                location = (self._artifacts / name).as_uri() if self._artifacts and self.uri.startswith(SQLITE) else None
+                location = (
+                    (self._artifacts / name).as_uri() if self._artifacts and self.uri.startswith(SQLITE) else None
+                )
                 return str(self.client.create_experiment(name, artifact_location=location))
             except MlflowException:  # made by another launch since we looked
                 found = self.client.get_experiment_by_name(name)
@@ -78,7 +80,9 @@ class Store:
         """Yield runs of ours that match, newest first."""
         ids, token = [experiment.experiment_id for experiment in self.experiments()], None
         while ids:
-            page = self.client.search_runs(ids, filter_string, max_results=PAGE, order_by=["start_time DESC"], page_token=token)
+            page = self.client.search_runs(
+                ids, filter_string, max_results=PAGE, order_by=["start_time DESC"], page_token=token
+            )
             yield from page
             token = page.token
             if not token:
@@ -94,7 +98,7 @@ class Store:
         return max((int(number) for number in newest if number.isdigit()), default=0)
 
     def checkpoint_model(self, run: Run, checkpoint: Path, manifest: Manifest) -> LoggedModel:
-        """Return the logged model that stands for a checkpoint of `run`; it is made, as the run's output, if not there."""
+        """Return the logged model that stands for a checkpoint of `run`; made, as the run's output, if not there."""
         experiment_id, run_id = run.info.experiment_id, run.info.run_id
         for model in self._models([experiment_id], run_id):
             if model.tags.get(f"{TAG}digest") == manifest.digest:
@@ -104,7 +108,11 @@ class Store:
             name=manifest.name.replace("=", "-"),
             source_run_id=run_id,
             model_type=CHECKPOINT,
-            params={"epoch": str(manifest.epoch), "step": str(manifest.step), **{k: str(v) for k, v in manifest.metrics.items()}},
+            params={
+                "epoch": str(manifest.epoch),
+                "step": str(manifest.step),
+                **{k: str(v) for k, v in manifest.metrics.items()},
+            },
             tags={f"{TAG}checkpoint": str(checkpoint), f"{TAG}digest": manifest.digest},
         )
         model = self.client.finalize_logged_model(model.model_id, "READY")
@@ -142,7 +150,7 @@ def _unreachable(uri: str, error: Exception) -> str:
     hint = (
         "Is the folder writable and the disk not full?"
         if uri.startswith(SQLITE)
-        else "Is the server up (curl <uri>/health)? A 403 for a server reached by name means that it has to be started with "
-        "--allowed-hosts. Credentials: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN."
+        else "Is the server up (curl <uri>/health)? A 403 for a server reached by name means that it has to be started "
+        "with --allowed-hosts. Credentials: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN."
     )
     return f"tracking: {uri} cannot be used: {error}. {hint} Another store: MLFLOW_TRACKING_URI or site.tracking_uri."

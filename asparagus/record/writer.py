@@ -82,7 +82,7 @@ class Book:
             self.store.client.log_inputs(run_id, datasets=datasets, models=models)
 
     def catch_up(self) -> bool:
-        """Write what is new in the journal; returns whether nothing is left. A store that is away is tried again later."""
+        """Write what is new in the journal; returns whether nothing is left. A store that is away is tried again."""
         for event in self._journal.read():
             self._take(event)
         if not self._pending or time.monotonic() < self._not_before:
@@ -108,7 +108,7 @@ class Book:
                 self._pending.append(Metric(_name(key), value, stamp, step))
 
     def close(self, state: str, timeout_s: float) -> bool:
-        """Write the rest, the files, the checkpoints that are left, and the end. Returns whether all of it was written."""
+        """Write the rest, the files, the checkpoints that are left, and the end. Returns whether all was written."""
         deadline = time.monotonic() + timeout_s
         while not (complete := self.catch_up()) and time.monotonic() < deadline:
             time.sleep(POLL_S)

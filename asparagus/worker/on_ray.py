@@ -46,7 +46,9 @@ class OnRay:
         device = worker_device()
         accelerator = "cpu" if device.type == "cpu" else "auto"
         if strategy not in DDP_OPTIONS:
-            raise RunError(f"trainer.strategy: {strategy!r} does not run on Ray workers. Known: {', '.join(DDP_OPTIONS)}.")
+            raise RunError(
+                f"trainer.strategy: {strategy!r} does not run on Ray workers. Known: {', '.join(DDP_OPTIONS)}."
+            )
         if self.world_size == 1:
             return {"accelerator": accelerator, "strategy": SingleDeviceStrategy(device)}
         meet_at_rank_zero()
@@ -58,12 +60,14 @@ class OnRay:
         }
 
     def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
-        """Report to Ray Train and wait until its controller has taken it in: from then on a lost worker resumes from it.
+        """Report to Ray Train and wait until its controller has it: from then on a lost worker resumes from it.
 
         The files are where they belong already, so nothing is uploaded; the wait is one poll of the controller.
         """
         ray.train.report(
-            metrics, checkpoint=Checkpoint.from_directory(checkpoint), checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD
+            metrics,
+            checkpoint=Checkpoint.from_directory(checkpoint),
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
         ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
 
@@ -73,19 +77,19 @@ class RayEnvironment(LightningEnvironment):
 
     def world_size(self) -> int:
         """Return the number of workers."""
-        return ray.train.get_context().get_world_size()
+        return int(ray.train.get_context().get_world_size())
 
     def global_rank(self) -> int:
         """Return this worker's rank among all."""
-        return ray.train.get_context().get_world_rank()
+        return int(ray.train.get_context().get_world_rank())
 
     def local_rank(self) -> int:
         """Return this worker's rank on its node."""
-        return ray.train.get_context().get_local_rank()
+        return int(ray.train.get_context().get_local_rank())
 
     def node_rank(self) -> int:
         """Return the rank of its node."""
-        return ray.train.get_context().get_node_rank()
+        return int(ray.train.get_context().get_node_rank())
 
     def set_world_size(self, size: int) -> None:
         """Do nothing: Ray knows."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 
-from asparagus.callbacks.checkpoints import CheckpointRule, CheckpointWriter
+from asparagus.callbacks.checkpoints import CheckpointWriter
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger, scalars
 from asparagus.callbacks.seeds import EpochSeeds
 from asparagus.checkpoint.folder import STATE, newest_whole
@@ -32,7 +31,7 @@ log = logging.getLogger("asparagus")
 
 
 def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
-    """Train, from the newest whole checkpoint of the run if there is one, else from its parent's weights or from nothing.
+    """Train: from the run's newest whole checkpoint if there is one, else from its parent's weights or from nothing.
 
     Returns:
         `metrics`: what was measured last, and `epoch`, `step`: how far it got.
@@ -77,8 +76,6 @@ def build(
         stage, spec.model, spec.optim, spec.loss, task, patch_size=spec.data.get("patch_size"), seed=spec.seed
     )
     folder = Path(assignment.folder)
-    monitor, mode = spec.checkpoint.monitor or stage.monitor, spec.checkpoint.mode or stage.mode
-    rule = CheckpointRule(spec.checkpoint.every_n_epochs, monitor, mode, spec.checkpoint.keep_best)
     trainer = pl.Trainer(
         **_trainer_arguments(spec, ranks),
         logger=JournalLogger(journal, folder),
@@ -86,7 +83,7 @@ def build(
             EpochSeeds(spec.seed),
             *(instantiate(section, {})[0] for section in spec.callbacks.values()),
             Heartbeat(journal),
-            CheckpointWriter(folder / "checkpoints", rule, ranks.commit, journal),
+            CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal),
         ],
         enable_checkpointing=True,
         enable_progress_bar=False,
@@ -128,12 +125,12 @@ def _begin_from(assignment: Assignment, module: torch.nn.Module, journal: Journa
         return
     log.info(report.describe())
     (Path(assignment.folder) / "transfer.json").write_text(_json(report.to_dict()), encoding="utf-8")
-    journal.append("transfer", text=report.describe(), taken=len(report.taken), left=len(report.left), fresh=len(report.fresh))
+    journal.append(
+        "transfer", text=report.describe(), taken=len(report.taken), left=len(report.left), fresh=len(report.fresh)
+    )
 
 
 def _json(values: dict[str, Any]) -> str:
-    import json
-
     return json.dumps(values, indent=2) + "\n"
 
 

@@ -1,0 +1,141 @@
+"""`asp runs`, `asp lineage N`, `asp ui`: looking at the record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from asparagus.record.query import Lineage, RunSummary
+    from asparagus.record.store import Store
+
+
+def runs(arguments: Sequence[str]) -> int:
+    """Run `asp runs`."""
+    parser = argparse.ArgumentParser("asp runs", description="Recorded runs, newest first.")
+    parser.add_argument("--stage", help="only of this stage")
+    parser.add_argument("--task", help="only of this task")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    options = parser.parse_args(arguments)
+
+    from asparagus.record.query import list_runs
+
+    found = list_runs(_store(), stage=options.stage, task=options.task)
+    if options.json:
+        print(json.dumps([run.to_dict() for run in found]))
+        return 0
+    _print_table(found)
+    return 0
+
+
+def lineage(arguments: Sequence[str]) -> int:
+    """Run `asp lineage N`."""
+    parser = argparse.ArgumentParser("asp lineage", description="What a run came from, and what came from it.")
+    parser.add_argument("run_id", type=int, metavar="N", help="the run's number")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+
+    from asparagus.record.query import lineage as find
+
+    found = find(_store(), options.run_id)
+    if options.json:
+        print(json.dumps(found.to_dict()))
+        return 0
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(_tree(found))
+    return 0
+
+
+def ui(arguments: Sequence[str]) -> int:
+    """Run `asp ui`: become the MLflow UI on the store."""
+    parser = argparse.ArgumentParser("asp ui", description="Start the MLflow UI on the store of your runs.")
+    parser.add_argument("--port", type=int, default=5000, help="on this port of this machine (default 5000)")
+    options = parser.parse_args(arguments)
+    uri = tracking_uri()
+    if "://" in uri and not uri.startswith("sqlite"):
+        print(f"The store is a server, and has its UI itself: {uri}")
+        return 0
+    print(f"MLflow on {uri}\nOpen http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(options.port)]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - becoming it: Ctrl-C and signals are its own
+
+
+def tracking_uri() -> str:
+    """Return where runs are recorded, as the environment says."""
+    from asparagus.paths import get_paths, get_tracking_uri, load_environment
+
+    load_environment()
+    return get_tracking_uri(get_paths())
+
+
+def _store() -> Store:
+    uri = tracking_uri()
+    local = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite") and not local.is_file():
+        from asparagus.errors import RecordError
+
+        raise RecordError(
+            f"{local}: nothing has been recorded there yet. Train something: asp-launch experiment/digits."
+        )
+    from asparagus.record.store import Store
+
+    return Store(uri)
+
+
+def _print_table(found: Sequence[RunSummary]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("run", justify="right")
+    for name in ("stage", "task", "state", "best by", "from", "started"):
+        table.add_column(name, overflow="fold")
+    for run in found:
+        started = datetime.fromtimestamp(run.started, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(str(run.run_id), run.stage, run.task, run.state, score(run), origin(run), started)
+    Console(highlight=False).print(table)
+
+
+def score(run: RunSummary) -> str:
+    """Return the monitored metric of a run as text."""
+    value = run.metrics.get(run.monitor)
+    return f"{run.monitor} {value:.4g}" if value is not None else "-"
+
+
+def origin(run: RunSummary) -> str:
+    """Return where a run's weights came from as text."""
+    if run.parent_checkpoint is None:
+        return "-"
+    name = Path(run.parent_checkpoint).name
+    return f"run {run.parent_id} {name}" if run.parent_id else name
+
+
+def _label(run: RunSummary, checkpoint: str | None = None) -> str:
+    edge = f"{Path(checkpoint).name} → " if checkpoint else ""
+    return f"{edge}[bold]run {run.run_id}[/] {run.stage} {run.task} · {run.state} · {score(run)}"
+
+
+def _tree(found: Lineage) -> Tree:
+    """Draw the line of descent, oldest first; each edge is the checkpoint that the younger run started from."""
+    from rich.tree import Tree
+
+    root = Tree(found.origin or "", hide_root=found.origin is None)
+    node, edge = root, found.origin
+    for relative in reversed(found.ancestors):
+        node, edge = node.add(_label(relative.run, edge)), relative.checkpoint
+    nodes = {found.run.run_id: node.add(f"{_label(found.run, edge)}  [green]◀ this run[/]")}
+    for relative in found.descendants:
+        parent = nodes[relative.run.parent_id or 0]
+        nodes[relative.run.run_id] = parent.add(_label(relative.run, relative.checkpoint))
+    return root
