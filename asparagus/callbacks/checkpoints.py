@@ -37,7 +37,7 @@ class CheckpointWriter(Checkpoint):
         self._commit = commit
         self._journal = journal
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, make it count, and remove those that the rule no longer keeps."""
         epoch = trainer.current_epoch
         if (epoch + 1) % self._rule.every_n_epochs and epoch + 1 != trainer.max_epochs and not trainer.should_stop:

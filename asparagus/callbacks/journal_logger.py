@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,11 +79,12 @@ class Heartbeat(Callback):
             epoch=trainer.current_epoch,
             step=trainer.global_step,
             world_size=trainer.world_size,
+            pid=os.getpid(),
             device=str(trainer.strategy.root_device),
             parameters=sum(weight.numel() for weight in pl_module.parameters()),
         )
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the epoch's metrics: in the journal before its checkpoint is written, so none is ever missing."""
         if self._journal is None:
             return

@@ -15,7 +15,7 @@ class EpochSeeds(Callback):
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed all generators."""
         sequence = np.random.SeedSequence([self._seed, trainer.current_epoch, trainer.global_rank])
         for_python, for_numpy, for_torch = (int(word) for word in sequence.generate_state(3))

@@ -76,7 +76,7 @@ def signature_of(target: str) -> Signature | None:
         TargetMissingError: There is no such module, or no such name in it.
     """
     parts = target.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+    if len(parts) == 1 or not all(part.isidentifier() for part in parts):
         raise TargetMissingError("it is not a dotted path such as monai.networks.nets.UNet")
     if parts[0] in sys.builtin_module_names:
         return None
@@ -181,15 +181,19 @@ def _signature(place: Place, hops: int) -> Signature | None:
             return _of_arguments(node.args, skip_first=True)
     if any("dataclass" in ast.unparse(decorator) for decorator in place.node.decorator_list):
         return _of_fields(place.node)
-    for base in place.node.bases:
-        if not isinstance(base, ast.Name) or hops == 0:
-            return None
-        try:
-            parent = _find_name(place.module, base.id, hops - 1)
-        except TargetMissingError:  # a builtin
-            return None
-        return _signature(parent, hops - 1) if parent else None
-    return Signature((), (), takes_anything=False)
+    return _of_base(place, hops) if place.node.bases else Signature((), (), takes_anything=False)
+
+
+def _of_base(place: Place, hops: int) -> Signature | None:
+    """Return the signature of the `__init__` that a class inherits from its first base."""
+    base = place.node.bases[0] if isinstance(place.node, ast.ClassDef) else None
+    if not isinstance(base, ast.Name) or hops == 0:
+        return None
+    try:
+        parent = _find_name(place.module, base.id, hops - 1)
+    except TargetMissingError:  # a builtin
+        return None
+    return _signature(parent, hops - 1) if parent else None
 
 
 def _of_arguments(args: ast.arguments, *, skip_first: bool) -> Signature:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -56,7 +57,7 @@ def lineage(arguments: Sequence[str]) -> int:
 
 
 def ui(arguments: Sequence[str]) -> int:
-    """Run `asp ui`: become the MLflow UI on the store."""
+    """Run `asp ui`: the MLflow UI on the store, until Ctrl-C."""
     parser = argparse.ArgumentParser("asp ui", description="Start the MLflow UI on the store of your runs.")
     parser.add_argument("--port", type=int, default=5000, help="on this port of this machine (default 5000)")
     options = parser.parse_args(arguments)
@@ -67,7 +68,7 @@ def ui(arguments: Sequence[str]) -> int:
     print(f"MLflow on {uri}\nOpen http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(options.port)]
-    os.execve(sys.executable, command, environment)  # noqa: S606 - becoming it: Ctrl-C and signals are its own
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def tracking_uri() -> str:

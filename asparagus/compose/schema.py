@@ -132,5 +132,5 @@ def _plain(schema: DictConfig) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     values = OmegaConf.to_container(schema)
-    assert isinstance(values, dict)  # noqa: S101 - a structured config is a mapping
+    assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

@@ -38,7 +38,7 @@ class Loaded(NamedTuple):
 class CaseDataset(Dataset[Item]):
     """The cases of one part of a split; indexed by `(epoch, index)`."""
 
-    def __init__(  # noqa: PLR0913 - the settings of the data section
+    def __init__(
         self,
         files: Sequence[Path],
         kind: str,
@@ -150,7 +150,7 @@ def load_case(file: Path, kind: str) -> Loaded:
         raise DataError(f"{file}: expected one tensor [C, ...] for {kind}, found {_describe(content)}.")
     if kind == "pretrain":
         return Loaded(content.float(), None)
-    if len(content) < 2:  # noqa: PLR2004 - one image channel and the label
+    if len(content) < 2:
         raise DataError(f"{file}: expected the label as last channel, found {_describe(content)}. Is it a seg task?")
     return Loaded(content[:-1].float(), content[-1:].long(), _locations(file))
 

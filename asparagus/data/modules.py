@@ -19,7 +19,7 @@ DIMENSIONS = {"2D": 2, "3D": 3}
 class CaseDataModule(pl.LightningDataModule):
     """Feeds the cases of a task; it shards over the ranks itself, so the Trainer must not replace its samplers."""
 
-    def __init__(  # noqa: PLR0913 - the settings of the data section
+    def __init__(
         self,
         root: str,
         task: str,
@@ -81,7 +81,7 @@ class CaseDataModule(pl.LightningDataModule):
         self.train_set: CaseDataset | None = None
         self.val_set: CaseDataset | None = None
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
+    def setup(self, stage: str | None = None) -> None:
         """Read the task and its split, once.
 
         Raises:

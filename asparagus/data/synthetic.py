@@ -97,7 +97,7 @@ def make_synthetic(
     return SYNTHETIC[name](data_root, size=size, seed=seed, progress=progress, **given)
 
 
-def _make(  # noqa: PLR0913 - one row per task, and the three options that all tasks have
+def _make(
     name: str,
     data_root: str | Path,
     build: Callable[[int, int, int], Case],

@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """[B, in_channels, ...] -> [B, out_channels, ...]; weights under `encoder.`, `decoder.` and `head.`."""
 
-    def __init__(  # noqa: PLR0913 - MONAI's own names, so that a config reads like MONAI's documentation
+    def __init__(
         self,
         spatial_dims: int,
         in_channels: int,
@@ -97,11 +97,11 @@ class UNet(nn.Module):
 class EncoderClassifier(nn.Module):
     """The U-Net's encoder, pooled over space, and a linear head: [B, in_channels, ...] -> [B, out_channels].
 
-    Mean and maximum are pooled: an instance norm has just given every channel the same mean, so that the mean alone
-    says little (measured on Task996: 0.67 accuracy with the mean, see `forward`).
+    Mean and maximum of every level are pooled: an instance norm has just given each channel the same mean, so that the
+    deepest level's mean, the usual choice, says little (measured on Task996 after 20 s: 0.67 accuracy).
     """
 
-    def __init__(  # noqa: PLR0913 - MONAI's own names, so that a config reads like MONAI's documentation
+    def __init__(
         self,
         spatial_dims: int,
         in_channels: int,
@@ -120,12 +120,13 @@ class EncoderClassifier(nn.Module):
         super().__init__()
         features = _checked(features)
         self.encoder = Encoder(spatial_dims, in_channels, features, act, norm, dropout)
-        self.head = nn.Linear(2 * features[-1], out_channels)
+        self.head = nn.Linear(2 * sum(features), out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        deepest = self.encoder(x)[-1].flatten(2)
-        logits: Tensor = self.head(torch.cat([deepest.mean(-1), deepest.amax(-1)], dim=1))
+        levels = [level.flatten(2) for level in self.encoder(x)]
+        pooled = [part for level in levels for part in (level.mean(-1), level.amax(-1))]
+        logits: Tensor = self.head(torch.cat(pooled, dim=1))
         return logits
 
 

@@ -13,6 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _packages() -> dict[str, str]:
+    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    return dict(sorted(installed.items(), key=lambda item: str(item[0]).lower()))
+
+
 @dataclass(frozen=True)
 class Code:
     """The state of the git repository that the run was started in; empty outside one."""
@@ -52,15 +64,3 @@ def _git(folder: Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):  # no git here, or a repository on a share that does not answer
         return ""
     return done.stdout if done.returncode == 0 else ""
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return str(os.getuid())
-
-
-def _packages() -> dict[str, str]:
-    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
-    return dict(sorted(installed.items(), key=lambda item: str(item[0]).lower()))

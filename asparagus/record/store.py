@@ -151,6 +151,6 @@ def _unreachable(uri: str, error: Exception) -> str:
         "Is the folder writable and the disk not full?"
         if uri.startswith(SQLITE)
         else "Is the server up (curl <uri>/health)? A 403 for a server reached by name means that it has to be started "
-        "with --allowed-hosts. Credentials: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN."
+        "with --allowed-hosts. With credentials: MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN."
     )
     return f"tracking: {uri} cannot be used: {error}. {hint} Another store: MLFLOW_TRACKING_URI or site.tracking_uri."

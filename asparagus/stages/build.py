@@ -17,7 +17,7 @@ from asparagus.stages.base import StageModule
 DIMENSIONS = {"2D": 2, "3D": 3}
 
 
-def build_module(  # noqa: PLR0913 - the sections of an experiment
+def build_module(
     stage: Stage,
     model: Mapping[str, Any],
     optim: Mapping[str, Any],

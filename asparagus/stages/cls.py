@@ -17,7 +17,7 @@ DEFAULT_LOSS = {"_target_": "torch.nn.CrossEntropyLoss"}
 class ClsModule(StageModule):
     """Trains a classifier and logs `val/loss` and `val/accuracy`, the share of cases that are right."""
 
-    def __init__(  # noqa: PLR0913 - the settings of model.module
+    def __init__(
         self,
         net: nn.Module,
         optim: Mapping[str, Any],
@@ -44,13 +44,13 @@ class ClsModule(StageModule):
         # Counts are summed over ranks, so that uneven shares weigh what they should. One class is legal to ask for.
         self.accuracy = MulticlassAccuracy(max(n_classes, 2), average="micro")
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `image` [B, C, ...] against `label` [B]."""
         loss: Tensor = self.loss(self(batch["image"]), batch["label"])
         self.log_train(loss, len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Count what is right and log the loss."""
         logits = self(batch["image"])
         self.log_val_loss(self.loss(logits, batch["label"]), len(batch["image"]))

@@ -20,7 +20,7 @@ TRAIN, VAL = 0, 1
 class PretrainModule(StageModule):
     """Masked reconstruction; masks depend on seed, rank and step alone, and validation's are the same every epoch."""
 
-    def __init__(  # noqa: PLR0913 - the settings of model.module
+    def __init__(
         self,
         net: nn.Module,
         optim: Mapping[str, Any],
@@ -59,7 +59,7 @@ class PretrainModule(StageModule):
         self.mask_ratio, self.block_size, self.masked_only = mask_ratio, block_size, masked_only
         self.loss: nn.Module = instantiate({**DEFAULT_LOSS, **(loss or {})}, key="loss", extra={"reduction": "none"})
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `batch["image"]` under this step's mask."""
         loss = self._reconstruction_loss(batch["image"], self._mask(batch["image"], TRAIN, self.global_step))
         self.log_train(loss, len(batch["image"]))

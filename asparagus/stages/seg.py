@@ -20,7 +20,7 @@ WINDOWS_AT_ONCE = 4
 class SegModule(StageModule):
     """Trains on patches; validates whole cases and logs `val/dice`, the mean over foreground classes."""
 
-    def __init__(  # noqa: PLR0913 - the settings of model.module
+    def __init__(
         self,
         net: nn.Module,
         optim: Mapping[str, Any],
@@ -49,13 +49,13 @@ class SegModule(StageModule):
         self.overlap = overlap
         self.dice = DicePerClass(n_classes)
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `image` [B, C, ...] against `label` [B, ...]."""
         loss = self._loss(self(batch["image"]), batch["label"])
         self.log_train(loss, len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Count overlaps and log the loss."""
         logits = self.predict_whole(batch["image"])
         self.log_val_loss(self._loss(logits, batch["label"]), len(batch["image"]))

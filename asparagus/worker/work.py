@@ -116,7 +116,7 @@ def _trainer_arguments(spec: Spec, ranks: Ranks) -> dict[str, Any]:
 def _begin_from(assignment: Assignment, module: torch.nn.Module, journal: Journal | None) -> None:
     """Take the parent's weights over and say which."""
     parent = assignment.parent
-    assert parent is not None  # noqa: S101 - the caller looked
+    assert parent is not None
     options = assignment.spec.transfer
     source = f"run {parent.run_id} ({Path(parent.checkpoint).name})" if parent.run_id else parent.checkpoint
     weights = read_weights(Path(parent.checkpoint))
