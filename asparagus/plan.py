@@ -136,9 +136,10 @@ def _must_fit(spec: Spec, site: Site) -> None:
             continue
         fit = site.nodes * math.floor(per_node / each)
         if resources.workers > fit:
+            fewer = f"Ask for at most {fit} (resources.workers={fit}), lower" if fit else "Lower"
             raise PlanError(
                 f"resources.workers: {resources.workers} workers with {each:g} {kind} each never fit on site "
-                f"{site.name!r}: {site.nodes} node(s) with {per_node} {kind} hold {fit}. Ask for at most {fit}, lower "
+                f"{site.name!r}: {site.nodes} node(s) with {per_node} {kind} hold {fit}. {fewer} "
                 f"resources.{kind}_per_worker, or take a site that holds more (site=cluster)."
             )
 

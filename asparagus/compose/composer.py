@@ -43,13 +43,10 @@ def compose(request: Request) -> Spec:
     """
     paths = get_paths()
     values = _resolved(compose_config(request, paths))
-    missing = [
-        f"{key}: is mandatory and was not given. Give it on the command line, {key}=..., or in the experiment file."
-        for key in _take_missing(values)
-    ]
-    spec, problems = fill(values, paths)
-    if spec is None or missing or problems:
-        raise ConfigError("\n".join([*missing, *problems]))
+    missing = _take_missing(values)
+    spec, problems = fill(values, paths, missing)
+    if spec is None or problems:
+        raise ConfigError("\n".join(problems))
     return dataclasses.replace(spec, site=_with_this_machine(spec))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from asparagus.errors import did_you_mean
@@ -18,15 +18,21 @@ PARENT_KEYS = ("pretrained_run_id", "pretrained_checkpoint_name")
 DEFAULT_CHECKPOINT = "last"
 
 
-def fill(values: dict[str, Any], paths: Paths) -> tuple[Spec | None, list[str]]:
+def fill(values: dict[str, Any], paths: Paths, missing: Iterable[str] = ()) -> tuple[Spec | None, list[str]]:
     """Return the spec and every problem found; the spec is `None` when it could not be built.
 
     Args:
         values: The resolved config.
         paths: The folders of this machine, for those that the config leaves out.
+        missing: Mandatory keys that the config left open; an old name may have filled one.
     """
     problems: list[str] = []
     values = _with_parent(_without_aliases(values, problems), problems)
+    problems += [
+        f"{key}: is mandatory and was not given. Give it on the command line, {key}=..., or in the experiment file."
+        for key in missing
+        if key not in values
+    ]
     values["paths"] = {**dataclasses.asdict(paths), **(values.get("paths") or {})}
     schema = _schema()
     _fill_node(schema, values, "", problems)

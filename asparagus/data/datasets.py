@@ -17,6 +17,8 @@ from asparagus.data.sampler import Key
 from asparagus.data.transforms import crop, flip, jitter, middle_starts, random_starts
 from asparagus.errors import ConfigError, DataError, one_of
 
+# One image channel and the label.
+LEAST_SEG_CHANNELS = 2
 KINDS = ("pretrain", "seg", "cls")
 # nnU-Net's share: one patch in three is centred on the foreground, the rest keep the background's prior.
 FOREGROUND_SHARE = 1 / 3
@@ -150,7 +152,7 @@ def load_case(file: Path, kind: str) -> Loaded:
         raise DataError(f"{file}: expected one tensor [C, ...] for {kind}, found {_describe(content)}.")
     if kind == "pretrain":
         return Loaded(content.float(), None)
-    if len(content) < 2:
+    if len(content) < LEAST_SEG_CHANNELS:
         raise DataError(f"{file}: expected the label as last channel, found {_describe(content)}. Is it a seg task?")
     return Loaded(content[:-1].float(), content[-1:].long(), _locations(file))
 

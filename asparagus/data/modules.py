@@ -68,10 +68,9 @@ class CaseDataModule(pl.LightningDataModule):
         if batch_size < 1:
             raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
         self.root, self.task_name, self.kind = root, task, kind
-        self.split, self.fold, self.batch_size = split, fold, batch_size
-        self.patch_size, self.dimensions = patch_size, DIMENSIONS[dimensions]
+        self.split, self.fold, self.batch_size, self.patch_size = split, fold, batch_size, patch_size
         self.samples_per_epoch, self.seed, self.rank, self.world_size = samples_per_epoch, seed, rank, world_size
-        self.cache, self.augment = cache, augment
+        self.cache, self.augment, self.dimensions = cache, augment, DIMENSIONS[dimensions]
         self.workers: dict[str, Any] = {
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,

@@ -1,0 +1,103 @@
+"""A home of its own for every test, one Ray for those that need it, and no Ray for those that do not say so."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from asparagus.data.digits import make_digits
+from asparagus.data.split import make_split
+
+ASP = Path(sys.executable).parent
+RAY_CPUS = 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_tools(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for name in [name for name in os.environ if name.startswith("ASPARAGUS_")] + ["MLFLOW_TRACKING_URI"]:
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_unless_asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that starts Ray without the marker would make the fast tests slow for everyone."""
+    if request.node.get_closest_marker("ray") or "ray" not in sys.modules:
+        return
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        pytest.fail("this test starts Ray: give it the marker `ray`")
+
+    monkeypatch.setattr("ray.init", refuse)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits, split: made once, read by all."""
+    root = tmp_path_factory.mktemp("data")
+    make_digits(root)
+    make_split(root, "Task001_Digits", "split_80_20")
+    return root
+
+
+@pytest.fixture
+def home(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home with the digits in it; models and results are this test's own."""
+    monkeypatch.setenv("ASPARAGUS_HOME", str(tmp_path))
+    monkeypatch.setenv("ASPARAGUS_DATA", str(data_root))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def asp(home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run an installed command in the test's home, as a user would."""
+
+    def run(*words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        command = [str(ASP / words[0]), *words[1:]]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=home, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Ray for all tests that share it, on ports of its own, so that others on the machine are left alone."""
+    port = free_port()
+    temp = tmp_path_factory.mktemp("ray")
+    command = [str(ASP / "ray"), "start", "--head", "--block", f"--port={port}", f"--num-cpus={RAY_CPUS}"]
+    # A socket's path may have 107 characters, and pytest's folders are long: Ray's temporary folder is the default one.
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    with (temp / "ray.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        wait_for_port(port, timeout=60)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, timeout: float) -> None:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"nothing answers on port {port} after {timeout} s")

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from asparagus.checkpoint.folder import (
+    MANIFEST,
+    STATE,
+    WRITING,
+    Manifest,
+    best_of,
+    digest_of,
+    manifests,
+    name_of,
+    newest_whole,
+    pick,
+    retained,
+    seal,
+)
+from asparagus.checkpoint.transfer import read_weights, transfer
+from asparagus.errors import RecordError, RunError
+
+
+def write(folder, epoch, score, *, mode="max"):
+    writing = folder / f"{WRITING}x"
+    writing.mkdir(parents=True)
+    (writing / STATE).write_bytes(b"state %d" % epoch)
+    name = name_of(epoch, 10 * (epoch + 1))
+    size, digest = (writing / STATE).stat().st_size, digest_of(writing / STATE)
+    manifest = Manifest(
+        name, epoch, 10 * (epoch + 1), {"val/dice": score}, digest, size, monitor="val/dice", mode=mode
+    )
+    return seal(writing, manifest)
+
+
+def test_last_and_best_are_told_by_recorded_step_and_metric_and_never_by_position(tmp_path):
+    for epoch, score in ((0, 0.5), (1, 0.9), (2, 0.7)):
+        write(tmp_path, epoch, score)
+    assert pick(tmp_path, "last")[1].epoch == 2
+    assert pick(tmp_path, "best")[1].epoch == 1
+    assert pick(tmp_path, "epoch=0-step=10.ckpt")[1].epoch == 0
+    assert pick(tmp_path, "epoch=0-step=10")[1].epoch == 0
+
+
+def test_best_of_a_loss_is_the_smallest_and_the_earliest_among_equals(tmp_path):
+    for epoch, score in ((0, 0.5), (1, 0.1), (2, 0.1)):
+        write(tmp_path, epoch, score, mode="min")
+    assert best_of(manifests(tmp_path)).epoch == 1
+
+
+def test_nan_is_never_the_best(tmp_path):
+    write(tmp_path, 0, float("nan"))
+    write(tmp_path, 1, 0.1)
+    assert best_of(manifests(tmp_path)).epoch == 1
+
+
+def test_retention_keeps_the_last_and_the_best(tmp_path):
+    for epoch, score in enumerate((0.5, 0.9, 0.7, 0.8)):
+        write(tmp_path, epoch, score)
+    assert retained(manifests(tmp_path), 1) == {name_of(1, 20), name_of(3, 40)}
+    assert retained(manifests(tmp_path), 2) == {name_of(1, 20), name_of(3, 40)}
+    assert retained(manifests(tmp_path), 0) == {name_of(3, 40)}
+
+
+def test_a_torn_checkpoint_is_recognised_and_the_one_before_it_is_used(tmp_path, caplog):
+    first = write(tmp_path, 0, 0.5)
+    second = write(tmp_path, 1, 0.6)
+    assert newest_whole(tmp_path) == second
+    (second / STATE).write_bytes(b"state X")  # same length, other content: only the digest tells
+    assert newest_whole(tmp_path) == first
+    assert "torn" in caplog.text
+
+
+def test_a_half_written_one_is_not_a_checkpoint(tmp_path):
+    (tmp_path / f"{WRITING}epoch=0-step=1").mkdir()
+    (tmp_path / f"{WRITING}epoch=0-step=1" / MANIFEST).write_text("{}")
+    (tmp_path / "epoch=1-step=2").mkdir()
+    assert manifests(tmp_path) == []
+    assert newest_whole(tmp_path) is None
+
+
+def test_writing_the_same_step_again_replaces_it(tmp_path):
+    write(tmp_path, 0, 0.5)
+    write(tmp_path, 0, 0.6)
+    assert [manifest.metrics["val/dice"] for manifest in manifests(tmp_path)] == [0.6]
+
+
+def test_a_checkpoint_that_is_not_there_names_those_that_are(tmp_path):
+    write(tmp_path, 0, 0.5)
+    with pytest.raises(RecordError, match="epoch=0-step=10"):
+        pick(tmp_path, "epoch=7-step=1.ckpt")
+    with pytest.raises(RecordError, match="no checkpoint is there yet"):
+        pick(tmp_path / "empty", "last")
+
+
+def network(out=3):
+    net = nn.Module()
+    net.encoder, net.decoder, net.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, out)
+    module = nn.Module()
+    module.net = net
+    return module
+
+
+def test_transfer_takes_what_fits_and_says_what_became_of_the_rest():
+    source, target = network(out=3), network(out=5)
+    report = transfer(target, source.state_dict(), source="run 1", decoder=True, strict=False)
+    assert torch.equal(target.net.encoder.weight, source.net.encoder.weight)
+    assert torch.equal(target.net.decoder.weight, source.net.decoder.weight)
+    assert report.taken == ["net.decoder.bias", "net.decoder.weight", "net.encoder.bias", "net.encoder.weight"]
+    assert report.left["net.head.weight"] == "shape (3, 4), here (5, 4)"
+    assert "4 of 6 tensors taken from run 1" in report.describe()
+
+
+def test_transfer_leaves_the_decoder_behind_when_told_to():
+    source, target = network(), network()
+    report = transfer(target, source.state_dict(), source="x", decoder=False, strict=False)
+    assert report.taken == ["net.encoder.bias", "net.encoder.weight"]
+    assert not torch.equal(target.net.decoder.weight, source.net.decoder.weight)
+
+
+def test_transfer_strips_what_compile_adds_to_names():
+    source, target = network(), network()
+    weights = {name.replace("net.", "net._orig_mod."): value for name, value in source.state_dict().items()}
+    assert len(transfer(target, weights, source="x", decoder=True, strict=True).taken) == 6
+
+
+def test_transferring_nothing_is_an_error_and_so_is_anything_fresh_when_strict():
+    with pytest.raises(RunError, match="no weight of x fits"):
+        transfer(network(), {"other.weight": torch.zeros(1)}, source="x", decoder=True, strict=False)
+    with pytest.raises(RunError, match="2 weights would stay fresh"):
+        transfer(network(5), network(3).state_dict(), source="x", decoder=True, strict=True)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_a_file_that_would_execute_code_is_refused(tmp_path, capsys):
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(RunError, match="cannot be read as weights"):
+        read_weights(tmp_path / "evil.ckpt")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_weights_are_read_from_lightning_checkpoints_and_bare_state_dicts(tmp_path):
+    weights = network().state_dict()
+    torch.save({"state_dict": weights, "epoch": 1}, tmp_path / "a.ckpt")
+    torch.save(weights, tmp_path / "b.pt")
+    assert read_weights(tmp_path / "a.ckpt").keys() == read_weights(tmp_path / "b.pt").keys() == weights.keys()
+
+
+def test_a_manifest_is_plain_values():
+    manifest = Manifest("n", 0, 1, {}, "d", 1)
+    assert Manifest(**dataclasses.asdict(manifest)) == manifest
