@@ -1,4 +1,4 @@
-"""The plan's print is the oracle: golden files, compared whole. ASPARAGUS_REGOLD=1 writes them anew."""
+"""The plan's print is the oracle: golden files, compared whole. REGOLD=1 writes them anew."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PLANS = {
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_reads_as_it_did(name):
     file = GOLDEN / f"{name}.txt"
-    if os.environ.get("ASPARAGUS_REGOLD"):
+    if os.environ.get("REGOLD"):
         file.write_text(PLANS[name].describe() + "\n")
     assert PLANS[name].describe() + "\n" == file.read_text()
 

@@ -1,0 +1,176 @@
+"""One suite, two stores: a sqlite file and an `mlflow server`. Real ones."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, seal
+from asparagus.errors import RecordError
+from asparagus.journal import Journal
+from asparagus.record.query import lineage, list_runs
+from asparagus.record.recorder import Recorder, RunRecord
+from asparagus.record.run_folder import create
+from asparagus.record.store import Store
+from asparagus.spec import Parent, Paths, Spec
+from tests.conftest import free_port, wait_for_port
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/db", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, start_new_session=True
+        )
+    wait_for_port(port, timeout=90)
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(process.pid, 15)
+    process.wait(timeout=30)
+
+
+@pytest.fixture(params=["sqlite", "server"], scope="module")
+def uri(request, tmp_path_factory):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    return request.getfixturevalue("server")
+
+
+@pytest.fixture
+def recorder(uri, tmp_path):
+    with Recorder(uri, tmp_path / "artifacts") as recorder:
+        yield recorder
+
+
+def a_run(tmp_path: Path, run_id: int, *, stage="pretrain", parent=None, **changes):
+    spec = Spec(stage=stage, task="Task9_X", paths=Paths(models=str(tmp_path)))
+    folder = create(tmp_path, spec, run_id, "{}")
+    folder.log.write_text("hello\n")
+    record = RunRecord(
+        run_id, stage, "Task9_X", str(folder.path), f"{stage}-{run_id}", {"a.b": "1"}, parent=parent,
+        tags={"asparagus.monitor": "val/x"}, **changes,
+    )  # fmt: skip
+    return folder, record
+
+
+def a_checkpoint(folder, *, step=10) -> Parent:
+    writing = folder.checkpoints / f"{WRITING}x"
+    writing.mkdir(parents=True)
+    (writing / STATE).write_bytes(b"weights")
+    digest = digest_of(writing / STATE)
+    path = seal(writing, Manifest(f"epoch=0-step={step}", 0, step, {"val/x": 1.0}, digest, 7, monitor="val/x", mode="max"))
+    return Parent(str(path), digest, int(folder.path.name.partition("=")[2]), str(folder.path), step)
+
+
+def history(uri, mlflow_run_id, key):
+    return [(metric.step, metric.value) for metric in Store(uri).client.get_metric_history(mlflow_run_id, key)]
+
+
+def test_metrics_arrive_once_each_whatever_an_attempt_repeats(uri, recorder, tmp_path):
+    folder, record = a_run(tmp_path, 101)
+    mlflow_run_id = recorder.open(record)
+    journal = Journal(folder.journal)
+    for step in (1, 2, 3, 2, 3, 4):  # the worker was lost after step 3 and went on from a checkpoint at step 1
+        journal.append("metrics", step=step, epoch=0, values={"train/loss": 1.0 / step})
+    journal.close()
+    assert recorder.close(101, state="finished")
+    assert history(uri, mlflow_run_id, "train/loss") == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
+
+
+def test_odd_names_long_values_nan_and_many_points_are_taken(uri, recorder, tmp_path):
+    folder, record = a_run(tmp_path, 102, data_fingerprint="f" * 64)
+    record.params.update({"x[0]=": "v" * 9000, **{f"p{index}": "1" for index in range(150)}})
+    mlflow_run_id = recorder.open(record)
+    journal = Journal(folder.journal)
+    journal.append("metrics", step=1, epoch=0, values={"odd[name]=1%": math.nan, "up": math.inf})
+    for step in range(2500):
+        journal.append("metrics", flush=False, step=step, epoch=0, values={"many": float(step)})
+    journal.close()
+    assert recorder.close(102, state="finished")
+    assert len(history(uri, mlflow_run_id, "many")) == 2500
+    run = Store(uri).client.get_run(mlflow_run_id)
+    assert math.isnan(run.data.metrics["odd_name__1_"])
+    assert run.data.params["p149"] == "1"
+    assert run.inputs.dataset_inputs[0].dataset.digest == "f" * 16
+
+
+def test_a_run_is_recorded_with_its_files_state_and_checkpoints(uri, recorder, tmp_path):
+    folder, record = a_run(tmp_path, 103)
+    mlflow_run_id = recorder.open(record)
+    a_checkpoint(folder)
+    assert recorder.close(103, state="failed")
+    client = Store(uri).client
+    run = client.get_run(mlflow_run_id)
+    assert (run.info.status, run.data.tags["asparagus.state"]) == ("FAILED", "failed")
+    assert run.data.tags["asparagus.checkpoint.last"] == "epoch=0-step=10"
+    files = {file.path for file in client.list_artifacts(mlflow_run_id)}
+    assert {"config.yaml", "plan.json", "environment.json", "pretrain.log"} <= files
+    assert len(run.outputs.model_outputs) == 1
+
+
+def test_the_edge_from_parent_to_child_is_in_mlflows_own_terms_and_in_tags(uri, recorder, tmp_path):
+    folder, record = a_run(tmp_path, 104)
+    parent_run = recorder.open(record)
+    parent = a_checkpoint(folder)
+    _, child = a_run(tmp_path, 105, stage="finetune_seg", parent=parent)  # while the parent is still training
+    child_run = recorder.open(child)
+    recorder.close(105, state="finished")
+    recorder.close(104, state="finished")
+
+    client = Store(uri).client
+    model = client.get_logged_model(client.get_run(child_run).inputs.model_inputs[0].model_id)
+    assert model.source_run_id == parent_run
+    assert model.tags["asparagus.checkpoint"] == parent.checkpoint
+    assert [output.model_id for output in client.get_run(parent_run).outputs.model_outputs] == [model.model_id]
+    tags = client.get_run(child_run).data.tags
+    assert (tags["asparagus.init_from.run_id"], tags["asparagus.init_from.checkpoint"]) == ("104", parent.checkpoint)
+
+    found = lineage(Store(uri), 105)
+    assert [(relative.run.run_id, relative.checkpoint) for relative in found.ancestors] == [(104, parent.checkpoint)]
+    assert [relative.run.run_id for relative in lineage(Store(uri), 104).descendants] == [105]
+
+
+def test_lineage_goes_over_generations_both_ways_and_names_a_foreign_origin(uri, recorder, tmp_path):
+    folder, record = a_run(tmp_path, 106, parent=Parent("/weights/of/someone.ckpt"))
+    recorder.open(record)
+    middle, second = a_run(tmp_path, 107, stage="finetune_seg", parent=a_checkpoint(folder))
+    recorder.open(second)
+    _, third = a_run(tmp_path, 108, stage="finetune_cls", parent=a_checkpoint(middle))
+    recorder.open(third)
+    for run_id in (106, 107, 108):
+        recorder.close(run_id, state="finished")
+    store = Store(uri)
+    assert [relative.run.run_id for relative in lineage(store, 108).ancestors] == [107, 106]
+    assert lineage(store, 108).origin == "/weights/of/someone.ckpt"
+    assert [(relative.run.run_id, relative.distance) for relative in lineage(store, 106).descendants] == [(107, 1), (108, 2)]
+    assert [run.run_id for run in list_runs(store, stage="finetune_cls")] == [108]
+
+
+def test_the_largest_number_is_known(uri, recorder, tmp_path):
+    _, record = a_run(tmp_path, 900)
+    recorder.open(record)
+    recorder.close(900, state="finished")
+    assert recorder.largest_number() == 900
+
+
+def test_when_the_driver_is_gone_its_open_runs_are_closed_with_all_they_wrote(uri, tmp_path):
+    """The driver's end is the end of a pipe, as it is when the driver is killed."""
+    folder, record = a_run(tmp_path, 901)
+    with Recorder(uri, tmp_path / "artifacts") as recorder:
+        mlflow_run_id = recorder.open(record)
+        journal = Journal(folder.journal)
+        journal.append("metrics", step=1, epoch=0, values={"loss": 1.0})
+    assert history(uri, mlflow_run_id, "loss") == [(1, 1.0)]
+    assert Store(uri).client.get_run(mlflow_run_id).info.status == "KILLED"
+
+
+def test_a_run_that_is_not_recorded_is_said_so(uri):
+    with pytest.raises(RecordError, match="asp runs lists"):
+        lineage(Store(uri), 123456)
