@@ -30,9 +30,7 @@ def write(folder, epoch, score, *, mode="max"):
     (writing / STATE).write_bytes(b"state %d" % epoch)
     name = name_of(epoch, 10 * (epoch + 1))
     size, digest = (writing / STATE).stat().st_size, digest_of(writing / STATE)
-    manifest = Manifest(
-        name, epoch, 10 * (epoch + 1), {"val/dice": score}, digest, size, monitor="val/dice", mode=mode
-    )
+    manifest = Manifest(name, epoch, 10 * (epoch + 1), {"val/dice": score}, digest, size, monitor="val/dice", mode=mode)
     return seal(writing, manifest)
 
 

@@ -103,5 +103,3 @@ def test_a_spec_survives_json(home):
 def test_overrides_are_normalised(typed, seen, tmp_path):
     (tmp_path / "model").mkdir()
     assert normalise([typed], [tmp_path]) == [seen]
-
-

@@ -47,6 +47,7 @@ GIVEN: dict[str, frozenset[str]] = {
         ]
     ),
     "data": frozenset(["root", "task", "kind", "dimensions", "seed", "rank", "world_size"]),
+    "module": frozenset({"net", "optim", "n_classes", "patch_size", "class_names", "loss", "seed"}),
     "optim": frozenset({"params"}),
 }
 """Arguments that the launcher fills in, from the data set and the ranks."""
@@ -153,8 +154,8 @@ def _sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
     yield from _target("data", spec.data, GIVEN["data"])
     yield from _trainer(spec.trainer)
     yield from _optim(spec.optim)
-    if spec.loss:
-        yield from _target("loss", spec.loss, frozenset())
+    if spec.loss and stage is not None:
+        yield from _target("loss", {"_target_": stage.loss, **spec.loss}, frozenset())
     for name, callback in spec.callbacks.items():
         if not isinstance(callback, dict):
             yield f"callbacks.{name}: {callback!r} given, but it is a section: a _target_ and its arguments."
@@ -174,6 +175,8 @@ def _model(spec: Spec, stage: Stage | None) -> Iterator[str]:
         yield f"model.{name}: {spec.stage} needs a network there, with its _target_. This model has: {', '.join(has)}."
         return
     yield from _target(f"model.{name}", network, GIVEN["model"])
+    if options := spec.model.get("module"):
+        yield from _target("model.module", {"_target_": stage.module, **options}, GIVEN["module"])
 
 
 def _target(where: str, section: dict[str, Any], given: frozenset[str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ class TransferReport:
         return asdict(self)
 
     def describe(self) -> str:
-        """Return the report as a person reads it: one line, then the exceptions."""
+        """Return the report as a person reads it: one line, then the exceptions, part by part of the network."""
         total = len(self.taken) + len(self.fresh)
         lines = [f"weights: {len(self.taken)} of {total} tensors taken from {self.source}"]
-        lines += [f"  not used  {name}: {why}" for name, why in self.left.items()]
-        lines += [f"  fresh     {name}" for name in self.fresh]
+        lines += [f"  not used  {part}: {why}" for part, why in _grouped(self.left)]
+        lines += [f"  fresh     {part}" for part, _ in _grouped(dict.fromkeys(self.fresh, ""))]
         return "\n".join(lines)
 
 
@@ -98,6 +98,15 @@ def transfer(
         raise RunError(f"transfer.strict: {len(report.fresh)} weights would stay fresh.\n{report.describe()}")
     module.load_state_dict(taken, strict=False)
     return report
+
+
+def _grouped(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield weights that share a part (`net.decoder`) and a reason as one line, and single ones by name."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for name, why in names.items():
+        parts.setdefault((".".join(name.split(".")[:2]), why), []).append(name)
+    for (part, why), members in parts.items():
+        yield (members[0] if len(members) == 1 else f"{part}.* ({len(members)} tensors)"), why
 
 
 def _plain(name: str, target: Mapping[str, Tensor]) -> str:

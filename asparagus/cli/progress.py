@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -102,15 +101,11 @@ class Progress:
 
 
 def _line(metrics: dict[str, float]) -> str:
-    wanted = sorted((key for key in metrics if not key.startswith(HIDDEN)), key=_importance)[:SHOWN]
-    return "  ".join(f"{key} {metrics[key]:.4g}" for key in wanted) or "nothing was measured"
+    """Return the main metrics; those of single classes (`val/dice/ball`) are in MLflow."""
+    main = sorted((key for key in metrics if key.count("/") <= 1 and not key.startswith(HIDDEN)), key=_importance)
+    return "  ".join(f"{key} {metrics[key]:.4g}" for key in main[:SHOWN]) or "nothing was measured"
 
 
-def _importance(key: str) -> tuple[bool, int, str]:
-    """Validation before training, totals before parts."""
-    return (not key.startswith("val/"), key.count("/"), key)
-
-
-def is_terminal() -> bool:
-    """Tell whether someone watches."""
-    return sys.stderr.isatty()
+def _importance(key: str) -> tuple[bool, str]:
+    """Validation before training."""
+    return (not key.startswith("val/"), key)

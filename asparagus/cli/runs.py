@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.tree import Tree
 
     from asparagus.record.query import Lineage, RunSummary
     from asparagus.record.store import Store
+
+
+WIDE = 160
 
 
 def runs(arguments: Sequence[str]) -> int:
@@ -50,9 +54,7 @@ def lineage(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(found.to_dict()))
         return 0
-    from rich.console import Console
-
-    Console(highlight=False, soft_wrap=True).print(_tree(found))
+    console().print(_tree(found))
     return 0
 
 
@@ -95,17 +97,23 @@ def _store() -> Store:
 
 def _print_table(found: Sequence[RunSummary]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("run", justify="right")
+    table.add_column("run", justify="right", no_wrap=True)
     for name in ("stage", "task", "state", "best by", "from", "started"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("stage", "state", "best by", "started"))
     for run in found:
         started = datetime.fromtimestamp(run.started, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
         table.add_row(str(run.run_id), run.stage, run.task, run.state, score(run), origin(run), started)
-    Console(highlight=False).print(table)
+    console().print(table)
+
+
+def console() -> Console:
+    """Return a console for results; what goes into a file or a pipe is not folded to a terminal's width."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def score(run: RunSummary) -> str:

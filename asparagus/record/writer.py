@@ -179,6 +179,10 @@ def main(arguments: list[str]) -> None:
     """Serve commands from standard input, one JSON object per line, until it ends."""
     uri, artifacts = arguments
     logging.basicConfig(level=logging.WARNING)
+    replies, sys.stdout = (
+        sys.stdout,
+        sys.stderr,
+    )  # MLflow prints where it likes; replies have their channel to themselves
     desk = Desk(uri, Path(artifacts))
     commands: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin, commands), daemon=True).start()
@@ -191,7 +195,8 @@ def main(arguments: list[str]) -> None:
         if not line:
             desk.leave()
             return
-        print(json.dumps(_answer(desk, json.loads(line))), flush=True)  # noqa: T201 - the reply
+        replies.write(json.dumps(_answer(desk, json.loads(line))) + "\n")
+        replies.flush()
 
 
 def _listen(source: Iterable[str], commands: queue.SimpleQueue[str]) -> None:

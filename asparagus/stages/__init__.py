@@ -22,22 +22,25 @@ class Stage:
     """The metric that makes a checkpoint the best."""
     mode: str
     """`min` or `max`: which way the monitor is better."""
-    load_decoder: bool = True
-    """Whether a transfer takes the decoder too by default; `transfer.decoder` overrides."""
+    loss: str
+    """Dotted path of the loss that the arguments in the `loss` section are for, when it names no other."""
 
 
 _PRETRAIN = "asparagus.stages.pretrain.PretrainModule"
 _SEG = "asparagus.stages.seg.SegModule"
 _CLS = "asparagus.stages.cls.ClsModule"
+_MSE = "torch.nn.MSELoss"
+_DICE_CE = "monai.losses.DiceCELoss"
+_CE = "torch.nn.CrossEntropyLoss"
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("pretrain", "pretrain", _PRETRAIN, "pretrain_net", "optional", "val/loss", "min"),
-        Stage("train_seg", "seg", _SEG, "seg_net", "never", "val/dice", "max"),
-        Stage("train_cls", "cls", _CLS, "cls_net", "never", "val/accuracy", "max"),
-        Stage("finetune_seg", "seg", _SEG, "seg_net", "required", "val/dice", "max"),
-        Stage("finetune_cls", "cls", _CLS, "cls_net", "required", "val/accuracy", "max"),
+        Stage("pretrain", "pretrain", _PRETRAIN, "pretrain_net", "optional", "val/loss", "min", _MSE),
+        Stage("train_seg", "seg", _SEG, "seg_net", "never", "val/dice", "max", _DICE_CE),
+        Stage("train_cls", "cls", _CLS, "cls_net", "never", "val/accuracy", "max", _CE),
+        Stage("finetune_seg", "seg", _SEG, "seg_net", "required", "val/dice", "max", _DICE_CE),
+        Stage("finetune_cls", "cls", _CLS, "cls_net", "required", "val/accuracy", "max", _CE),
     )
 }
 """Every stage by name."""

@@ -118,6 +118,12 @@ class RayDDPStrategy(DDPStrategy):
         """Return this worker's device, whatever others the node has."""
         return self._device
 
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Validate without the DDP wrapper: it would wait for ranks whose share of the cases is a batch shorter."""
+        assert self.lightning_module is not None
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
+
     @property
     def distributed_sampler_kwargs(self) -> dict[str, int]:
         """Return how data is sharded: by worker."""

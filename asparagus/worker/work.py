@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import logging
@@ -22,6 +21,7 @@ from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.transfer import read_weights, transfer
 from asparagus.data.layout import read_task
 from asparagus.journal import Journal
+from asparagus.models.build import instantiate, locate
 from asparagus.spec import Assignment, Spec
 from asparagus.stages import STAGES
 from asparagus.stages.build import build_module
@@ -71,7 +71,7 @@ def build(
         "rank": ranks.rank,
         "world_size": ranks.world_size,
     }
-    datamodule, knows_ranks = instantiate(spec.data, given)
+    datamodule, knows_ranks = build_datamodule(spec.data, given)
     module = build_module(
         stage, spec.model, spec.optim, spec.loss, task, patch_size=spec.data.get("patch_size"), seed=spec.seed
     )
@@ -81,7 +81,7 @@ def build(
         logger=JournalLogger(journal, folder),
         callbacks=[
             EpochSeeds(spec.seed),
-            *(instantiate(section, {})[0] for section in spec.callbacks.values()),
+            *(instantiate(section, key=f"callbacks.{name}") for name, section in spec.callbacks.items()),
             Heartbeat(journal),
             CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal),
         ],
@@ -94,18 +94,15 @@ def build(
     return trainer, module, datamodule
 
 
-def instantiate(section: dict[str, Any], given: dict[str, Any]) -> tuple[Any, bool]:
-    """Build a section's `_target_` with its arguments and those of `given` that it takes.
+def build_datamodule(section: dict[str, Any], given: dict[str, Any]) -> tuple[pl.LightningDataModule, bool]:
+    """Build the data module with what it takes of `given`.
 
     Returns:
-        The object, and whether it takes `rank` and `world_size`, and so shards its data itself.
+        It, and whether it takes `rank` and `world_size`, and so shards its data itself.
     """
-    module, _, name = section["_target_"].rpartition(".")
-    target = getattr(importlib.import_module(module), name)
-    parameters = inspect.signature(target).parameters
-    filled = {key: value for key, value in given.items() if key in parameters}
-    arguments = {key: value for key, value in section.items() if key != "_target_"}
-    return target(**{**filled, **arguments}), {"rank", "world_size"} <= parameters.keys()
+    parameters = inspect.signature(locate(section["_target_"], key="data")).parameters
+    taken = {key: value for key, value in given.items() if key in parameters and key not in section}
+    return instantiate(section, key="data", extra=taken), {"rank", "world_size"} <= parameters.keys()
 
 
 def _trainer_arguments(spec: Spec, ranks: Ranks) -> dict[str, Any]:

@@ -24,11 +24,24 @@ from tests.conftest import free_port, wait_for_port
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/db", "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{folder}/db",
+        "--workers",
+        "1",
+    ]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, start_new_session=True
+            command,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            start_new_session=True,
         )
     wait_for_port(port, timeout=90)
     yield f"http://127.0.0.1:{port}"
@@ -65,7 +78,9 @@ def a_checkpoint(folder, *, step=10) -> Parent:
     writing.mkdir(parents=True)
     (writing / STATE).write_bytes(b"weights")
     digest = digest_of(writing / STATE)
-    path = seal(writing, Manifest(f"epoch=0-step={step}", 0, step, {"val/x": 1.0}, digest, 7, monitor="val/x", mode="max"))
+    path = seal(
+        writing, Manifest(f"epoch=0-step={step}", 0, step, {"val/x": 1.0}, digest, 7, monitor="val/x", mode="max")
+    )
     return Parent(str(path), digest, int(folder.path.name.partition("=")[2]), str(folder.path), step)
 
 
@@ -149,7 +164,10 @@ def test_lineage_goes_over_generations_both_ways_and_names_a_foreign_origin(uri,
     store = Store(uri)
     assert [relative.run.run_id for relative in lineage(store, 108).ancestors] == [107, 106]
     assert lineage(store, 108).origin == "/weights/of/someone.ckpt"
-    assert [(relative.run.run_id, relative.distance) for relative in lineage(store, 106).descendants] == [(107, 1), (108, 2)]
+    assert [(relative.run.run_id, relative.distance) for relative in lineage(store, 106).descendants] == [
+        (107, 1),
+        (108, 2),
+    ]
     assert [run.run_id for run in list_runs(store, stage="finetune_cls")] == [108]
 
 

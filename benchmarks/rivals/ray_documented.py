@@ -1,0 +1,42 @@
+"""The same training as Ray's page "Get Started with Distributed Training using PyTorch Lightning" writes it."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+
+import pytorch_lightning as pl
+from plain_lightning import Digits, loaders
+from ray.train import RunConfig, ScalingConfig
+from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
+from ray.train.torch import TorchTrainer
+
+
+def train_func() -> None:
+    pl.seed_everything(42)
+    trainer = pl.Trainer(
+        max_epochs=5,
+        devices="auto",
+        accelerator="auto",
+        strategy=RayDDPStrategy(),
+        plugins=[RayLightningEnvironment()],
+        callbacks=[RayTrainReportCallback()],
+        enable_checkpointing=False,
+        log_every_n_steps=10,
+    )
+    trainer = prepare_trainer(trainer)
+    trainer.fit(Digits(), *loaders())
+
+
+def main(workers: int) -> None:
+    trainer = TorchTrainer(
+        train_func,
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=False),
+        run_config=RunConfig(storage_path=tempfile.mkdtemp()),
+    )
+    result = trainer.fit()
+    print("accuracy", result.metrics["val/accuracy"])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
