@@ -29,7 +29,6 @@ class Plan:
     run_root: str
     """The run's folder is `<run_root>/run_id=<N>`."""
     cases: dict[str, int] | None = None
-    data_fingerprint: str | None = None
     parent: Parent | None = None
 
     @property
@@ -87,7 +86,6 @@ def make_plan(
     spec: Spec,
     *,
     cases: dict[str, int] | None = None,
-    fingerprint: str | None = None,
     parent: Parent | None = None,
 ) -> Plan:
     """Work out how a spec will run.
@@ -95,7 +93,6 @@ def make_plan(
     Args:
         spec: What was asked.
         cases: Cases per part of the split, if known.
-        fingerprint: Of the data, if known.
         parent: Where the first weights come from.
 
     Raises:
@@ -113,7 +110,6 @@ def make_plan(
         global_batch=batch * max(1, resources.workers) * accumulate,
         run_root=f"{spec.paths.models}/{spec.task}/{spec.stage}",
         cases=cases,
-        data_fingerprint=fingerprint,
         parent=parent,
     )
 

@@ -97,7 +97,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("words, expected", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize(("words", "expected"), BAD.values(), ids=BAD.keys())
 def test_a_mistake_is_named_and_nothing_is_started(words, expected, home, capsys):
     started = time.monotonic()
     assert run("launch", words) == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 from asparagus.check.signature import TargetMissingError, signature_of
 from asparagus.checkpoint.folder import pick
-from asparagus.data.layout import Task, fingerprint, read_split, read_task
+from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
 from asparagus.optim import OPTIMIZERS, SCHEDULES
 from asparagus.record.numbers import find_folder
@@ -62,7 +62,6 @@ class Findings:
     task: Task | None
     cases: dict[str, int] | None
     """Cases per part of the split, where the data can be seen from here."""
-    fingerprint: str | None
     parent: Parent | None
 
 
@@ -75,7 +74,7 @@ def check(spec: Spec) -> Findings:
     problems: list[str] = []
     stage = STAGES.get(spec.stage)
     problems += [one_of("stage", spec.stage, STAGES)] if stage is None else []
-    task, cases, data_digest = _data(spec, problems)
+    task, cases = _data(spec, problems)
     parent = _parent(spec, stage, problems)
     problems += _sections(spec, stage)
     problems += _resources(spec)
@@ -83,27 +82,27 @@ def check(spec: Spec) -> Findings:
     problems += _writable("ASPARAGUS_RESULTS", spec.paths.results)
     if problems or stage is None:
         raise ConfigError("\n".join(problems))
-    return Findings(stage, task, cases, data_digest, parent)
+    return Findings(stage, task, cases, parent)
 
 
-def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] | None, str | None]:
+def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] | None]:
     """Look at the task and its split, where the data folder can be seen from here."""
     if spec.site.address != "local" and not Path(spec.paths.data).is_dir():
-        return None, None, None
+        return None, None
     try:
         task = read_task(spec.paths.data, spec.task)
     except RequestError as error:
         problems.append(f"task: {error}")
-        return None, None, None
+        return None, None
     split, fold = spec.data.get("split"), spec.data.get("fold", 0)
     if split is None:
-        return task, None, None
+        return task, None
     try:
         parts = read_split(task, split, fold)
     except RequestError as error:
         problems.append(f"data.split: {error}")
-        return task, None, None
-    return task, {name: len(files) for name, files in parts.items()}, fingerprint(task, split)
+        return task, None
+    return task, {name: len(files) for name, files in parts.items()}
 
 
 def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Parent | None:

@@ -77,7 +77,7 @@ def plan_request(request: Request) -> Plan:
 
     spec = compose(request)
     found = check(spec)
-    return make_plan(spec, cases=found.cases, fingerprint=found.fingerprint, parent=found.parent)
+    return make_plan(spec, cases=found.cases, parent=found.parent)
 
 
 def carry_out(plan: Plan) -> Outcome:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from asparagus.data import MAKERS
@@ -95,11 +95,7 @@ def reroot(stored: str, task: Task) -> Path:
 
     A path without the task's name in it is left as it is: it was registered in place and belongs elsewhere.
     """
-    parts = PurePath(stored).parts
-    if task.name not in parts[:-1]:
-        return Path(stored)
-    after = len(parts) - 1 - parts[::-1].index(task.name)
-    return task.folder.joinpath(*parts[after + 1 :])
+    return task.folder / _inside(stored, task)  # joining an absolute path gives that path
 
 
 def fingerprint(task: Task, split_name: str) -> str:
@@ -110,9 +106,11 @@ def fingerprint(task: Task, split_name: str) -> str:
     Raises:
         DataError: the split cannot be read, or a case file that it names is missing.
     """
-    folds = [read_split(task, split_name, fold) for fold in range(_fold_count(task, split_name))]
-    sizes = {_relative(path, task): _size(path) for fold in folds for part in PARTS for path in fold[part]}
-    names = [{part: [_relative(path, task) for path in fold[part]] for part in PARTS} for fold in folds]
+    read_split(task, split_name, 0)
+    folds = _read_json(task.folder / f"{split_name}.json")
+    names = [{part: [_inside(stored, task) for stored in fold[part]] for part in PARTS} for fold in folds]
+    every = sorted({name for fold in names for part in PARTS for name in fold[part]})
+    sizes = {name: _size(task.folder / name) for name in every}
     content = [_read_json(task.folder / DATASET_FILE), names, sizes]
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
@@ -180,13 +178,10 @@ def _paths(file: Path, where: str, stored: Any, task: Task) -> list[Path]:
     return [reroot(path, task) for path in stored]
 
 
-def _fold_count(task: Task, split_name: str) -> int:
-    file = task.folder / f"{split_name}.json"
-    return len(_read_json(file)) if file.is_file() else 1
-
-
-def _relative(path: Path, task: Task) -> str:
-    return path.relative_to(task.folder).as_posix() if path.is_relative_to(task.folder) else str(path)
+def _inside(stored: str, task: Task) -> str:
+    """Return a stored path relative to the task's folder, wherever that was then; a foreign one as it stands."""
+    _, known, after = stored.rpartition(f"/{task.name}/")
+    return after if known else stored
 
 
 def _size(path: Path) -> int:

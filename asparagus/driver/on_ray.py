@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asparagus.driver.drive import Engine, failure
+from asparagus.driver.one_run import Engine, failure
 from asparagus.errors import PlanError
 from asparagus.plan import Plan
 from asparagus.spec import Assignment, Site
@@ -65,6 +65,8 @@ def worker_environment(site: Site) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     kept = {name: os.environ.get(name, value) for name, value in ours.items()}
+    if site.address == LOCAL:
+        kept["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; saves an actor
     asparagus = {name: value for name, value in os.environ.items() if name.startswith("ASPARAGUS_")}
     return {**kept, **asparagus, **site.env}
 

@@ -37,8 +37,9 @@ class RunRecord:
     params: dict[str, str]
     tags: dict[str, str] = field(default_factory=dict)
     parent: Parent | None = None
-    data_fingerprint: str | None = None
-    data_folder: str = ""
+    data_root: str = ""
+    data_split: str | None = None
+    """`None` for a data module that knows no splits of ours: its data have no fingerprint."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import queue
 import re
 import sys
@@ -18,7 +20,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, M
 from mlflow.exceptions import MlflowException
 
 from asparagus.checkpoint.folder import best_of, manifests
-from asparagus.errors import AsparagusError
+from asparagus.data.layout import fingerprint, read_task
+from asparagus.errors import AsparagusError, RecordError
 from asparagus.journal import Event, JournalReader
 from asparagus.record.environment import Code, Machine, read_code
 from asparagus.record.recorder import RunRecord
@@ -30,6 +33,8 @@ RETRY_S = 2.0
 BATCH = {"metrics": 1000, "params": 100}
 """MLflow's own limits for one call."""
 STATUS = {FINISHED: "FINISHED", INTERRUPTED: "KILLED"}
+DIGEST_LENGTH = 36
+"""What MLflow keeps of a data set's digest; the whole one is a tag."""
 ODD_CHARACTERS = re.compile(r"[^\w\-. :/]")
 
 log = logging.getLogger(__name__)
@@ -70,10 +75,13 @@ class Book:
         """Record the data and, for a run that starts from another's weights, the lineage edge."""
         record = self.record
         datasets, models = [], []
-        if record.data_fingerprint:
-            source = json.dumps({"uri": record.data_folder})
-            data = Dataset(record.task, record.data_fingerprint[:16], source_type="local", source=source)
+        if record.data_split is not None:
+            task = read_task(record.data_root, record.task)
+            found = fingerprint(task, record.data_split)
+            source = json.dumps({"uri": str(task.folder), "split": record.data_split})
+            data = Dataset(record.task, found[:DIGEST_LENGTH], source_type="local", source=source)
             datasets.append(DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")]))
+            self.store.client.set_tag(run_id, f"{TAG}data.fingerprint", found)
         parent = self.store.parent_model(record.parent) if record.parent else None
         if parent is not None:
             models.append(LoggedModelInput(parent.model_id))
@@ -139,14 +147,16 @@ class Desk:
     """Answers the driver's commands, and keeps the open books."""
 
     def __init__(self, uri: str, artifacts: Path) -> None:
-        self._open_store = lambda: Store(uri, artifacts)
+        self._reach = lambda: Store(uri, artifacts)
         self._store: Store | None = None
         self._books: dict[int, Book] = {}
+        with contextlib.suppress(RecordError):  # ahead of the first question; a store that is away is that one's answer
+            self._store = self._reach()
 
     @property
     def store(self) -> Store:
-        """The store, reached on first use: an error is then an answer, not a crash."""
-        self._store = self._store or self._open_store()
+        """The store; reached anew for as long as it could not be."""
+        self._store = self._store or self._reach()
         return self._store
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -243,3 +253,5 @@ def _name(key: str) -> str:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(0)  # everything is written; taking MLflow apart would keep the driver waiting for half a second

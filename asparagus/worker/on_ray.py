@@ -1,151 +1,15 @@
-"""The same work as a Ray Train worker: ranks and devices from Ray, checkpoints reported and committed to it."""
+"""What Ray Train calls on each worker. Light: the driver has to name this function, and only workers need torch."""
 
 from __future__ import annotations
 
-import os
-import socket
-from pathlib import Path
 from typing import Any
 
-import ray.train
-import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
-from ray.train.collective import broadcast_from_rank_zero
-
-from asparagus.errors import RunError
 from asparagus.spec import Assignment
-from asparagus.worker.work import work
-
-DDP_OPTIONS: dict[str, dict[str, Any]] = {
-    "auto": {},
-    "ddp": {},
-    "ddp_find_unused_parameters_true": {"find_unused_parameters": True},
-    "ddp_find_unused_parameters_false": {"find_unused_parameters": False},
-}
-"""Lightning's names for data-parallel training, and what they mean."""
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     """Be one Ray Train worker. What rank 0 returns is the outcome of the run."""
-    assignment = Assignment.from_dict(config["assignment"])
-    return work(assignment, OnRay())
+    from asparagus.worker.ray_ranks import OnRay
+    from asparagus.worker.work import work
 
-
-class OnRay:
-    """The ranks of a Ray Train worker group."""
-
-    def __init__(self) -> None:
-        context = ray.train.get_context()
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-
-    def trainer_arguments(self, strategy: str) -> dict[str, Any]:
-        """Return arguments for this rank's device, as one of `world_size`."""
-        device = worker_device()
-        accelerator = "cpu" if device.type == "cpu" else "auto"
-        if strategy not in DDP_OPTIONS:
-            raise RunError(
-                f"trainer.strategy: {strategy!r} does not run on Ray workers. Known: {', '.join(DDP_OPTIONS)}."
-            )
-        if self.world_size == 1:
-            return {"accelerator": accelerator, "strategy": SingleDeviceStrategy(device)}
-        meet_at_rank_zero()
-        return {
-            "accelerator": accelerator,
-            "devices": "auto",
-            "strategy": RayDDPStrategy(device, **DDP_OPTIONS[strategy]),
-            "plugins": [RayEnvironment()],
-        }
-
-    def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
-        """Report to Ray Train and wait until its controller has it: from then on a lost worker resumes from it.
-
-        The files are where they belong already, so nothing is uploaded; the wait is one poll of the controller.
-        """
-        ray.train.report(
-            metrics,
-            checkpoint=Checkpoint.from_directory(checkpoint),
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
-        ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
-
-
-class RayEnvironment(LightningEnvironment):
-    """Ranks from Ray Train's context. Our own: Ray's binds to whichever Lightning namespace is installed first."""
-
-    def world_size(self) -> int:
-        """Return the number of workers."""
-        return int(ray.train.get_context().get_world_size())
-
-    def global_rank(self) -> int:
-        """Return this worker's rank among all."""
-        return int(ray.train.get_context().get_world_rank())
-
-    def local_rank(self) -> int:
-        """Return this worker's rank on its node."""
-        return int(ray.train.get_context().get_local_rank())
-
-    def node_rank(self) -> int:
-        """Return the rank of its node."""
-        return int(ray.train.get_context().get_node_rank())
-
-    def set_world_size(self, size: int) -> None:
-        """Do nothing: Ray knows."""
-
-    def set_global_rank(self, rank: int) -> None:
-        """Do nothing: Ray knows."""
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """Ray started the processes."""
-        return True
-
-    def teardown(self) -> None:
-        """Do nothing: the processes are Ray's."""
-
-
-class RayDDPStrategy(DDPStrategy):
-    """Data-parallel training on the device that Ray gave to this worker."""
-
-    def __init__(self, device: torch.device, **options: Any) -> None:
-        super().__init__(**options)
-        self._device = device
-
-    @property
-    def root_device(self) -> torch.device:
-        """Return this worker's device, whatever others the node has."""
-        return self._device
-
-    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Validate without the DDP wrapper: it would wait for ranks whose share of the cases is a batch shorter."""
-        assert self.lightning_module is not None
-        with self.precision_plugin.val_step_context():
-            return self.lightning_module.validation_step(*args, **kwargs)
-
-    @property
-    def distributed_sampler_kwargs(self) -> dict[str, int]:
-        """Return how data is sharded: by worker."""
-        return {"num_replicas": self.world_size, "rank": self.global_rank}
-
-
-def worker_device() -> torch.device:
-    """Return the device that Ray assigned to this worker."""
-    if not torch.cuda.is_available() or not ray.get_gpu_ids():
-        return torch.device("cpu")
-    from ray.train.torch import get_device
-
-    device: torch.device = get_device()
-    return device
-
-
-def meet_at_rank_zero() -> None:
-    """Agree on where torch.distributed meets: a free port of rank 0's node. Lightning reads these variables."""
-    mine = None
-    if ray.train.get_context().get_world_rank() == 0:
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            mine = (ray.util.get_node_ip_address(), probe.getsockname()[1])
-    address, port = broadcast_from_rank_zero(mine)
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+    return work(Assignment.from_dict(config["assignment"]), OnRay())

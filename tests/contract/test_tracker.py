@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, seal
+from asparagus.data.layout import fingerprint, read_task
 from asparagus.errors import RecordError
 from asparagus.journal import Journal
 from asparagus.record.query import lineage, list_runs
@@ -100,7 +102,7 @@ def test_metrics_arrive_once_each_whatever_an_attempt_repeats(uri, recorder, tmp
 
 
 def test_odd_names_long_values_nan_and_many_points_are_taken(uri, recorder, tmp_path):
-    folder, record = a_run(tmp_path, 102, data_fingerprint="f" * 64)
+    folder, record = a_run(tmp_path, 102)
     record.params.update({"x[0]=": "v" * 9000, **{f"p{index}": "1" for index in range(150)}})
     mlflow_run_id = recorder.open(record)
     journal = Journal(folder.journal)
@@ -113,7 +115,16 @@ def test_odd_names_long_values_nan_and_many_points_are_taken(uri, recorder, tmp_
     run = Store(uri).client.get_run(mlflow_run_id)
     assert math.isnan(run.data.metrics["odd_name__1_"])
     assert run.data.params["p149"] == "1"
-    assert run.inputs.dataset_inputs[0].dataset.digest == "f" * 16
+
+
+def test_the_data_are_an_input_with_their_fingerprint(uri, recorder, tmp_path, data_root):
+    _folder, record = a_run(tmp_path, 109)
+    record = dataclasses.replace(record, task="Task001_Digits", data_root=str(data_root), data_split="split_80_20")
+    run = Store(uri).client.get_run(recorder.open(record))
+    recorder.close(109, state="finished")
+    expected = fingerprint(read_task(data_root, "Task001_Digits"), "split_80_20")
+    assert run.data.tags["asparagus.data.fingerprint"] == expected
+    assert run.inputs.dataset_inputs[0].dataset.digest == expected[:36]
 
 
 def test_a_run_is_recorded_with_its_files_state_and_checkpoints(uri, recorder, tmp_path):

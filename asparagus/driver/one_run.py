@@ -113,7 +113,8 @@ def _engine(plan: Plan) -> Iterator[Engine]:
         with ray_engine(plan) as engine:
             yield engine
         return
-    from asparagus.worker import InProcess, work
+    from asparagus.worker.ranks import InProcess
+    from asparagus.worker.work import work
 
     yield lambda assignment: _in_process(assignment, work, InProcess())
 
@@ -157,8 +158,8 @@ def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
         params={**flatten(spec.to_dict()), **{f"plan.{key}": value for key, value in (facts | cases).items()}},
         tags={"asparagus.monitor": str(spec.checkpoint.monitor), "asparagus.mode": str(spec.checkpoint.mode)},
         parent=plan.parent,
-        data_fingerprint=plan.data_fingerprint,
-        data_folder=f"{spec.paths.data}/{spec.task}",
+        data_root=spec.paths.data,
+        data_split=spec.data.get("split"),
     )
 
 
