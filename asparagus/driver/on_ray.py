@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from asparagus.driver.one_run import Engine, failure
 from asparagus.errors import PlanError
 from asparagus.plan import Plan
+from asparagus.record.run_folder import RunFolder
 from asparagus.spec import Assignment, Site
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ def ray_engine(plan: Plan) -> Iterator[Engine]:
     # Ray Train takes longer to import than a local Ray to start: both at once.
     ahead = threading.Thread(target=_import_train, daemon=True)
     ahead.start()
-    _quiet_ray()
     _connect(site, environment)
     try:
         _must_fit(plan, ray.cluster_resources())
@@ -67,6 +67,7 @@ def worker_environment(site: Site) -> dict[str, str]:
     kept = {name: os.environ.get(name, value) for name, value in ours.items()}
     if site.address == LOCAL:
         kept["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; saves an actor
+        kept["RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING"] = "0"  # it would log to our screen: it runs here
     asparagus = {name: value for name, value in os.environ.items() if name.startswith("ASPARAGUS_")}
     return {**kept, **asparagus, **site.env}
 
@@ -144,7 +145,8 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
         ),
     )
     try:
-        result: Result = trainer.fit()
+        with _chatter_to(RunFolder(folder, assignment.spec.stage).log):
+            result: Result = trainer.fit()
     except TrainingFailedError as error:
         raise failure(assignment, _first_cause(error)) from error
     outcome: dict[str, Any] = result.return_value
@@ -166,7 +168,20 @@ def _import_train() -> None:
     import asparagus.driver.trainer  # noqa: F401 - for its imports
 
 
-def _quiet_ray() -> None:
-    """Keep Ray's own chatter off the screen; what matters of it is in the run's log and in our messages."""
-    for name in ("ray", "ray.train", "ray.data", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+@contextmanager
+def _chatter_to(file: Path) -> Iterator[None]:
+    """Keep Ray's own words off the screen and in the run's log."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.train")]
+    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate, level in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()

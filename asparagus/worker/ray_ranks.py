@@ -1,4 +1,4 @@
-"""The ranks of a Ray Train worker group: devices from Ray, checkpoints reported and committed to it."""
+"""The ranks of a Ray Train worker group: devices from Ray, checkpoints reported to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray.train
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
 
 from asparagus.errors import RunError
@@ -52,16 +52,16 @@ class OnRay:
         }
 
     def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
-        """Report to Ray Train and wait until its controller has it: from then on a lost worker resumes from it.
+        """Report to Ray Train, a barrier of all ranks. The files are where they belong: nothing is uploaded.
 
-        The files are where they belong already, so nothing is uploaded; the wait is one poll of the controller.
+        Ray's controller may take note of it later, or never if a worker is lost before; a restarted worker looks for
+        the newest whole checkpoint on disk, so this one counts from the moment that its folder has its name.
         """
         ray.train.report(
             metrics,
             checkpoint=Checkpoint.from_directory(checkpoint),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
-        ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
 
 
 class RayEnvironment(LightningEnvironment):
