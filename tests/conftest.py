@@ -23,6 +23,7 @@ RAY_CPUS = 2
 def _quiet_tools(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # a token in the home of who runs the tests is none of their business
     for name in [name for name in os.environ if name.startswith("ASPARAGUS_")] + ["MLFLOW_TRACKING_URI"]:
         os.environ.pop(name, None)
 
@@ -76,7 +77,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [str(ASP / "ray"), "start", "--head", "--block", f"--port={port}", f"--num-cpus={RAY_CPUS}"]
     # A socket's path may have 107 characters, and pytest's folders are long: Ray's temporary folder is the default one.
     command += ["--include-dashboard=false", "--disable-usage-stats"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment = {**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     with (temp / "ray.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:

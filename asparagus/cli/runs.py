@@ -117,9 +117,8 @@ def console() -> Console:
 
 
 def score(run: RunSummary) -> str:
-    """Return the monitored metric of a run as text."""
-    value = run.metrics.get(run.monitor)
-    return f"{run.monitor} {value:.4g}" if value is not None else "-"
+    """Return the best value of the monitored metric of a run as text."""
+    return f"{run.monitor} {run.best:.4g}" if run.best is not None else "-"
 
 
 def origin(run: RunSummary) -> str:

@@ -121,6 +121,7 @@ def _must_fit(plan: Plan, total: dict[str, float]) -> None:
 
 
 def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
+    from ray.exceptions import RayError
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
     from asparagus.driver.trainer import OurTrainer
@@ -149,8 +150,19 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
             result: Result = trainer.fit()
     except TrainingFailedError as error:
         raise failure(assignment, _first_cause(error)) from error
+    except RayError as error:  # the controller was lost, or never reached
+        raise failure(assignment, error, hint=_auth_hint()) from error
     outcome: dict[str, Any] = result.return_value
     return outcome
+
+
+def _auth_hint() -> str:
+    """Say what a mismatch of tokens looks like: Ray itself only reports that actors die."""
+    mode = os.environ.get("RAY_AUTH_MODE")
+    return (
+        f"RAY_AUTH_MODE is {mode!r} here; on a cluster that was started otherwise every actor dies at once. Make both "
+        "the same: RAY_AUTH_MODE=disabled or token."
+    )
 
 
 def _first_cause(error: Exception) -> BaseException:

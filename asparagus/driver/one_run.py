@@ -128,13 +128,15 @@ def _in_process(assignment: Assignment, work: Callable[..., dict[str, Any]], ran
         raise failure(assignment, error) from error
 
 
-def failure(assignment: Assignment, error: BaseException) -> RunError:
+def failure(assignment: Assignment, error: BaseException, *, hint: str = "") -> RunError:
     """Return the error that a failed training ends with: the cause in one line, and where to read on."""
     folder = RunFolder(Path(assignment.folder), assignment.spec.stage)
     kept = manifests(folder.checkpoints)
     saved = f"Its last checkpoint: {folder.checkpoints / kept[-1].name}." if kept else "It wrote no checkpoint."
     return RunError(
-        f"run {assignment.run_id} failed: {type(error).__name__}: {error}\n{saved} The whole story: {folder.log}"
+        f"run {assignment.run_id} failed: {type(error).__name__}: {error}\n"
+        + (f"{hint}\n" if hint else "")
+        + f"{saved} The whole story: {folder.log}"
     )
 
 

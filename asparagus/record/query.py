@@ -27,6 +27,8 @@ class RunSummary:
     started: float
     """Seconds since the epoch."""
     monitor: str = ""
+    best: float | None = None
+    """The monitored metric of the best checkpoint, until there is one: its latest value."""
     metrics: dict[str, float] = field(default_factory=dict)
     parent_id: int | None = None
     parent_checkpoint: str | None = None
@@ -148,6 +150,7 @@ def summary(run: Run) -> RunSummary:
         mlflow_run_id=run.info.run_id,
         started=run.info.start_time / 1000,
         monitor=tags.get(f"{TAG}monitor", ""),
+        best=float(tags[f"{TAG}best"]) if f"{TAG}best" in tags else run.data.metrics.get(tags.get(f"{TAG}monitor", "")),
         metrics=dict(run.data.metrics),
         parent_id=int(parent) if parent else None,
         parent_checkpoint=tags.get(f"{TAG}init_from.checkpoint"),

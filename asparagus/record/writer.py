@@ -136,9 +136,11 @@ class Book:
         if not found:
             return
         run, best = self.store.client.get_run(self.mlflow_run_id), best_of(found)
-        tags = {"last": found[-1].name, **({"best": best.name} if best else {})}
-        for which, name in tags.items():
-            self.store.client.set_tag(self.mlflow_run_id, f"{TAG}checkpoint.{which}", name)
+        tags = {"checkpoint.last": found[-1].name}
+        if best is not None:
+            tags |= {"checkpoint.best": best.name, "best": str(best.metrics[best.monitor or ""])}
+        for name, value in tags.items():
+            self.store.client.set_tag(self.mlflow_run_id, f"{TAG}{name}", value)
         for manifest in found:
             self.store.checkpoint_model(run, self.folder.checkpoints / manifest.name, manifest)
 

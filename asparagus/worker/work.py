@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -48,7 +49,10 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
             log.info("going on from %s", start)
         elif assignment.parent is not None:
             _begin_from(assignment, module, journal)
-        trainer.fit(module, datamodule=datamodule, ckpt_path=str(start / STATE) if start else None, weights_only=True)
+        with _interruptible():
+            trainer.fit(
+                module, datamodule=datamodule, ckpt_path=str(start / STATE) if start else None, weights_only=True
+            )
         if journal is not None:
             journal.append("end", step=trainer.global_step, epoch=trainer.current_epoch)
             journal.close()
@@ -129,6 +133,18 @@ def _begin_from(assignment: Assignment, module: torch.nn.Module, journal: Journa
 
 def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=2) + "\n"
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be Ctrl-C: Lightning turns it into an exit with status 1, and ignores further ones."""
+    try:
+        yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise end.__context__ from None
 
 
 class _Lines:

@@ -1,0 +1,66 @@
+"""`asp demo`: the main job from nothing, in a few minutes on two cores: data, pretraining, finetuning, the record."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+SPLIT = "split_80_20"
+TASKS = ("Task998_LauritSyn", "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task001_Digits")
+FINETUNES = ("experiment/laurit_finetune_seg", "experiment/laurit_finetune_cls")
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Run `asp demo`."""
+    parser = argparse.ArgumentParser(
+        "asp demo", description="Make four tasks, pretrain on two Ray workers, finetune, and show what was recorded."
+    )
+    parser.parse_args(arguments)
+
+    from asparagus.paths import get_paths, load_environment
+
+    load_environment()
+    started = time.monotonic()
+    _make_data(Path(get_paths().data))
+    workers = "two_workers" if len(os.sched_getaffinity(0)) > 1 else "one_worker"
+    parent = _train("experiment/laurit_pretrain", f"resources={workers}")
+    for experiment in FINETUNES:
+        _train(experiment, f"init_from=run:{parent}/best")
+    _train("experiment/digits")
+    _show(parent, time.monotonic() - started)
+    return 0
+
+
+def _make_data(root: Path) -> None:
+    from asparagus.cli.data import make_task
+    from asparagus.data.split import make_split
+
+    for task in TASKS:
+        make_task(task, root)
+        print(f"data    {make_split(root, task, SPLIT)}")
+
+
+def _train(experiment: str, *overrides: str) -> int:
+    """Do what `asp-launch EXPERIMENT OVERRIDE ...` does, and return the run's number."""
+    from asparagus.cli.launch import carry_out, plan_request
+    from asparagus.compose import Request
+
+    print(f"\n$ asp-launch {' '.join([experiment, *overrides])}", flush=True)
+    return carry_out(plan_request(Request(experiment, overrides))).run_id
+
+
+def _show(parent: int, seconds: float) -> None:
+    from asparagus.cli.runs import lineage, runs, tracking_uri
+
+    print("\n$ asp runs")
+    runs([])
+    print(f"$ asp lineage {parent}")
+    lineage([str(parent)])
+    home = os.environ.get("ASPARAGUS_HOME")
+    asp = Path(sys.argv[0]).absolute()
+    print(f"\nAll of it took {seconds:.0f} s. The MLflow store: {tracking_uri()}")
+    print(f"Open it:  {f'ASPARAGUS_HOME={home} ' if home else ''}{asp} ui")

@@ -1,0 +1,147 @@
+"""What breaks while it runs: a worker is lost, the user's code raises, someone presses Ctrl-C, the driver is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from asparagus.checkpoint.folder import STATE, manifests
+from asparagus.checkpoint.transfer import read_weights
+from asparagus.journal import JournalReader
+from asparagus.record.query import list_runs
+from asparagus.record.store import Store
+from tests.conftest import ASP
+
+EPOCHS = 6
+STEPS_PER_EPOCH = 23
+pytestmark = [pytest.mark.e2e]
+
+
+def store_of(home) -> Store:
+    return Store(f"sqlite:///{home}/results/mlflow.db")
+
+
+def history(home, outcome, key):
+    points = store_of(home).client.get_metric_history(outcome["mlflow_run_id"], key)
+    return [point.step for point in points], [point.value for point in points]
+
+
+@pytest.fixture
+def pythonpath(monkeypatch):
+    """The tests' own callbacks are importable where the run is, as a user's repository is."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("batch", [5, None], ids=["in_the_middle_of_an_epoch", "right_after_a_checkpoint"])
+def test_a_killed_worker_costs_no_epoch_no_number_and_no_metric(home, asp, pythonpath, ray_address, batch):
+    kill = f"{{_target_: tests.fakes.KillOnce, mark: {home}/struck, epoch: 3, batch: {batch or 'null'}}}"
+    common = ("experiment/digits", f"trainer.max_epochs={EPOCHS}", "trainer.log_every_n_steps=1", "--json")
+    disturbed = asp(
+        "asp-launch", *common, "resources=one_worker", f"site.address={ray_address}", f"+callbacks.kill={kill}"
+    )
+    assert disturbed.returncode == 0, disturbed.stderr
+    assert (home / "struck").exists()
+    outcome = json.loads(disturbed.stdout.splitlines()[-1])
+    undisturbed = json.loads(asp("asp-launch", *common).stdout.splitlines()[-1])
+
+    assert outcome["run_id"] == 1
+    assert [run.run_id for run in list_runs(store_of(home))] == [2, 1]
+    assert "going on at epoch 3" in disturbed.stderr
+    events = JournalReader(Path(outcome["folder"]) / "journal.jsonl").read()
+    assert [event["epoch"] for event in events if event["kind"] == "start"] == [0, 3]  # nothing before it was repeated
+
+    steps, losses = history(home, outcome, "train/loss")
+    assert steps == list(range(EPOCHS * STEPS_PER_EPOCH))
+    assert losses == pytest.approx(history(home, undisturbed, "train/loss")[1], rel=1e-3)
+    assert history(home, outcome, "val/loss")[0] == [STEPS_PER_EPOCH * epoch - 1 for epoch in range(1, EPOCHS + 1)]
+    ours, theirs = (read_weights(Path(run["folder"]) / "checkpoints" / last(run)) for run in (outcome, undisturbed))
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def last(outcome) -> str:
+    return manifests(Path(outcome["folder"]) / "checkpoints")[-1].name
+
+
+def test_checkpoints_are_last_and_best_whole_state_and_loadable_as_weights_only(home, asp):
+    outcome = json.loads(asp("asp-launch", "experiment/digits", "--json").stdout.splitlines()[-1])
+    kept = manifests(Path(outcome["folder"]) / "checkpoints")
+    assert 1 <= len(kept) <= 2
+    assert Path(outcome["checkpoint"]).name in {manifest.name for manifest in kept}
+    state = torch.load(Path(outcome["checkpoint"]) / STATE, weights_only=True)
+    assert {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"} <= state.keys()
+
+
+@pytest.mark.parametrize("resources", ["in_process", pytest.param("one_worker", marks=pytest.mark.ray)])
+def test_a_bug_in_the_users_code_ends_the_run_with_its_cause_and_status_3(
+    home, asp, pythonpath, ray_address, resources
+):
+    words = ("experiment/digits", "+callbacks.boom={_target_: tests.fakes.Boom}", f"resources={resources}")
+    done = asp("asp-launch", *words, f"site.address={ray_address}", "run.max_failures=0")
+    assert done.returncode == 3
+    assert "run 1 failed: ValueError: boom" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list_runs(store_of(home))[0].state == "failed"
+    log = Path(home / "models/Task001_Digits/train_cls/run_id=1/train_cls.log").read_text()
+    assert 'raise ValueError("boom' in log  # the story with its traceback
+
+
+def start_slow(home) -> subprocess.Popen[str]:
+    command = [
+        str(ASP / "asp-launch"),
+        "experiment/digits",
+        "+callbacks.slow={_target_: tests.fakes.Slow, seconds: 0.05}",
+    ]
+    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    journal = JournalReader(home / "models/Task001_Digits/train_cls/run_id=1/journal.jsonl")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if any(event["kind"] == "checkpoint" for event in journal.read()):
+            return process
+        time.sleep(0.1)
+    process.kill()
+    pytest.fail(f"no checkpoint within a minute: {process.communicate()}")
+
+
+def wait_for_state(home, state) -> str:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        found = list_runs(store_of(home))[0].state
+        if found == state:
+            return found
+        time.sleep(0.5)
+    return found
+
+
+def test_ctrl_c_ends_with_status_130_and_a_record_that_says_so(home, pythonpath):
+    process = start_slow(home)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "interrupted" in process.stderr.read()
+    assert wait_for_state(home, "interrupted") == "interrupted"
+
+
+def test_a_killed_driver_leaves_no_run_that_runs_for_ever(home, pythonpath):
+    process = start_slow(home)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    assert wait_for_state(home, "interrupted") == "interrupted"
+    run = list_runs(store_of(home))[0]
+    steps = [point.step for point in store_of(home).client.get_metric_history(run.mlflow_run_id, "val/loss")]
+    assert steps
+    assert steps[0] == STEPS_PER_EPOCH - 1
+
+
+def test_the_same_work_is_importable_without_ray_or_mlflow():
+    code = "import sys, asparagus.worker.work; heavy = {'ray', 'mlflow'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,123 @@
+"""Every file in configs/ composes, passes the check against real data, and plans: nothing on the shelf is broken."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from asparagus.check import check
+from asparagus.compose import Request, compose, compose_config
+from asparagus.data import MAKERS
+from asparagus.data.split import make_split
+from asparagus.plan import Plan, make_plan
+from asparagus.stages import STAGES
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+CASES = {"train": 8, "val": 2}
+TASK_OF = {"pretrain": "Task998_LauritSyn", "seg": "Task997_LauritSynSeg", "cls": "Task996_LauritSynCls"}
+"""What the mandatory `task` of a root config is filled with, by the stage's kind."""
+ROOMY = ("site.cpus_per_node=8", "site.gpus_per_node=8")
+"""The plan must not depend on the machine that runs the tests."""
+
+
+def names(pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob(pattern))
+
+
+ROOTS, EXPERIMENTS = names("*.yaml"), names("experiment/**/*.yaml")
+OPTIONS = [
+    tuple(name.split("/")) for group in ("data", "optim", "trainer", "resources") for name in names(f"{group}/*")
+]
+NETWORKS = [
+    (option.split("/")[1], stage.name)
+    for option in names("model/*")
+    for stage in STAGES.values()
+    if stage.init_from != "required" and stage.network in yaml.safe_load((CONFIGS / f"{option}.yaml").read_text())
+]
+
+
+@pytest.fixture(scope="session")
+def every_task(tmp_path_factory) -> Path:
+    """All tasks that asparagus brings, ten cases each, split."""
+    root = tmp_path_factory.mktemp("every_task")
+    for name, maker in MAKERS.items():
+        module, _, function = maker.rpartition(".")
+        getattr(importlib.import_module(module), function)(root, cases=sum(CASES.values()))
+        make_split(root, name, "split_80_20")
+    return root
+
+
+@pytest.fixture
+def ready(home, every_task, monkeypatch) -> Path:
+    """A home with every task and a file of pretrained weights."""
+    monkeypatch.setenv("ASPARAGUS_DATA", str(every_task))
+    torch.save({"weight": torch.zeros(1)}, home / "weights.pt")
+    return home
+
+
+def mandatory(config: str, home: Path) -> tuple[str, ...]:
+    """Return what a person has to give on the command line for this config."""
+    composed = compose_config(Request(config))
+    stage = STAGES[composed.stage]
+    task = (f"task={TASK_OF[stage.kind]}",) if composed._get_node("task")._is_missing() else ()
+    return task + ((f"init_from=file:{home}/weights.pt",) if stage.init_from == "required" else ())
+
+
+def plan_of(config: str, *overrides: str) -> Plan:
+    spec = compose(Request(config, (*overrides, *ROOMY)))
+    found = check(spec)
+    return make_plan(spec, cases=found.cases, parent=found.parent)
+
+
+def test_the_shelf_was_found():
+    assert {"pretrain", *STAGES} <= set(ROOTS)
+    assert "experiment/digits" in EXPERIMENTS
+    assert {"data", "optim", "trainer", "resources"} == {group for group, _ in OPTIONS}
+    assert {option for option, _ in NETWORKS} == {name.split("/")[1] for name in names("model/*")}
+
+
+@pytest.mark.parametrize(("resources", "workers"), [("in_process", 0), ("two_workers", 2)])
+@pytest.mark.parametrize("config", ROOTS + EXPERIMENTS)
+def test_a_config_composes_checks_and_plans(config, resources, workers, ready):
+    plan = plan_of(config, f"resources={resources}", *mandatory(config, ready))
+    stage = STAGES[plan.spec.stage]
+    each, accumulated = plan.spec.data["batch_size"], plan.spec.trainer["accumulate_grad_batches"]
+    assert (plan.workers, plan.cases) == (workers, CASES)
+    assert plan.global_batch == each * max(1, workers) * accumulated
+    assert plan.spec.checkpoint.monitor == stage.monitor
+    assert (plan.parent is not None) == (stage.init_from == "required")
+    assert Plan.from_dict(json.loads(plan.to_json())) == plan
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS)
+def test_an_experiment_leaves_nothing_open_but_its_parent(config, ready):
+    given = mandatory(config, ready)
+    assert [word for word in given if not word.startswith("init_from=")] == []
+
+
+@pytest.mark.parametrize("config", ROOTS)
+def test_a_root_config_is_named_after_its_stage(config, ready):
+    assert compose_config(Request(config)).stage == config
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_an_option_can_be_chosen_over_a_root_config(group, option, ready):
+    plan = plan_of("train_cls", "task=Task996_LauritSynCls", f"{group}={option}")
+    written = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
+    assert written.items() <= plan.spec.to_dict()[group].items()
+
+
+@pytest.mark.parametrize(("option", "stage"), NETWORKS)
+def test_every_network_of_a_model_can_be_chosen_for_its_stage(option, stage, ready):
+    written = yaml.safe_load((CONFIGS / "model" / f"{option}.yaml").read_text())
+    flat = written["dimensions"] == "2D"
+    task, data = ("Task001_Digits", "images") if flat else (TASK_OF[STAGES[stage].kind], "volumes")
+    plan = plan_of(stage, f"task={task}", f"model={option}", f"data={data}")
+    network = STAGES[stage].network
+    assert plan.spec.model[network]["_target_"] == written[network]["_target_"]
+    assert "${" not in json.dumps(plan.spec.model)
