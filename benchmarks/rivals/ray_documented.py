@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 
 import pytorch_lightning as pl
 from plain_lightning import Digits, loaders
@@ -12,7 +13,21 @@ from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrai
 from ray.train.torch import TorchTrainer
 
 
-def train_func() -> None:
+class Timed(RayTrainReportCallback):
+    """The documented callback, and how long each of its reports held the training up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stalls: list[float] = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        started = time.monotonic()
+        super().on_train_epoch_end(trainer, pl_module)
+        self.stalls.append(time.monotonic() - started)
+
+
+def train_func() -> list[float]:
+    timed = Timed()
     pl.seed_everything(42)
     trainer = pl.Trainer(
         max_epochs=5,
@@ -20,12 +35,13 @@ def train_func() -> None:
         accelerator="auto",
         strategy=RayDDPStrategy(),
         plugins=[RayLightningEnvironment()],
-        callbacks=[RayTrainReportCallback()],
+        callbacks=[timed],
         enable_checkpointing=False,
         log_every_n_steps=10,
     )
     trainer = prepare_trainer(trainer)
     trainer.fit(Digits(), *loaders())
+    return timed.stalls
 
 
 def main(workers: int) -> None:
@@ -36,6 +52,7 @@ def main(workers: int) -> None:
     )
     result = trainer.fit()
     print("accuracy", result.metrics["val/accuracy"])
+    print("stalls", *result.return_value)
 
 
 if __name__ == "__main__":

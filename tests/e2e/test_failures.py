@@ -143,5 +143,6 @@ def test_a_killed_driver_leaves_no_run_that_runs_for_ever(home, pythonpath):
 
 
 def test_the_same_work_is_importable_without_ray_or_mlflow():
-    code = "import sys, asparagus.worker.work; heavy = {'ray', 'mlflow'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    code = "import sys, asparagus.worker.work; heavy = {'ray', 'mlflow'} & set(sys.modules); "
+    code += "sys.exit(str(heavy) if heavy else 0)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
