@@ -128,11 +128,12 @@ def table(times: dict[str, list[float]], ours: list[float], theirs: list[float],
         rows.append(f"| {name} (largest {max(stalls):.3f}) | {statistics.median(stalls):.3f} | | | {goal} |")
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     cores = len(os.sched_getaffinity(0))
+    machine = f"{platform.machine()}, {cores} cores, no GPU, Python {platform.python_version()}"
     head = [
         "# Figures",
         "",
-        f"`python benchmarks/launch.py {repeats}` on {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {cores} cores, no GPU, "
-        f"Python {platform.python_version()}, {versions}.",
+        f"`python benchmarks/launch.py {repeats}` on {datetime.now(UTC):%Y-%m-%d}: {machine}.",
+        f"{versions}.",
         f"The digits training (5 epochs of 23 steps); whole commands, medians of {repeats} in turn after one warm-up.",
         "",
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from asparagus.check import check
 from asparagus.compose import Request, compose, compose_config
@@ -64,7 +65,7 @@ def mandatory(config: str, home: Path) -> tuple[str, ...]:
     """Return what a person has to give on the command line for this config."""
     composed = compose_config(Request(config))
     stage = STAGES[composed.stage]
-    task = (f"task={TASK_OF[stage.kind]}",) if composed._get_node("task")._is_missing() else ()
+    task = (f"task={TASK_OF[stage.kind]}",) if OmegaConf.is_missing(composed, "task") else ()
     return task + ((f"init_from=file:{home}/weights.pt",) if stage.init_from == "required" else ())
 
 
@@ -77,7 +78,7 @@ def plan_of(config: str, *overrides: str) -> Plan:
 def test_the_shelf_was_found():
     assert {"pretrain", *STAGES} <= set(ROOTS)
     assert "experiment/digits" in EXPERIMENTS
-    assert {"data", "optim", "trainer", "resources"} == {group for group, _ in OPTIONS}
+    assert set(GROUPS) == {group for group, _ in OPTIONS}
     assert {option for option, _ in NETWORKS} == {name.split("/")[1] for name in names("model/*")}
 
 
