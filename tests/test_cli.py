@@ -78,9 +78,9 @@ def test_every_command_has_help(name, asp):
     assert "usage: asp" in done.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "asp"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_also_installed_under_its_own_name(name):
-    assert f"asp-{name}" in SCRIPTS, "asp --help says so"
+    assert f"asp-{name}" in SCRIPTS, "asp --help says that it is"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

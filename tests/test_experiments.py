@@ -31,12 +31,11 @@ def names(pattern: str) -> list[str]:
 
 
 ROOTS, EXPERIMENTS = names("*.yaml"), names("experiment/**/*.yaml")
-OPTIONS = [
-    tuple(name.split("/")) for group in ("data", "optim", "trainer", "resources") for name in names(f"{group}/*")
-]
+GROUPS = ("data", "optim", "trainer", "resources")
+OPTIONS = [tuple(name.split("/")) for group in GROUPS for name in names(f"{group}/*.yaml")]
 NETWORKS = [
     (option.split("/")[1], stage.name)
-    for option in names("model/*")
+    for option in names("model/*.yaml")
     for stage in STAGES.values()
     if stage.init_from != "required" and stage.network in yaml.safe_load((CONFIGS / f"{option}.yaml").read_text())
 ]
@@ -79,7 +78,7 @@ def test_the_shelf_was_found():
     assert {"pretrain", *STAGES} <= set(ROOTS)
     assert "experiment/digits" in EXPERIMENTS
     assert set(GROUPS) == {group for group, _ in OPTIONS}
-    assert {option for option, _ in NETWORKS} == {name.split("/")[1] for name in names("model/*")}
+    assert {option for option, _ in NETWORKS} == {name.split("/")[1] for name in names("model/*.yaml")}
 
 
 @pytest.mark.parametrize(("resources", "workers"), [("in_process", 0), ("two_workers", 2)])

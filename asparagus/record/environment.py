@@ -44,6 +44,7 @@ class Machine:
     system: str = field(default_factory=platform.platform)
     python: str = field(default_factory=platform.python_version)
     cpus: int = field(default_factory=lambda: os.cpu_count() or 0)
+    gpus: list[str] = field(default_factory=_gpus)
     command: list[str] = field(default_factory=lambda: sys.orig_argv)
     packages: dict[str, str] = field(default_factory=_packages)
 
@@ -56,11 +57,18 @@ def read_code(folder: Path) -> Code:
     return Code(commit, _git(folder, "rev-parse", "--abbrev-ref", "HEAD").strip(), _git(folder, "diff", "HEAD"))
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _said(*command: str) -> str:
+    """Return what a tool prints; nothing where it is not installed, fails, or does not answer."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):  # no git here, or a repository on a share that does not answer
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return _said("git", "-C", str(folder), *arguments)
+
+
+def _gpus() -> list[str]:
+    return _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()

@@ -110,7 +110,7 @@ class Book:
         if event["kind"] != "metrics":
             return
         step, stamp = event["step"], int(event["time"] * 1000)
-        for key, value in event["values"].items():
+        for key, value in {"epoch": float(event["epoch"]), **event["values"]}.items():
             if step > self._reached.get(key, -1):
                 self._reached[key] = step
                 self._pending.append(Metric(_name(key), value, stamp, step))
