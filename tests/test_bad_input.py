@@ -15,7 +15,7 @@ BAD = {
     "no config": ([], ["CONFIG is missing"]),
     "unknown config": (["experiment/digitz"], ["'experiment/digitz'", "Did you mean 'experiment/digits'", "Known:"]),
     "config file not there": (["nowhere/x.yaml"], ["nowhere/x.yaml", "no such file"]),
-    "unknown key": ([DIGITS, "optim.lrr=3"], ["optim.lrr", "torch.optim.AdamW", "Did you mean 'lr'"]),
+    "unknown key": ([DIGITS, "optim.lrr=3"], ["optim.lrr", "torch.optim.Adam", "Did you mean 'lr'"]),
     "unknown section": ([DIGITS, "trainr.max_epochs=3"], ["trainr", "Did you mean 'trainer'"]),
     "key without its section": ([DIGITS, "workers=3"], ["workers", "Did you mean 'resources.workers'"]),
     "unknown resource": ([DIGITS, "resources.worker=2"], ["resources.worker:", "'resources.workers'"]),
@@ -57,7 +57,10 @@ BAD = {
     "unknown optimizer": ([DIGITS, "optim.name=adamm"], ["optim.name", "Did you mean 'adam"]),
     "no learning rate": ([DIGITS, "optim.lr=null"], ["optim.lr: is missing"]),
     "unknown schedule": ([DIGITS, "optim.sched.name=cosin"], ["'cosin'", "Did you mean 'cosine'"]),
-    "two warm-ups": ([DIGITS, "optim.sched.warmup_steps=3"], ["warmup_steps", "warmup_ratio", "exclude"]),
+    "two warm-ups": (
+        [DIGITS, "optim=adamw", "optim.sched.warmup_steps=3"],
+        ["warmup_steps", "warmup_ratio", "exclude"],
+    ),
     "dimensions": ([DIGITS, "model.dimensions=4D"], ["model.dimensions", "'4D'", "2D, 3D"]),
     "network of another stage": (
         ["train_seg", "task=Task001_Digits", "model=mlp", "data=images"],
@@ -90,6 +93,17 @@ BAD = {
         [DIGITS, "resources=one_gpu", "site.gpus_per_node=0"],
         ["1 gpus", "hold 0"],
     ),
+    "group without an option": ([DIGITS, "data=null"], ["data=null", "is a group"]),
+    "fold that is no number": ([DIGITS, "data.fold=one"], ["data.fold", "'one'"]),
+    "optimizer that is a list": ([DIGITS, "optim.name=[1]"], ["optim.name", "Known"]),
+    "module as target": ([DIGITS, "model.cls_net._target_=asparagus.models.mlp"], ["it is a module"]),
+    "empty batch": ([DIGITS, "data.batch_size=0"], ["data.batch_size: 0", "least is 1"]),
+    "negative accumulation": ([DIGITS, "trainer.accumulate_grad_batches=-2"], ["accumulate_grad_batches: -2"]),
+    "endless training": ([DIGITS, "trainer.max_epochs=-1"], ["nothing ends this training"]),
+    "site without nodes": ([DIGITS, "site.nodes=-1"], ["site.nodes: -1"]),
+    "address that is none": ([DIGITS, "site.address=garbage"], ["site.address", "'garbage'", "host:port"]),
+    "negative seed": ([DIGITS, "seed=-1"], ["seed: -1"]),
+    "empty task": ([DIGITS, "task="], ["task: no task ''"]),
     "negative workers": ([DIGITS, "resources.workers=-1"], ["resources.workers: -1"]),
     "models folder that cannot be written": ([DIGITS, "paths.models=/proc/asparagus"], ["ASPARAGUS_MODELS", "/proc"]),
     "results folder that cannot be written": ([DIGITS, "paths.results=/proc/x"], ["ASPARAGUS_RESULTS", "/proc"]),
@@ -115,7 +129,7 @@ def test_a_mistake_is_named_and_nothing_is_started(words, expected, home, capsys
 def test_all_mistakes_of_a_command_are_listed_at_once(home, capsys):
     assert run("launch", [DIGITS, "optim.lrr=1", "trainer.max_epoch=2", "data.fold=9", "resources.workers=-3"]) == 2
     said = capsys.readouterr().err
-    for part in ("optim.lrr", "trainer.max_epoch", "data.split", "resources.workers: -3"):
+    for part in ("optim.lrr", "trainer.max_epoch", "data.fold: 9", "resources.workers: -3"):
         assert part in said
 
 

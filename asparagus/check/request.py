@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ GIVEN: dict[str, frozenset[str]] = {
     "optim": frozenset({"params"}),
 }
 """Arguments that the launcher fills in, from the data set and the ranks."""
+ENDLESS = -1
+ADDRESS = re.compile(r"local|auto|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 SCHEDULE_KEYS = frozenset({"name", "min_lr", "warmup_steps", "warmup_ratio", "max_steps"})
 
 
@@ -77,7 +80,7 @@ def check(spec: Spec) -> Findings:
     task, cases = _data(spec, problems)
     parent = _parent(spec, stage, problems)
     problems += _sections(spec, stage)
-    problems += _resources(spec)
+    problems += _numbers(spec)
     problems += _writable("ASPARAGUS_MODELS", spec.paths.models)
     problems += _writable("ASPARAGUS_RESULTS", spec.paths.results)
     if problems or stage is None:
@@ -92,7 +95,7 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
     try:
         task = read_task(spec.paths.data, spec.task)
     except RequestError as error:
-        problems.append(f"task: {error}")
+        problems.append(str(error))
         return None, None
     split, fold = spec.data.get("split"), spec.data.get("fold", 0)
     if split is None:
@@ -100,7 +103,7 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
     try:
         parts = read_split(task, split, fold)
     except RequestError as error:
-        problems.append(f"data.split: {error}")
+        problems.append(str(error))
         return task, None
     return task, {name: len(files) for name, files in parts.items()}
 
@@ -220,7 +223,11 @@ def _trainer(trainer: dict[str, Any]) -> Iterator[str]:
     precision = trainer.get("precision")
     if precision is not None and str(precision) not in PRECISIONS:
         yield one_of("trainer.precision", precision, PRECISIONS)
-    if trainer.get("max_epochs") is None and trainer.get("max_steps") is None and trainer.get("max_time") is None:
+    if (
+        trainer.get("max_epochs") in (None, ENDLESS)
+        and trainer.get("max_steps") is None
+        and trainer.get("max_time") is None
+    ):
         yield "trainer.max_epochs: nothing ends this training. Give trainer.max_epochs, max_steps or max_time."
 
 
@@ -228,13 +235,13 @@ def _optim(optim: dict[str, Any]) -> Iterator[str]:
     name = optim.get("name")
     if name is None:
         yield f"optim.name: is missing. Known: {', '.join(sorted(OPTIMIZERS))}."
-    elif name not in OPTIMIZERS:
+    elif not isinstance(name, str) or name not in OPTIMIZERS:
         yield one_of("optim.name", name, OPTIMIZERS)
-    if optim.get("lr") is None:
-        yield "optim.lr: is missing. Every optimizer needs it, e.g. optim.lr=1e-3."
-    if name in OPTIMIZERS:
+    else:
         arguments = {key: value for key, value in optim.items() if key not in ("name", "sched")}
         yield from _call("optim", OPTIMIZERS[name], arguments, GIVEN["optim"])
+    if optim.get("lr") is None:
+        yield "optim.lr: is missing. Every optimizer needs it, e.g. optim.lr=1e-3."
     if optim.get("sched"):
         yield from _schedule(optim["sched"])
 
@@ -243,7 +250,7 @@ def _schedule(sched: Any) -> Iterator[str]:
     if not isinstance(sched, dict):
         yield f"optim.sched: {sched!r} given, but it is a section, e.g. {{name: cosine, warmup_ratio: 0.05}}."
         return
-    if (name := sched.get("name")) not in SCHEDULES:
+    if not isinstance(name := sched.get("name"), str) or name not in SCHEDULES:
         yield one_of("optim.sched.name", name, SCHEDULES)
     for key in sched.keys() - SCHEDULE_KEYS:
         yield one_of("optim.sched key", key, SCHEDULE_KEYS)
@@ -251,16 +258,31 @@ def _schedule(sched: Any) -> Iterator[str]:
         yield "optim.sched: warmup_steps and warmup_ratio exclude each other. Give one of them."
 
 
-def _resources(spec: Spec) -> Iterator[str]:
-    resources = spec.resources
-    if resources.workers < 0:
-        yield f"resources.workers: {resources.workers} is negative. 0 trains in this process, 1 or more on Ray."
-    if resources.cpus_per_worker <= 0 or resources.gpus_per_worker < 0:
-        yield "resources: cpus_per_worker has to be positive and gpus_per_worker not negative."
-    if spec.checkpoint.every_n_epochs < 1 or spec.checkpoint.keep_best < 0:
-        yield "checkpoint: every_n_epochs has to be 1 or more and keep_best 0 or more."
+def _numbers(spec: Spec) -> Iterator[str]:
+    """Check what has to be at least so much: Lightning, Ray and arithmetic would find out late, or never."""
+    least: list[tuple[str, Any, float]] = [
+        ("resources.workers", spec.resources.workers, 0),
+        ("resources.gpus_per_worker", spec.resources.gpus_per_worker, 0),
+        ("data.batch_size", spec.data.get("batch_size"), 1),
+        ("trainer.accumulate_grad_batches", spec.trainer.get("accumulate_grad_batches"), 1),
+        ("trainer.max_epochs", spec.trainer.get("max_epochs"), -1),
+        ("checkpoint.every_n_epochs", spec.checkpoint.every_n_epochs, 1),
+        ("checkpoint.keep_best", spec.checkpoint.keep_best, 0),
+        ("run.max_failures", spec.run.max_failures, 0),
+        ("seed", spec.seed, 0),
+        ("site.nodes", spec.site.nodes, 1),
+        ("site.cpus_per_node", spec.site.cpus_per_node, 1),
+        ("site.gpus_per_node", spec.site.gpus_per_node, 0),
+    ]
+    for name, value, bound in least:
+        if isinstance(value, (int, float)) and value < bound:
+            yield f"{name}: {value} is too small. The least is {bound}."
+    if spec.resources.cpus_per_worker <= 0:
+        yield f"resources.cpus_per_worker: {spec.resources.cpus_per_worker} has to be positive."
     if spec.checkpoint.mode not in (None, "min", "max"):
         yield one_of("checkpoint.mode", spec.checkpoint.mode, ("min", "max"))
+    if not ADDRESS.fullmatch(spec.site.address):
+        yield f"site.address: {spec.site.address!r} is no address. Give local, auto, or host:port."
 
 
 def _writable(variable: str, folder: str) -> Iterable[str]:

@@ -81,6 +81,8 @@ def signature_of(target: str) -> Signature | None:
     if parts[0] in sys.builtin_module_names:
         return None
     module, rest = _find_module(parts)
+    if not rest:
+        raise TargetMissingError("it is a module, and a class or function in one is needed")
     if module is None or len(rest) != 1:
         return None
     place = _find_name(module, rest[0], MAX_HOPS)
@@ -104,7 +106,7 @@ def _find_module(parts: list[str]) -> tuple[Module | None, list[str]]:
         if (folder / f"{part}.py").is_file():
             return _module(folder / f"{part}.py", package), parts[index + 1 :]
         return _module(folder / "__init__.py", package), parts[index:]
-    raise TargetMissingError("it is a module, and a class or function in one is needed")
+    return None, []
 
 
 def _module(file: Path, package: str) -> Module | None:

@@ -109,6 +109,11 @@ def data() -> NoReturn:
     main("data", sys.argv[1:])
 
 
+def demo() -> NoReturn:
+    """`asp-demo`."""
+    main("demo", sys.argv[1:])
+
+
 def pretrain() -> NoReturn:
     """`asp_pretrain ...` is `asp-launch pretrain ...`."""
     main("launch", ["pretrain", *sys.argv[1:]])

@@ -31,9 +31,10 @@ def runs(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     options = parser.parse_args(arguments)
 
+    store = _store()
     from asparagus.record.query import list_runs
 
-    found = list_runs(_store(), stage=options.stage, task=options.task)
+    found = list_runs(store, stage=options.stage, task=options.task)
     if options.json:
         print(json.dumps([run.to_dict() for run in found]))
         return 0
@@ -48,9 +49,10 @@ def lineage(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
 
+    store = _store()
     from asparagus.record.query import lineage as find
 
-    found = find(_store(), options.run_id)
+    found = find(store, options.run_id)
     if options.json:
         print(json.dumps(found.to_dict()))
         return 0

@@ -39,6 +39,10 @@ def _normalise(override: str, folders: list[Path]) -> str:
             "the CONFIG first and options with two dashes (--dry-run)."
         )
     quoted = f"{key}={_quote(value)}"
+    if _is_group(key, folders) and value in ("", "null"):
+        raise ConfigError(
+            f"{override}: {key} is a group: give one of its options, or ~{key.lstrip('+')} to take it out."
+        )
     if key.startswith(SIGNS) or _is_group(key, folders):
         return quoted
     return f"++{quoted}"

@@ -83,8 +83,8 @@ def read_split(task: Task, split: str, fold: int) -> dict[str, list[Path]]:
     folds = _read_json(file)
     if not isinstance(folds, list) or not folds:
         raise DataError(f"{file}: expected a list of folds, each {{'train': [...], 'val': [...]}}.")
-    if not 0 <= fold < len(folds):
-        raise DataError(f"data.fold: {fold} is out of range. {file} holds folds 0 to {len(folds) - 1}.")
+    if not isinstance(fold, int) or not 0 <= fold < len(folds):
+        raise DataError(f"data.fold: {fold!r} is not a fold. {file} holds folds 0 to {len(folds) - 1}.")
     if not isinstance(folds[fold], dict):
         raise DataError(f"{file}: fold {fold} is not a dict of 'train' and 'val'.")
     return {part: _paths(file, f"fold {fold}, {part!r}", folds[fold].get(part), task) for part in PARTS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -162,6 +163,7 @@ def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
         parent=plan.parent,
         data_root=spec.paths.data,
         data_split=spec.data.get("split"),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
     )
 
 

@@ -8,7 +8,6 @@ import os
 import platform
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,23 @@ def _user() -> str:
 def _packages() -> dict[str, str]:
     installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
     return dict(sorted(installed.items(), key=lambda item: str(item[0]).lower()))
+
+
+def _said(*command: str) -> str:
+    """Return what a tool prints; nothing where it is not installed, fails, or does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return _said("git", "-C", str(folder), *arguments)
+
+
+def _gpus() -> list[str]:
+    return _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,6 @@ class Machine:
     python: str = field(default_factory=platform.python_version)
     cpus: int = field(default_factory=lambda: os.cpu_count() or 0)
     gpus: list[str] = field(default_factory=_gpus)
-    command: list[str] = field(default_factory=lambda: sys.orig_argv)
     packages: dict[str, str] = field(default_factory=_packages)
 
 
@@ -55,20 +70,3 @@ def read_code(folder: Path) -> Code:
     if not commit:
         return Code()
     return Code(commit, _git(folder, "rev-parse", "--abbrev-ref", "HEAD").strip(), _git(folder, "diff", "HEAD"))
-
-
-def _said(*command: str) -> str:
-    """Return what a tool prints; nothing where it is not installed, fails, or does not answer."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return _said("git", "-C", str(folder), *arguments)
-
-
-def _gpus() -> list[str]:
-    return _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()

@@ -40,6 +40,7 @@ class RunRecord:
     data_root: str = ""
     data_split: str | None = None
     """`None` for a data module that knows no splits of ours: its data have no fingerprint."""
+    command: list[str] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

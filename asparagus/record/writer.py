@@ -66,7 +66,7 @@ class Book:
         self._log_inputs(run_id)
         client.log_artifact(run_id, str(self.folder.config))
         client.log_artifact(run_id, str(self.folder.plan))
-        client.log_dict(run_id, dataclasses.asdict(machine), "environment.json")
+        client.log_dict(run_id, {"command": record.command, **dataclasses.asdict(machine)}, "environment.json")
         if code.diff:
             client.log_text(run_id, code.diff, "uncommitted.diff")
         return run_id
@@ -234,7 +234,7 @@ def _tags(record: RunRecord, code: Code, machine: Machine) -> dict[str, str]:
         f"{TAG}folder": record.folder,
         f"{TAG}state": "running",
         "mlflow.user": machine.user,
-        "mlflow.source.name": "asparagus",
+        "mlflow.source.name": " ".join(record.command) or "asparagus",
         "mlflow.source.type": "LOCAL",
         **record.tags,
     }
