@@ -101,7 +101,7 @@ def test_split_errors_name_the_setting_and_the_way_out(root, tmp_path):
         read_split(task, "split_90_10", 0)
     with pytest.raises(DataError, match=r"data.split: no split 'paths'"):
         read_split(task, "paths", 0)
-    with pytest.raises(DataError, match=r"data.fold: 5 is is not a fold.*folds 0 to 4"):
+    with pytest.raises(DataError, match=r"data.fold: 5 is not a fold.*folds 0 to 4"):
         read_split(task, "split_80_20", 5)
     (tmp_path / SEG / "mine.json").write_text(json.dumps([{"train": ["/a.pt"], "val": []}]))
     with pytest.raises(DataError, match="'val' is empty"):
