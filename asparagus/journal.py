@@ -22,6 +22,8 @@ class Event(TypedDict, total=False):
 
     kind: str
     time: float
+    run_id: int
+    folder: str
     step: int
     epoch: int
     values: dict[str, float]

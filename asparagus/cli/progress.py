@@ -68,7 +68,7 @@ class Progress:
         from rich.progress import Progress as RichProgress
 
         columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-        bar = RichProgress(*columns, console=self._console, transient=True)
+        bar = RichProgress(*columns, console=self._console, transient=True, refresh_per_second=4)
         bar.start()
         return bar, bar.add_task(f"{self._plan.spec.stage}: starting", total=None)
 

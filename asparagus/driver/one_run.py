@@ -60,6 +60,35 @@ class Outcome:
         return {**{key: values[key] for key in values if key not in ("parent", "recorded")}, "init_from": edge}
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A run that has its number, its folder and its record."""
+
+    plan: Plan
+    run_id: int
+    mlflow_run_id: str
+    folder: RunFolder
+
+    @property
+    def assignment(self) -> Assignment:
+        """What its workers are told."""
+        return Assignment(self.plan.spec, self.run_id, str(self.folder.path), parent=self.plan.parent)
+
+    def write_state(self, state: str, metrics: dict[str, float]) -> None:
+        """Mark the folder with how the run stands."""
+        spec, parent = self.plan.spec, self.plan.parent
+        write_state(
+            self.folder,
+            run_id=self.run_id,
+            stage=spec.stage,
+            task=spec.task,
+            state=state,
+            metrics=metrics,
+            mlflow_run_id=self.mlflow_run_id,
+            init_from=dataclasses.asdict(parent) if parent else None,
+        )
+
+
 def drive(plan: Plan, watcher: Watcher) -> Outcome:
     """Carry out a plan.
 
@@ -68,41 +97,54 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
         RunError: The training failed; the record says so.
         KeyboardInterrupt: It was interrupted; the record says so.
     """
-    spec = plan.spec
-    with (
-        Recorder(str(spec.site.tracking_uri), Path(spec.paths.results) / "mlartifacts") as recorder,
-        _engine(plan) as engine,
-    ):
-        models = Path(spec.paths.models)
-        about = {"stage": spec.stage, "task": spec.task}
-        run_id = claim(models, about=about, wanted=spec.run.id, floor=recorder.largest_number())
-        folder = create(models, spec, run_id, plan.to_json())
-        folder.log.write_text(f"###RUN-ID={run_id}###\n{plan.describe()}\n", encoding="utf-8")
-        mlflow_run_id = recorder.open(_record(plan, run_id, folder))
-        facts = {"run_id": run_id, **about, "mlflow_run_id": mlflow_run_id, "init_from": _edge(plan.parent)}
-        write_state(folder, state=RUNNING, **facts)
-        if plan.parent is not None and plan.parent.folder is not None:
-            note_child(Path(plan.parent.folder), run_id=run_id, folder=folder.path)
-        assignment = Assignment(spec, run_id, str(folder.path), parent=plan.parent)
-        watcher({"kind": "run", "run_id": run_id, "folder": str(folder.path), "stage": spec.stage})  # type: ignore[typeddict-unknown-key]
-        state = FAILED
-        metrics: dict[str, float] = {}
+    results = Path(plan.spec.paths.results)
+    with Recorder(str(plan.spec.site.tracking_uri), results / "mlartifacts") as recorder, _engine(plan) as engine:
+        begun = _begin(plan, recorder)
+        state, metrics, recorded = FAILED, {}, False
         try:
-            with _watching(folder.journal, watcher):
-                metrics = engine(assignment)["metrics"]
+            with _watching(begun, watcher):
+                metrics = engine(begun.assignment)["metrics"]
             state = FINISHED
         except KeyboardInterrupt:
             state = INTERRUPTED
             raise
         except RunError as error:
-            _write_error(folder, error)
+            _write_error(begun.folder, error)
             raise
         finally:
-            recorded = recorder.close(run_id, state=state)
-            write_state(folder, state=state, metrics=metrics, **facts)
-        if not recorded:
-            log.warning("run %d: the tracking store is away; what it lacks is in %s", run_id, folder.journal)
-        return Outcome(run_id, mlflow_run_id, state, str(folder.path), metrics, _best(folder), plan.parent, recorded)
+            recorded = recorder.close(begun.run_id, state=state)
+            begun.write_state(state, metrics)
+    return _outcome(begun, state, metrics, recorded=recorded)
+
+
+def _begin(plan: Plan, recorder: Recorder) -> Begun:
+    """Give the run its number, folder and record, and tell its parent."""
+    spec, models = plan.spec, Path(plan.spec.paths.models)
+    about = {"stage": spec.stage, "task": spec.task}
+    run_id = claim(models, about=about, wanted=spec.run.id, floor=recorder.largest_number())
+    folder = create(models, spec, run_id, plan.to_json())
+    folder.log.write_text(f"###RUN-ID={run_id}###\n{plan.describe()}\n", encoding="utf-8")
+    begun = Begun(plan, run_id, recorder.open(_record(plan, run_id, folder)), folder)
+    begun.write_state(RUNNING, {})
+    if plan.parent is not None and plan.parent.folder is not None:
+        note_child(Path(plan.parent.folder), run_id=run_id, folder=folder.path)
+    return begun
+
+
+def _outcome(begun: Begun, state: str, metrics: dict[str, float], *, recorded: bool) -> Outcome:
+    if not recorded:
+        journal = begun.folder.journal
+        log.warning("run %d: the tracking store is away; what it lacks is in %s", begun.run_id, journal)
+    return Outcome(
+        run_id=begun.run_id,
+        mlflow_run_id=begun.mlflow_run_id,
+        state=state,
+        folder=str(begun.folder.path),
+        metrics=metrics,
+        checkpoint=_best(begun.folder),
+        parent=begun.plan.parent,
+        recorded=recorded,
+    )
 
 
 @contextmanager
@@ -167,10 +209,6 @@ def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
     )
 
 
-def _edge(parent: Parent | None) -> dict[str, Any] | None:
-    return dataclasses.asdict(parent) if parent else None
-
-
 def _best(folder: RunFolder) -> str | None:
     """Return the checkpoint to go on with: the best, or the last where nothing was measured."""
     found = manifests(folder.checkpoints)
@@ -179,9 +217,10 @@ def _best(folder: RunFolder) -> str | None:
 
 
 @contextmanager
-def _watching(journal: Path, watcher: Watcher) -> Iterator[None]:
+def _watching(begun: Begun, watcher: Watcher) -> Iterator[None]:
     """Show the journal's events to the watcher while the body runs, the last ones included."""
-    reader, done = JournalReader(journal), threading.Event()
+    watcher({"kind": "run", "run_id": begun.run_id, "folder": str(begun.folder.path)})
+    reader, done = JournalReader(begun.folder.journal), threading.Event()
 
     def follow() -> None:
         while True:
