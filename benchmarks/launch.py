@@ -58,7 +58,6 @@ CASES = (
     Case(OURS_1, digits("resources=one_worker"), PLAIN, "<= 2.5x"),
     Case("asp-launch, 2 Ray workers", digits("resources=two_workers"), PLAIN, "<= 2.5x"),
     Case(RAY_1, script("ray_documented.py", "1"), PLAIN),
-    Case(RAY_2, script("ray_documented.py", "2"), PLAIN),
     Case(NOTHING, [sys.executable, "-c", "pass"]),
     Case("plain Hydra composition", script("plain_hydra.py")),
     Case("asp-launch --help", [str(BIN / "asp-launch"), "--help"], NOTHING, "<= 0.25 s"),

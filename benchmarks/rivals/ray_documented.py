@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def train_func() -> list[float]:
 
 
 def main(workers: int) -> None:
+    os.environ.setdefault("RAY_ADDRESS", "local")  # else it joins any Ray, or waits for one that is gone
     trainer = TorchTrainer(
         train_func,
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=False),
