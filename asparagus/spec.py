@@ -13,7 +13,7 @@ Section = dict[str, Any]
 
 @dataclass(frozen=True)
 class Paths:
-    """The folders of DESIGN 5, absolute; `models` may be any URI that every node can reach."""
+    """The five folders, absolute, and seen by every node that trains."""
 
     configs: str | None = None
     source: str = ""
@@ -111,6 +111,9 @@ class Spec:
         parts = {name: part(**values[name]) for name, part in PARTS.items() if name in values}
         return cls(**{**values, **parts})
 
+
+RAY_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+"""`trainer.strategy` on Ray workers; the worker has a row for each."""
 
 PARTS: dict[str, type] = {
     "transfer": Transfer,

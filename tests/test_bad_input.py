@@ -104,6 +104,18 @@ BAD = {
     "address that is none": ([DIGITS, "site.address=garbage"], ["site.address", "'garbage'", "host:port"]),
     "negative seed": ([DIGITS, "seed=-1"], ["seed: -1"]),
     "empty task": ([DIGITS, "task="], ["task: no task ''"]),
+    "learning rate that is no number": ([DIGITS, "optim.lr=abc"], ["optim.lr", "'abc'"]),
+    "strategy that Ray workers do not run": (
+        [DIGITS, "resources=one_worker", "trainer.strategy=fsdp"],
+        ["trainer.strategy", "'fsdp'", "ddp"],
+    ),
+    "accelerator on Ray": ([DIGITS, "resources=one_worker", "trainer.accelerator=gpu"], ["trainer.accelerator"]),
+    "models on a store": ([DIGITS, "paths.models=s3://bucket/x"], ["ASPARAGUS_MODELS", "only folders"]),
+    "negative run id": ([DIGITS, "run.id=-3"], ["run.id: -3"]),
+    "patch of two numbers": (
+        ["train_seg", "task=Task001_Digits", "data.patch_size=[8,8]"],
+        ["data.patch_size", "three numbers"],
+    ),
     "negative workers": ([DIGITS, "resources.workers=-1"], ["resources.workers: -1"]),
     "models folder that cannot be written": ([DIGITS, "paths.models=/proc/asparagus"], ["ASPARAGUS_MODELS", "/proc"]),
     "results folder that cannot be written": ([DIGITS, "paths.results=/proc/x"], ["ASPARAGUS_RESULTS", "/proc"]),

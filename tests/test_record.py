@@ -34,6 +34,16 @@ def test_many_launches_at_once_draw_different_numbers(tmp_path):
     assert sorted(drawn) == list(range(1, 201))
 
 
+@pytest.mark.slow
+def test_sixty_four_launches_at_once_draw_different_numbers(tmp_path):
+    code = "import sys; from pathlib import Path; from asparagus.record.numbers import claim; "
+    code += "print(*(claim(Path(sys.argv[1]), about={'stage': 's', 'task': 't'}) for _ in range(20)))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(64)]
+    drawn = [int(word) for process in started for word in process.communicate()[0].split()]
+    assert sorted(drawn) == list(range(1, 64 * 20 + 1))
+
+
 def test_a_number_by_hand_is_taken_once(tmp_path):
     assert claim(tmp_path, about=ABOUT, wanted=7) == 7
     with pytest.raises(RecordError, match=r"run.id: 7 is taken"):

@@ -15,6 +15,8 @@ from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, man
 from asparagus.journal import Journal
 from asparagus.spec import Checkpointing
 
+ENDLESS = -1
+
 Commit = Callable[[Path, dict[str, float]], None]
 """Called on every rank once a checkpoint is whole; returns when it counts."""
 
@@ -40,7 +42,7 @@ class CheckpointWriter(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, make it count, and remove those that the rule no longer keeps."""
         epoch = trainer.current_epoch
-        if (epoch + 1) % self._rule.every_n_epochs and epoch + 1 != trainer.max_epochs and not trainer.should_stop:
+        if (epoch + 1) % self._rule.every_n_epochs and not _is_last(trainer):
             return
         started = time.monotonic()
         metrics = scalars(trainer)
@@ -89,3 +91,9 @@ class CheckpointWriter(Checkpoint):
         for manifest in found:
             if manifest.name not in keep:
                 shutil.rmtree(self._folder / manifest.name)
+
+
+def _is_last(trainer: Trainer) -> bool:
+    """Tell whether this epoch ends the training: its state is kept, whatever the rule's rhythm."""
+    by_steps = trainer.max_steps != ENDLESS and trainer.global_step >= trainer.max_steps
+    return bool(trainer.should_stop or by_steps or trainer.current_epoch + 1 == trainer.max_epochs)

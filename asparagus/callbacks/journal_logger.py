@@ -96,5 +96,10 @@ class Heartbeat(Callback):
 
 
 def scalars(trainer: Trainer) -> dict[str, float]:
-    """Return what has been logged so far as plain floats: nothing else survives the way through Ray."""
-    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+    """Return what this epoch has logged as plain floats: nothing else survives the way through Ray.
+
+    Lightning keeps the last validation's values; in an epoch without one (`check_val_every_n_epoch`) they are left out.
+    """
+    rhythm = trainer.check_val_every_n_epoch or 1
+    validated = (trainer.current_epoch + 1) % rhythm == 0
+    return {key: float(value) for key, value in trainer.callback_metrics.items() if validated or "val/" not in key}

@@ -15,7 +15,7 @@ from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
 from asparagus.optim import OPTIMIZERS, SCHEDULES
 from asparagus.record.numbers import find_folder
-from asparagus.spec import Parent, Spec
+from asparagus.spec import RAY_STRATEGIES, Parent, Spec
 from asparagus.stages import STAGES, Stage
 
 TRAINER = "pytorch_lightning.Trainer"
@@ -154,7 +154,7 @@ def resolve_parent(init_from: str, models: Path) -> Parent:
 def _sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
     yield from _model(spec, stage)
     yield from _target("data", spec.data, GIVEN["data"])
-    yield from _trainer(spec.trainer)
+    yield from _trainer(spec)
     yield from _optim(spec.optim)
     if spec.loss and stage is not None:
         yield from _target("loss", {"_target_": stage.loss, **spec.loss}, frozenset())
@@ -166,6 +166,9 @@ def _sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
 
 
 def _model(spec: Spec, stage: Stage | None) -> Iterator[str]:
+    patch = spec.data.get("patch_size")
+    if isinstance(patch, list) and spec.model.get("dimensions") == "3D" and len(patch) != 3:  # noqa: PLR2004
+        yield f"data.patch_size: {patch} has to be three numbers of voxels for model.dimensions=3D."
     if (dimensions := spec.model.get("dimensions")) not in ("2D", "3D"):
         yield f"model.dimensions: {dimensions!r} is not known. Known: 2D, 3D."
     if stage is None:
@@ -214,12 +217,17 @@ def _call(where: str, target: str, arguments: dict[str, Any], given: frozenset[s
             yield f"{where}.{key}: {target} needs it. Give {where}.{key}=..."
 
 
-def _trainer(trainer: dict[str, Any]) -> Iterator[str]:
+def _trainer(spec: Spec) -> Iterator[str]:
+    trainer = spec.trainer
     for key in OURS.keys() & trainer.keys():
         yield f"trainer.{key}: is set by the launcher. {OURS[key]}"
     yield from _call("trainer", TRAINER, {key: value for key, value in trainer.items() if key not in OURS}, frozenset())
     if trainer.get("strategy") == "dp":
         yield "trainer.strategy: 'dp' is gone from Lightning. Use ddp (with resources.workers=2 or more)."
+    elif spec.resources.workers and trainer.get("strategy") not in (None, *RAY_STRATEGIES):
+        yield one_of("trainer.strategy on Ray workers", trainer["strategy"], RAY_STRATEGIES)
+    if spec.resources.workers and "accelerator" in trainer:
+        yield "trainer.accelerator: is Ray's to give to its workers. Use resources.gpus_per_worker."
     precision = trainer.get("precision")
     if precision is not None and str(precision) not in PRECISIONS:
         yield one_of("trainer.precision", precision, PRECISIONS)
@@ -242,6 +250,8 @@ def _optim(optim: dict[str, Any]) -> Iterator[str]:
         yield from _call("optim", OPTIMIZERS[name], arguments, GIVEN["optim"])
     if optim.get("lr") is None:
         yield "optim.lr: is missing. Every optimizer needs it, e.g. optim.lr=1e-3."
+    elif not isinstance(optim["lr"], (int, float)) or optim["lr"] <= 0:
+        yield f"optim.lr: {optim['lr']!r} is no positive number."
     if optim.get("sched"):
         yield from _schedule(optim["sched"])
 
@@ -270,6 +280,8 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("checkpoint.keep_best", spec.checkpoint.keep_best, 0),
         ("run.max_failures", spec.run.max_failures, 0),
         ("seed", spec.seed, 0),
+        ("run.id", spec.run.id, 1),
+        ("data.num_workers", spec.data.get("num_workers"), 0),
         ("site.nodes", spec.site.nodes, 1),
         ("site.cpus_per_node", spec.site.cpus_per_node, 1),
         ("site.gpus_per_node", spec.site.gpus_per_node, 0),
@@ -288,6 +300,7 @@ def _numbers(spec: Spec) -> Iterator[str]:
 def _writable(variable: str, folder: str) -> Iterable[str]:
     """Try to write where the folder is, or would come to be. Nothing stays behind."""
     if "://" in folder:
+        yield f"{variable}: {folder!r} is a URI, and only folders work yet. Give one that every node sees."
         return
     path = Path(folder)
     existing = next(place for place in [path, *path.parents] if place.exists())

@@ -77,8 +77,12 @@ def manifests(checkpoints: Path) -> list[Manifest]:
         if path.parent.name.startswith(WRITING):
             continue
         try:
-            found.append(Manifest(**json.loads(path.read_text(encoding="utf-8"))))
-        except (ValueError, TypeError) as error:
+            manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+            if (path.parent / STATE).stat().st_size == manifest.bytes:
+                found.append(manifest)
+            else:
+                log.warning("%s was cut short; it is passed over", path.parent)
+        except (OSError, ValueError, TypeError) as error:
             log.warning("%s cannot be read (%s); that checkpoint is passed over", path, error)
     return sorted(found, key=lambda manifest: (manifest.step, manifest.epoch))
 

@@ -97,7 +97,7 @@ def _request(options: argparse.Namespace) -> Request:
     from asparagus.errors import ConfigError
 
     words = list(options.words)
-    named = bool(words) and "=" not in words[0] and not words[0].startswith(("+", "~"))
+    named = bool(words) and (_is_file(words[0]) or not ("=" in words[0] or words[0].startswith(("+", "~"))))
     config = words.pop(0) if named else None
     config = options.config_name or config
     if config is None:
@@ -105,3 +105,8 @@ def _request(options: argparse.Namespace) -> Request:
             "CONFIG is missing. Give a name (asp-launch pretrain) or a .yaml file; asp-launch --help shows more."
         )
     return Request(config, tuple(words), tuple(options.config_dir))
+
+
+def _is_file(word: str) -> bool:
+    """Tell a path from an override: run folders have `=` in their names."""
+    return word.endswith((".yaml", ".yml")) and Path(word).is_file()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.checkpoint.folder import best_of, manifests
-from asparagus.errors import RunError
+from asparagus.errors import RecordError, RunError
 from asparagus.journal import Event, JournalReader
 from asparagus.plan import Plan
 from asparagus.record.numbers import claim
@@ -112,8 +112,8 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
             _write_error(begun.folder, error)
             raise
         finally:
-            recorded = recorder.close(begun.run_id, state=state)
             begun.write_state(state, metrics)
+            recorded = _close(recorder, begun.run_id, state)
     return _outcome(begun, state, metrics, recorded=recorded)
 
 
@@ -124,11 +124,27 @@ def _begin(plan: Plan, recorder: Recorder) -> Begun:
     run_id = claim(models, about=about, wanted=spec.run.id, floor=recorder.largest_number())
     folder = create(models, spec, run_id, plan.to_json())
     folder.log.write_text(f"###RUN-ID={run_id}###\n{plan.describe()}\n", encoding="utf-8")
-    begun = Begun(plan, run_id, recorder.open(_record(plan, run_id, folder)), folder)
+    try:
+        begun = Begun(plan, run_id, recorder.open(_record(plan, run_id, folder)), folder)
+    except RecordError:
+        write_state(folder, run_id=run_id, **about, state=FAILED)
+        raise
     begun.write_state(RUNNING, {})
     if plan.parent is not None and plan.parent.folder is not None:
-        note_child(Path(plan.parent.folder), run_id=run_id, folder=folder.path)
+        try:
+            note_child(Path(plan.parent.folder), run_id=run_id, folder=folder.path)
+        except OSError as error:  # somebody else's run: the edge is in MLflow and in our own folder all the same
+            log.warning("%s/derived_models.log cannot be written (%s)", plan.parent.folder, error.strerror)
     return begun
+
+
+def _close(recorder: Recorder, run_id: int, state: str) -> bool:
+    """Close the record; a store that cannot take it must not change how the run ended."""
+    try:
+        return recorder.close(run_id, state=state)
+    except RecordError as error:
+        log.warning("%s", error)
+        return False
 
 
 def _outcome(begun: Begun, state: str, metrics: dict[str, float], *, recorded: bool) -> Outcome:

@@ -9,15 +9,21 @@ clusters that others share or that outlive the run. Each is a Python process on 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import ray
 from ray.train import Result
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.util import UserExceptionWithTraceback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+COLLATERAL = re.compile(r"gloo|nccl|connection|peer|socket|timed? ?out|TCPStore", re.IGNORECASE)
+"""What collectives say when another rank is gone."""
 
 
 class OurTrainer(DataParallelTrainer):
@@ -39,12 +45,29 @@ class OurTrainer(DataParallelTrainer):
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
+        assert self.run_config.failure_config is not None
+        arguments["failure_policy"] = OnlyLostWorkers(self.run_config.failure_config)
         if not self._ray_ends_with_run:
             return super()._initialize_and_run_controller(**arguments)
         arguments["scaling_policy"] = OwnMachine(self.scaling_config)
         controller = OwnController(**arguments)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+class OnlyLostWorkers(DefaultFailurePolicy):
+    """Start again when a worker was lost; an exception of the user's own code would only be raised once more."""
+
+    def _is_retryable_error(self, training_failed_error: Any) -> bool:
+        failures = getattr(training_failed_error, "worker_failures", None)
+        if failures and all(_is_users_own(error) for error in failures.values()):
+            return False
+        return bool(super()._is_retryable_error(training_failed_error))
+
+
+def _is_users_own(error: BaseException) -> bool:
+    """Tell an exception of the training function from a lost worker, and from what its loss makes others raise."""
+    return isinstance(error, UserExceptionWithTraceback) and not COLLATERAL.search(str(error))
 
 
 class OwnMachine(FixedScalingPolicy):

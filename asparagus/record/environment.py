@@ -27,7 +27,7 @@ def _packages() -> dict[str, str]:
 def _said(*command: str) -> str:
     """Return what a tool prints; nothing where it is not installed, fails, or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,12 @@ def _numbers(register: Path) -> list[int]:
 
 
 def _take(register: Path, number: int, about: Mapping[str, Any]) -> bool:
-    try:
-        handle = os.open(register / f"{number}.json", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    """Put the number's file in its place, whole, unless one is there."""
+    with tempfile.NamedTemporaryFile("w", dir=register, suffix=".writing", encoding="utf-8") as file:
         file.write(json.dumps({"run_id": number, **about}) + "\n")
+        file.flush()
+        try:
+            os.link(file.name, register / f"{number}.json")  # fails if the name exists, on NFS too
+        except FileExistsError:
+            return False
     return True

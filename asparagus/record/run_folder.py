@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -68,7 +69,9 @@ def create(models: Path, spec: Spec, run_id: int, plan_json: str) -> RunFolder:
     folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
     folder.path.mkdir(parents=True, exist_ok=False)
     header = f"# The exact experiment of run {run_id}. Repeat it: asp-launch {folder.config}\n"
-    body = yaml.safe_dump(spec.to_dict(), sort_keys=False)
+    # Its own number is taken: whoever repeats it gets the next one.
+    again = dataclasses.replace(spec, run=dataclasses.replace(spec.run, id=None))
+    body = yaml.safe_dump(again.to_dict(), sort_keys=False)
     folder.config.write_text(header + body, encoding="utf-8")
     folder.plan.write_text(plan_json + "\n", encoding="utf-8")
     return folder
@@ -79,6 +82,12 @@ def write_state(folder: RunFolder, **facts: Any) -> None:
     writing = folder.state.with_suffix(".writing")
     writing.write_text(json.dumps({**facts, "updated": time.time()}, indent=2) + "\n", encoding="utf-8")
     writing.replace(folder.state)
+
+
+def mark(folder: RunFolder, state: str) -> None:
+    """Change the state in `run.json`, whatever else it says."""
+    facts = json.loads(folder.state.read_text(encoding="utf-8")) if folder.state.is_file() else {}
+    write_state(folder, **{**facts, "state": state})
 
 
 def note_child(parent: Path, *, run_id: int, folder: Path) -> None:

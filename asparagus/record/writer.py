@@ -18,6 +18,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param
 from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
 
 from asparagus.checkpoint.folder import best_of, manifests
 from asparagus.data.layout import fingerprint, read_task
@@ -25,7 +26,7 @@ from asparagus.errors import AsparagusError, RecordError
 from asparagus.journal import Event, JournalReader
 from asparagus.record.environment import Code, Machine, read_code
 from asparagus.record.recorder import RunRecord
-from asparagus.record.run_folder import FINISHED, INTERRUPTED, RunFolder
+from asparagus.record.run_folder import FINISHED, INTERRUPTED, RunFolder, mark
 from asparagus.record.store import RUN_ID, TAG, Store
 
 POLL_S = 0.25
@@ -36,6 +37,9 @@ STATUS = {FINISHED: "FINISHED", INTERRUPTED: "KILLED"}
 DIGEST_LENGTH = 36
 """What MLflow keeps of a data set's digest; the whole one is a tag."""
 ODD_CHARACTERS = re.compile(r"[^\w\-. :/]")
+
+AWAY = (MlflowException, RequestException, OSError)
+"""What a store that is away, or a disk that is full, raises."""
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,16 @@ class Book:
             self.store.experiment_id(record.task), tags=_tags(record, code, machine), run_name=record.name
         )
         run_id = str(run.info.run_id)
+        try:
+            self._describe(run_id, code, machine)
+        except BaseException:  # nobody will close what was never opened
+            client.set_terminated(run_id, "FAILED")
+            raise
+        return run_id
+
+    def _describe(self, run_id: str, code: Code, machine: Machine) -> None:
+        """Write all that is known of the run before it starts."""
+        record, client = self.record, self.store.client
         params = [Param(_name(key), value) for key, value in record.params.items()]
         for start in range(0, len(params), BATCH["params"]):
             client.log_batch(run_id, params=params[start : start + BATCH["params"]])
@@ -69,7 +83,6 @@ class Book:
         client.log_dict(run_id, {"command": record.command, **dataclasses.asdict(machine)}, "environment.json")
         if code.diff:
             client.log_text(run_id, code.diff, "uncommitted.diff")
-        return run_id
 
     def _log_inputs(self, run_id: str) -> None:
         """Record the data and, for a run that starts from another's weights, the lineage edge."""
@@ -100,7 +113,7 @@ class Book:
                 block = self._pending[: BATCH["metrics"]]
                 self.store.client.log_batch(self.mlflow_run_id, metrics=block)
                 del self._pending[: len(block)]
-        except MlflowException as error:
+        except AWAY as error:
             log.warning("run %d: the tracking store did not take metrics (%s); trying again", self.record.run_id, error)
             self._not_before = time.monotonic() + RETRY_S
         return not self._pending
@@ -118,10 +131,19 @@ class Book:
     def close(self, state: str, timeout_s: float) -> bool:
         """Write the rest, the files, the checkpoints that are left, and the end. Returns whether all was written."""
         deadline = time.monotonic() + timeout_s
-        while not (complete := self.catch_up()) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        if not complete:
-            return False
+        while True:
+            try:
+                if self.catch_up():
+                    self._end(state)
+                    return True
+            except AWAY as error:
+                log.warning("run %d: its end is not recorded yet (%s); trying again", self.record.run_id, error)
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(RETRY_S)
+
+    def _end(self, state: str) -> None:
+        """Write what comes last; all of it may be written again."""
         client = self.store.client
         for file in (self.folder.log, self.folder.transfer):
             if file.is_file():
@@ -129,7 +151,6 @@ class Book:
         self._log_checkpoints()
         client.set_tag(self.mlflow_run_id, f"{TAG}state", state)
         client.set_terminated(self.mlflow_run_id, STATUS.get(state, "FAILED"))
-        return True
 
     def _log_checkpoints(self) -> None:
         found = manifests(self.folder.checkpoints)
@@ -184,6 +205,7 @@ class Desk:
     def leave(self) -> None:
         """The driver is gone: close what it left open."""
         for book in self._books.values():
+            mark(book.folder, INTERRUPTED)
             book.close(INTERRUPTED, timeout_s=30)
 
 
@@ -222,7 +244,7 @@ def _answer(desk: Desk, command: dict[str, Any]) -> dict[str, Any]:
         return desk.answer(command)
     except AsparagusError as error:
         return {"error": str(error)}
-    except MlflowException as error:
+    except AWAY as error:
         return {"error": f"tracking: MLflow refused to {command['do']} the record: {error}"}
 
 

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from asparagus.callbacks.checkpoints import CheckpointWriter
-from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger, scalars
+from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
 from asparagus.callbacks.seeds import EpochSeeds
 from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.transfer import read_weights, transfer
@@ -56,7 +56,8 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
         if journal is not None:
             journal.append("end", step=trainer.global_step, epoch=trainer.current_epoch)
             journal.close()
-        return {"metrics": scalars(trainer), "step": trainer.global_step, "epoch": trainer.current_epoch}
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        return {"metrics": metrics, "step": trainer.global_step, "epoch": trainer.current_epoch}
 
 
 def build(
