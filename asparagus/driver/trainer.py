@@ -13,15 +13,18 @@ import re
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2._internal.util import UserExceptionWithTraceback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+LOST = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayError)
+"""What a dead or silent worker is reported as."""
 COLLATERAL = re.compile(r"gloo|nccl|connection|peer|socket|timed? ?out|TCPStore", re.IGNORECASE)
 """What collectives say when another rank is gone."""
 
@@ -67,7 +70,7 @@ class OnlyLostWorkers(DefaultFailurePolicy):
 
 def _is_users_own(error: BaseException) -> bool:
     """Tell an exception of the training function from a lost worker, and from what its loss makes others raise."""
-    return isinstance(error, UserExceptionWithTraceback) and not COLLATERAL.search(str(error))
+    return not isinstance(error, LOST) and not COLLATERAL.search(str(error))
 
 
 class OwnMachine(FixedScalingPolicy):
