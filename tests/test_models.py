@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from asparagus.errors import ConfigError
-from asparagus.models.build import build_network, instantiate
+from asparagus.models.build import build_network
+from asparagus.targets import instantiate
 from asparagus.models.mlp import MLP, SmallConvNet
 from asparagus.models.unet import EncoderClassifier, UNet
 
@@ -117,7 +118,7 @@ def test_nested_targets_are_built_first():
     ("config", "match"),
     [
         ({}, "model.net._target_: None is not a dotted path"),
-        ({"_target_": "asparagus.models.unit.UNet"}, "cannot be imported"),
+        ({"_target_": "asparagus.models.unit.UNet"}, "has no class or function .unit.. Did you mean .unet"),
         ({"_target_": "asparagus.models.unet.Unet"}, "no class or function 'Unet'. Did you mean 'UNet'"),
         ({**UNET, "feature": [4]}, "model.net.feature: .*takes no such argument. Did you mean 'features'"),
         ({"_target_": "torch.nn.Linear"}, "model.net: torch.nn.Linear needs in_features, out_features"),

@@ -10,9 +10,10 @@ from torch import nn
 
 from asparagus.data.layout import Task
 from asparagus.errors import ConfigError, one_of
-from asparagus.models.build import build_network, instantiate
+from asparagus.models.build import build_network
 from asparagus.stages import Stage
 from asparagus.stages.base import StageModule
+from asparagus.targets import instantiate
 
 DIMENSIONS = {"2D": 2, "3D": 3}
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from asparagus.models.build import instantiate
 from asparagus.stages.base import StageModule
+from asparagus.targets import instantiate
 
 DEFAULT_LOSS = {"_target_": "torch.nn.CrossEntropyLoss"}
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from asparagus.errors import ConfigError
-from asparagus.models.build import instantiate
 from asparagus.stages.base import StageModule
+from asparagus.targets import instantiate
 
 DEFAULT_LOSS = {"_target_": "torch.nn.MSELoss"}
 # Keeps the streams of training and validation masks apart.

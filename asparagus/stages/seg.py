@@ -9,9 +9,9 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from asparagus.models.build import instantiate
 from asparagus.stages.base import StageModule
 from asparagus.stages.metrics import DicePerClass
+from asparagus.targets import instantiate
 
 DEFAULT_LOSS = {"_target_": "monai.losses.DiceCELoss", "to_onehot_y": True, "softmax": True}
 WINDOWS_AT_ONCE = 4

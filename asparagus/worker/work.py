@@ -22,10 +22,10 @@ from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.transfer import read_weights, transfer
 from asparagus.data.layout import read_task
 from asparagus.journal import Journal
-from asparagus.models.build import instantiate, locate
 from asparagus.spec import Assignment, Spec
 from asparagus.stages import STAGES
 from asparagus.stages.build import build_module
+from asparagus.targets import instantiate, locate
 from asparagus.worker.ranks import Ranks
 
 log = logging.getLogger("asparagus")
