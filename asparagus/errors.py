@@ -28,7 +28,11 @@ class RequestError(AsparagusError):
 
 
 class ConfigError(RequestError):
-    """An experiment file or an override is wrong."""
+    """An experiment file or an override is wrong; carries every problem that was found, each beginning with its key."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problem for text in problems for problem in text.split("\n"))
 
 
 class DataError(RequestError):

@@ -57,16 +57,27 @@ def get_tracking_uri(paths: Paths, environment: Mapping[str, str] | None = None)
     return uri
 
 
-def get_config_path() -> str | None:
-    """Return the folder of your own experiment files, for a `@hydra.main(config_path=...)` of your own (SEEDS A51)."""
-    return get_paths().configs
+def get_config_path() -> str:
+    """Return the folder for a `@hydra.main(config_path=...)` of your own: of your experiment files, or of ours.
+
+    Hydra is told the rest at the same time, so that a script of your own composes as `asp-launch` does: where the
+    shipped configs and sites lie, and our resolvers (SEEDS A51).
+    """
+    from asparagus import hydra_plugin
+
+    configs = get_paths().configs
+    own = configs if configs and Path(configs).is_dir() else str(packaged("configs"))
+    further = [folder for folder in family_folders("") if folder.is_dir()]
+    hydra_plugin.register([*further, packaged("configs"), packaged("launch")])
+    return own
 
 
 def family_folders(stage: str, environment: Mapping[str, str] | None = None) -> list[Path]:
-    """Return the further config folders that a stage of this name sees."""
+    """Return the further config folders that a config of this name sees: its family's; all, if it is of none."""
     env = os.environ if environment is None else environment
-    variable = FAMILIES.get(stage.split("_", maxsplit=1)[0], "")
-    return [_absolute(part) for part in env.get(variable, "").split(":") if part]
+    variable = FAMILIES.get(stage.split("_", maxsplit=1)[0])
+    variables = [variable] if variable else list(FAMILIES.values())
+    return [_absolute(part) for name in variables for part in env.get(name, "").split(":") if part]
 
 
 def packaged(folder: str) -> Path:

@@ -55,6 +55,10 @@ class RunOptions:
 
     id: int | None = None
     name: str | None = None
+    mode: str = "fit"
+    """`fit` trains; `validate` and `test` run those loops once, on the weights of `init_from`."""
+    resume_from_checkpoint: str | None = None
+    """A checkpoint of any Lightning training, whose whole state this new run starts from; wins over `init_from`."""
     max_failures: int = 3
 
 
@@ -90,6 +94,12 @@ class Spec:
     loss: Section = field(default_factory=dict)
     trainer: Section = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
+    plugins: dict[str, Any] = field(default_factory=dict)
+    """More callbacks, for what a run does beside its main business."""
+    logger: dict[str, Any] = field(default_factory=dict)
+    """Lightning loggers beside the record."""
+    script: Section = field(default_factory=dict)
+    """A function of one's own in place of `trainer.fit`."""
     transfer: Transfer = field(default_factory=Transfer)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     resources: Resources = field(default_factory=Resources)
@@ -111,6 +121,9 @@ class Spec:
         parts = {name: part(**values[name]) for name, part in PARTS.items() if name in values}
         return cls(**{**values, **parts})
 
+
+MODES = ("fit", "validate", "test")
+"""`run.mode`."""
 
 RAY_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 """`trainer.strategy` on Ray workers; the worker has a row for each."""

@@ -35,7 +35,7 @@ def instantiate(config: Mapping[str, Any], *, key: str, extra: Mapping[str, Any]
     arguments |= extra or {}
     positional = build(list(config.get("_args_", ())), f"{key}._args_")
     partial = bool(config.get("_partial_"))
-    _check_names(factory, len(positional), arguments, key, whole=not partial)
+    _check_names(factory, target, len(positional), arguments, key, whole=not partial)
     if partial:
         return functools.partial(factory, *positional, **arguments)
     try:
@@ -109,23 +109,22 @@ def _resolved(value: Any, key: str) -> Any:
 
 
 def _check_names(
-    factory: Callable[..., Any], positional: int, arguments: Mapping[str, Any], key: str, *, whole: bool
+    factory: Callable[..., Any], target: str, positional: int, arguments: Mapping[str, Any], key: str, *, whole: bool
 ) -> None:
     """Refuse unknown and missing arguments before anything is built."""
     parameters = parameters_of(factory)
-    name_of = f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
     open_ended = not parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in arguments:
         if name not in parameters and not open_ended:
             hint = did_you_mean(str(name), parameters)
             known = f"It takes: {', '.join(parameters)}."
             raise ConfigError(
-                " ".join(part for part in (f"{key}.{name}: {name_of} takes no such argument.", hint, known) if part)
+                " ".join(part for part in (f"{key}.{name}: {target} takes no such argument.", hint, known) if part)
             )
     needed = [name for name, parameter in parameters.items() if _required(parameter)][positional:]
     missing = [name for name in needed if name not in arguments]
     if missing and whole:
-        raise ConfigError(f"{key}: {name_of} needs {', '.join(missing)}, which nothing gives. Set {key}.{missing[0]}.")
+        raise ConfigError(f"{key}: {target} needs {', '.join(missing)}, which nothing gives. Set {key}.{missing[0]}.")
 
 
 def _required(parameter: inspect.Parameter) -> bool:

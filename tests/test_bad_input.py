@@ -50,7 +50,6 @@ BAD = {
         [DIGITS, "callbacks.stop={_target_: pytorch_lightning.callbacks.EarlyStopping}"],
         ["callbacks.stop.monitor", "needs it"],
     ),
-    "argument that the launcher sets": ([DIGITS, "trainer.devices=2"], ["trainer.devices", "resources.workers"]),
     "precision": ([DIGITS, "trainer.precision=8-mixed"], ["trainer.precision", "16-mixed"]),
     "strategy that is gone": ([DIGITS, "trainer.strategy=dp"], ["'dp'", "ddp"]),
     "nothing ends it": ([DIGITS, "trainer.max_epochs=null"], ["nothing ends this training"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -9,52 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asparagus.check.signature import TargetMissingError, signature_of
+from asparagus.check.sections import sections, takes
+from asparagus.check.trainer import trainer
 from asparagus.checkpoint.folder import pick
 from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
-from asparagus.optim import OPTIMIZERS, SCHEDULES
 from asparagus.record.numbers import find_folder
-from asparagus.spec import RAY_STRATEGIES, Parent, Spec
+from asparagus.secrets import defaults, references
+from asparagus.spec import MODES, Parent, Spec
 from asparagus.stages import STAGES, Stage
 
-TRAINER = "pytorch_lightning.Trainer"
-OURS = {
-    "callbacks": "Put it under callbacks.<name> with its _target_.",
-    "logger": "MLflow is always on.",
-    "enable_checkpointing": "Checkpoints are always written; see the section checkpoint.",
-    "enable_progress_bar": "Progress is always shown.",
-    "devices": "Use resources.workers and resources.gpus_per_worker.",
-    "num_nodes": "Use resources.workers.",
-    "default_root_dir": "Everything goes into the run folder.",
-    "use_distributed_sampler": "The data module decides.",
-    "plugins": "Ranks come from Ray.",
-}
-"""Trainer arguments that the launcher sets itself, and where the wish behind each one goes."""
-PRECISIONS = ("16-mixed", "16-true", "bf16-mixed", "bf16-true", "32-true", "64-true", "16", "bf16", "32", "64")
-GIVEN: dict[str, frozenset[str]] = {
-    "model": frozenset(
-        [
-            "spatial_dims",
-            "in_channels",
-            "n_input_channels",
-            "out_channels",
-            "num_classes",
-            "n_classes",
-            "img_size",
-            "image_size",
-            "in_shape",
-            "in_features",
-        ]
-    ),
-    "data": frozenset(["root", "task", "kind", "dimensions", "seed", "rank", "world_size"]),
-    "module": frozenset({"net", "optim", "n_classes", "patch_size", "class_names", "loss", "seed"}),
-    "optim": frozenset({"params"}),
-}
-"""Arguments that the launcher fills in, from the data set and the ranks."""
-ENDLESS = -1
 ADDRESS = re.compile(r"local|auto|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
-SCHEDULE_KEYS = frozenset({"name", "min_lr", "warmup_steps", "warmup_ratio", "max_steps"})
+STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "file")
+"""Schemes of a tracking URI, without the driver (`postgresql+psycopg2`)."""
+LIGHTNINGS = "pytorch_lightning."
 
 
 @dataclass(frozen=True)
@@ -66,6 +35,8 @@ class Findings:
     cases: dict[str, int] | None
     """Cases per part of the split, where the data can be seen from here."""
     parent: Parent | None
+    notes: tuple[str, ...] = ()
+    """What is no mistake, and worth a line in the plan."""
 
 
 def check(spec: Spec) -> Findings:
@@ -79,13 +50,15 @@ def check(spec: Spec) -> Findings:
     problems += [one_of("stage", spec.stage, STAGES)] if stage is None else []
     task, cases = _data(spec, problems)
     parent = _parent(spec, stage, problems)
-    problems += _sections(spec, stage)
-    problems += _numbers(spec)
+    problems += sections(spec, stage)
+    problems += trainer(spec)
+    for rule in (_numbers, _values, _run, _monitors, _secrets):
+        problems += rule(spec)
     problems += _writable("ASPARAGUS_MODELS", spec.paths.models)
     problems += _writable("ASPARAGUS_RESULTS", spec.paths.results)
     if problems or stage is None:
-        raise ConfigError("\n".join(problems))
-    return Findings(stage, task, cases, parent)
+        raise ConfigError(*dict.fromkeys(problems))
+    return Findings(stage, task, cases, parent, tuple(_notes(spec)))
 
 
 def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] | None]:
@@ -95,7 +68,8 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
     try:
         task = read_task(spec.paths.data, spec.task)
     except RequestError as error:
-        problems.append(str(error))
+        if needs_task(spec):
+            problems.append(str(error))
         return None, None
     split, fold = spec.data.get("split"), spec.data.get("fold", 0)
     if split is None:
@@ -108,18 +82,23 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
     return task, {name: len(files) for name, files in parts.items()}
 
 
+def needs_task(spec: Spec) -> bool:
+    """Tell whether the data come from a folder of ASPARAGUS_DATA: a data module of one's own may know where they are."""
+    return takes(spec.data.get("_target_"), "task") is not False
+
+
 def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Parent | None:
     """Resolve `init_from`; the run folder answers, so neither MLflow nor torch is needed."""
     needed = stage.init_from if stage else "optional"
     if spec.init_from is None:
-        if needed == "required":
+        if needed == "required" and spec.run.mode == "fit" and spec.run.resume_from_checkpoint is None:
             problems.append(
                 f"init_from: {spec.stage} starts from a pretrained run, and none was given. Give run:<id>/last, "
                 f"run:<id>/best or file:/path/to/weights (asp runs lists the ids), or train from scratch with "
                 f"{spec.stage.replace('finetune', 'train')}."
             )
         return None
-    if needed == "never":
+    if needed == "never" and spec.run.mode == "fit":
         problems.append(f"init_from: {spec.init_from!r} given, but {spec.stage} starts from nothing. Leave it out.")
         return None
     try:
@@ -151,121 +130,63 @@ def resolve_parent(init_from: str, models: Path) -> Parent:
     return Parent(str(checkpoint), manifest.digest, int(number), str(folder), manifest.step)
 
 
-def _sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
-    yield from _model(spec, stage)
-    yield from _target("data", spec.data, GIVEN["data"])
-    yield from _trainer(spec)
-    yield from _optim(spec.optim)
-    if spec.loss and stage is not None:
-        yield from _target("loss", {"_target_": stage.loss, **spec.loss}, frozenset())
-    for name, callback in spec.callbacks.items():
-        if not isinstance(callback, dict):
-            yield f"callbacks.{name}: {callback!r} given, but it is a section: a _target_ and its arguments."
-        else:
-            yield from _target(f"callbacks.{name}", callback, frozenset())
+def _run(spec: Spec) -> Iterator[str]:
+    """Check how it is carried out: what it does with the weights, and that they are there."""
+    run = spec.run
+    if run.mode not in MODES:
+        yield one_of("run.mode", run.mode, MODES)
+    elif run.mode != "fit" and spec.init_from is None and run.resume_from_checkpoint is None:
+        yield f"run.mode: {run.mode} needs weights to look at. Give init_from=run:<id>/best or file:/path/to/weights."
+    if run.resume_from_checkpoint is not None and not Path(run.resume_from_checkpoint).expanduser().exists():
+        yield f"run.resume_from_checkpoint: {run.resume_from_checkpoint} does not exist. Give a Lightning checkpoint."
+    if not spec.resources.workers and spec.resources.gpus_per_worker:
+        yield (
+            f"resources.gpus_per_worker: {spec.resources.gpus_per_worker:g} and resources.workers=0 exclude each other: "
+            "in this process the Trainer takes what trainer.accelerator says. Give resources.workers=1 or more."
+        )
+    if spec.site.address != "local" and not spec.resources.workers:
+        yield (
+            f"resources.workers: 0 trains in this process, and site.address={spec.site.address} is a cluster: they "
+            "exclude each other. Give resources.workers=1 or more, or site=local."
+        )
 
 
-def _model(spec: Spec, stage: Stage | None) -> Iterator[str]:
-    patch = spec.data.get("patch_size")
-    if isinstance(patch, list) and spec.model.get("dimensions") == "3D" and len(patch) != 3:  # noqa: PLR2004
-        yield f"data.patch_size: {patch} has to be three numbers of voxels for model.dimensions=3D."
-    if (dimensions := spec.model.get("dimensions")) not in ("2D", "3D"):
-        yield f"model.dimensions: {dimensions!r} is not known. Known: 2D, 3D."
-    if stage is None:
+def _monitors(spec: Spec) -> Iterator[str]:
+    """Check that what is watched is logged, where all that logs is known: a stage's own module, Lightning's callbacks."""
+    stage = STAGES.get(spec.stage)
+    entries = [entry for part in (spec.callbacks, spec.plugins) for entry in part.values() if isinstance(entry, dict)]
+    own = "_target_" in (spec.model.get("module") or {})
+    foreign = [entry for entry in entries if not str(entry.get("_target_", "")).startswith(LIGHTNINGS)]
+    if stage is None or own or foreign or not stage.metrics:
         return
-    name = "net" if "net" in spec.model else stage.network
-    network = spec.model.get(name)
-    if not isinstance(network, dict):
-        has = sorted(key for key in spec.model if key.endswith("_net")) or ["none"]
-        yield f"model.{name}: {spec.stage} needs a network there, with its _target_. This model has: {', '.join(has)}."
-        return
-    yield from _target(f"model.{name}", network, GIVEN["model"])
-    if options := spec.model.get("module"):
-        yield from _target("model.module", {"_target_": stage.module, **options}, GIVEN["module"])
+    watched = {"checkpoint.monitor": spec.checkpoint.monitor}
+    watched |= {f"callbacks.{name}.monitor": entry.get("monitor") for name, entry in spec.callbacks.items() if entry}
+    for key, metric in watched.items():
+        if isinstance(metric, str) and "${" not in metric and not _is_logged(metric, stage.metrics):
+            near = did_you_mean(metric, stage.metrics)
+            logged = ", ".join(name + ("<class>" if name.endswith("/") else "") for name in stage.metrics)
+            yield f"{key}: {stage.name} logs no {metric!r}. {near} It logs: {logged}.".replace("  ", " ")
 
 
-def _target(where: str, section: dict[str, Any], given: frozenset[str]) -> Iterator[str]:
-    """Check a section against the signature of its `_target_`, and the sections inside it."""
-    target = section.get("_target_")
-    if not isinstance(target, str):
-        yield f"{where}._target_: is missing. Give the dotted path of a class, and its arguments beside it."
-        return
-    arguments = {key: value for key, value in section.items() if not key.startswith("_")}
-    yield from _call(where, target, arguments, given)
-    for key, value in arguments.items():
-        if isinstance(value, dict) and "_target_" in value:
-            yield from _target(f"{where}.{key}", value, frozenset())
+def _is_logged(metric: str, logged: Iterable[str]) -> bool:
+    return any(metric == name or (name.endswith("/") and metric.startswith(name)) for name in logged)
 
 
-def _call(where: str, target: str, arguments: dict[str, Any], given: frozenset[str]) -> Iterator[str]:
-    try:
-        signature = signature_of(target)
-    except TargetMissingError as error:
-        yield f"{where}: {target} cannot be imported: {error}."
-        return
-    if signature is None:
-        return
-    for key, value in arguments.items():
-        if key not in signature.parameters and not signature.takes_anything:
-            near = did_you_mean(key, signature.parameters)
-            known = ", ".join(sorted(set(signature.parameters) - given))
-            yield f"{where}.{key}: {target} takes no such argument. {near} It takes: {known}.".replace("  ", " ")
-        elif kind := signature.mismatch(key, value):
-            yield f"{where}.{key}: {value!r} given, but {target} takes {kind} there."
-    for key in signature.required:
-        if key not in arguments and key not in given and not signature.takes_anything:
-            yield f"{where}.{key}: {target} needs it. Give {where}.{key}=..."
+def _secrets(spec: Spec) -> Iterator[str]:
+    """Check that the secrets are in this environment: it is handed on from here."""
+    values = spec.to_dict()
+    for name in sorted(set(references(values)) - defaults(values) - os.environ.keys()):
+        key = next(_where(values, name), "the experiment")
+        yield f"{key}: environment variable {name} is not set here. Set it, or put it into .env."
 
 
-def _trainer(spec: Spec) -> Iterator[str]:
-    trainer = spec.trainer
-    for key in OURS.keys() & trainer.keys():
-        yield f"trainer.{key}: is set by the launcher. {OURS[key]}"
-    yield from _call("trainer", TRAINER, {key: value for key, value in trainer.items() if key not in OURS}, frozenset())
-    if trainer.get("strategy") == "dp":
-        yield "trainer.strategy: 'dp' is gone from Lightning. Use ddp (with resources.workers=2 or more)."
-    elif spec.resources.workers and trainer.get("strategy") not in (None, *RAY_STRATEGIES):
-        yield one_of("trainer.strategy on Ray workers", trainer["strategy"], RAY_STRATEGIES)
-    if spec.resources.workers and "accelerator" in trainer:
-        yield "trainer.accelerator: is Ray's to give to its workers. Use resources.gpus_per_worker."
-    precision = trainer.get("precision")
-    if precision is not None and str(precision) not in PRECISIONS:
-        yield one_of("trainer.precision", precision, PRECISIONS)
-    if (
-        trainer.get("max_epochs") in (None, ENDLESS)
-        and trainer.get("max_steps") is None
-        and trainer.get("max_time") is None
-    ):
-        yield "trainer.max_epochs: nothing ends this training. Give trainer.max_epochs, max_steps or max_time."
-
-
-def _optim(optim: dict[str, Any]) -> Iterator[str]:
-    name = optim.get("name")
-    if name is None:
-        yield f"optim.name: is missing. Known: {', '.join(sorted(OPTIMIZERS))}."
-    elif not isinstance(name, str) or name not in OPTIMIZERS:
-        yield one_of("optim.name", name, OPTIMIZERS)
-    else:
-        arguments = {key: value for key, value in optim.items() if key not in ("name", "sched")}
-        yield from _call("optim", OPTIMIZERS[name], arguments, GIVEN["optim"])
-    if optim.get("lr") is None:
-        yield "optim.lr: is missing. Every optimizer needs it, e.g. optim.lr=1e-3."
-    elif not isinstance(optim["lr"], (int, float)) or optim["lr"] <= 0:
-        yield f"optim.lr: {optim['lr']!r} is no positive number."
-    if optim.get("sched"):
-        yield from _schedule(optim["sched"])
-
-
-def _schedule(sched: Any) -> Iterator[str]:
-    if not isinstance(sched, dict):
-        yield f"optim.sched: {sched!r} given, but it is a section, e.g. {{name: cosine, warmup_ratio: 0.05}}."
-        return
-    if not isinstance(name := sched.get("name"), str) or name not in SCHEDULES:
-        yield one_of("optim.sched.name", name, SCHEDULES)
-    for key in sched.keys() - SCHEDULE_KEYS:
-        yield one_of("optim.sched key", key, SCHEDULE_KEYS)
-    if sched.get("warmup_steps") is not None and sched.get("warmup_ratio") is not None:
-        yield "optim.sched: warmup_steps and warmup_ratio exclude each other. Give one of them."
+def _where(node: Any, name: str, path: str = "") -> Iterator[str]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        full = f"{path}.{key}" if path else str(key)
+        if isinstance(value, str) and name in references(value):
+            yield full
+        yield from _where(value, name, full)
 
 
 def _numbers(spec: Spec) -> Iterator[str]:
@@ -274,14 +195,13 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("resources.workers", spec.resources.workers, 0),
         ("resources.gpus_per_worker", spec.resources.gpus_per_worker, 0),
         ("data.batch_size", spec.data.get("batch_size"), 1),
-        ("trainer.accumulate_grad_batches", spec.trainer.get("accumulate_grad_batches"), 1),
-        ("trainer.max_epochs", spec.trainer.get("max_epochs"), -1),
         ("checkpoint.every_n_epochs", spec.checkpoint.every_n_epochs, 1),
         ("checkpoint.keep_best", spec.checkpoint.keep_best, 0),
         ("run.max_failures", spec.run.max_failures, 0),
         ("seed", spec.seed, 0),
         ("run.id", spec.run.id, 1),
         ("data.num_workers", spec.data.get("num_workers"), 0),
+        ("data.samples_per_epoch", spec.data.get("samples_per_epoch"), 1),
         ("site.nodes", spec.site.nodes, 1),
         ("site.cpus_per_node", spec.site.cpus_per_node, 1),
         ("site.gpus_per_node", spec.site.gpus_per_node, 0),
@@ -289,12 +209,42 @@ def _numbers(spec: Spec) -> Iterator[str]:
     for name, value, bound in least:
         if isinstance(value, (int, float)) and value < bound:
             yield f"{name}: {value} is too small. The least is {bound}."
-    if spec.resources.cpus_per_worker <= 0:
-        yield f"resources.cpus_per_worker: {spec.resources.cpus_per_worker} has to be positive."
+    for name, number in (
+        ("resources.cpus_per_worker", spec.resources.cpus_per_worker),
+        ("site.poll_interval_s", spec.site.poll_interval_s),
+        ("site.start_timeout_s", spec.site.start_timeout_s),
+    ):
+        if number <= 0:
+            yield f"{name}: {number} has to be positive."
+    if isinstance(patch := spec.data.get("patch_size"), list):
+        wrong = [size for size in patch if not isinstance(size, int) or size < 1]
+        if wrong:
+            yield f"data.patch_size: {patch} has to be whole numbers of voxels, each at least 1."
+
+
+def _values(spec: Spec) -> Iterator[str]:
+    """Check what has to be one of a few, or of a form."""
     if spec.checkpoint.mode not in (None, "min", "max"):
         yield one_of("checkpoint.mode", spec.checkpoint.mode, ("min", "max"))
     if not ADDRESS.fullmatch(spec.site.address):
         yield f"site.address: {spec.site.address!r} is no address. Give local, auto, or host:port."
+    uri = spec.site.tracking_uri or ""
+    if uri.partition("://")[0].partition("+")[0] not in STORES and uri != "databricks":
+        yield one_of("site.tracking_uri", uri, [f"{scheme}://..." for scheme in STORES])
+
+
+def _notes(spec: Spec) -> Iterator[str]:
+    """Say what was asked for and is done otherwise, so that nothing is skipped in silence."""
+    asked = spec.trainer
+    if asked.get("enable_checkpointing") is False:
+        yield "trainer.enable_checkpointing=false stops Lightning's own checkpoints; the run's are written all the same"
+    if spec.run.resume_from_checkpoint is not None and spec.init_from is not None:
+        yield "run.resume_from_checkpoint wins over init_from: the whole state comes from the checkpoint"
+    if asked.get("fast_dev_run"):
+        yield "trainer.fast_dev_run: Lightning logs nothing and writes no checkpoint"
+    module = (spec.model.get("module") or {}).get("_target_")
+    if module and spec.optim and takes(module, "optim") is False:
+        yield f"optim is not used: {module} takes no argument of that name and configures its own optimizers"
 
 
 def _writable(variable: str, folder: str) -> Iterable[str]:

@@ -1,27 +1,31 @@
-"""One composer, Hydra's: find the experiment file, apply the overrides, fill the schema."""
+"""One composer, Hydra's: find the experiment file, apply the overrides, return what Hydra makes of them."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from asparagus import hydra_plugin
 from asparagus.compose.overrides import normalise
-from asparagus.compose.schema import fill
 from asparagus.errors import ConfigError, did_you_mean, one_of
-from asparagus.paths import family_folders, get_paths, get_tracking_uri, packaged
+from asparagus.paths import family_folders, get_paths, packaged
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from asparagus.spec import Paths, Site, Spec
+    from asparagus.spec import Paths
 
-MISSING = "???"
-"""How OmegaConf writes a mandatory value that is still to be given."""
+Result = TypeVar("Result")
+TWICE = re.compile(r"Multiple values for ([\w/.@-]+)\.")
+NOT_THERE = re.compile(r"Could not override '([^']+)'.\s*No match in the defaults list")
+PYTHON = ".py"
+YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -29,51 +33,82 @@ class Request:
     """What the command line asks to compose."""
 
     config: str
-    """A name on the search path (`pretrain`, `experiment/digits`), or the path of a `.yaml` file."""
+    """A name on the search path (`pretrain`, `experiment/digits`), or the path of a `.yaml` or `.py` file."""
     overrides: tuple[str, ...] = ()
     config_dirs: tuple[Path, ...] = ()
     """Further folders, searched first (`-cd`)."""
 
 
-def compose(request: Request) -> Spec:
-    """Compose an experiment down to the last key.
+@dataclass(frozen=True)
+class Source:
+    """Where Hydra starts: the primary config, the folders it is looked for in, and the overrides as Hydra reads them."""
+
+    name: str
+    folders: tuple[Path, ...]
+    overrides: tuple[str, ...]
+
+
+def compose_config(request: Request, *, whole: bool = False) -> DictConfig:
+    """Compose with Hydra and return its config, unresolved and unchecked: what `--cfg job` shows.
+
+    Args:
+        request: What to compose.
+        whole: Keep Hydra's own section `hydra` in it (`--cfg all`).
 
     Raises:
-        ConfigError: Every problem that the files and overrides have, one line each.
+        ConfigError: There is no such config, or Hydra cannot compose it.
     """
-    paths = get_paths()
-    values = _resolved(compose_config(request, paths))
-    missing = _take_missing(values)
-    spec, problems = fill(values, paths, missing)
-    if spec is None or problems:
-        raise ConfigError("\n".join(problems))
-    return dataclasses.replace(spec, site=_with_this_machine(spec))
-
-
-def compose_config(request: Request, paths: Paths | None = None) -> DictConfig:
-    """Compose with Hydra and return its config, unresolved and unchecked: what `--cfg job` shows."""
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+
+    return with_hydra(
+        source_of(request), lambda name, words: hydra_compose(name, overrides=words, return_hydra_config=whole)
+    )
+
+
+def with_hydra(source: Source, call: Callable[[str, list[str]], Result]) -> Result:
+    """Call something while Hydra stands on our search path, with the config's name and the overrides.
+
+    Two words are taken as they are meant: `+model=unet` chooses where there is a choice already, and `hardware=1gpu`
+    adds where there is none.
+
+    Raises:
+        ConfigError: Hydra's error, in our words.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    words = list(source.overrides)
+    for _ in range(len(words) + 1):
+        try:
+            with _standing_in(source):
+                return call(source.name, words)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            if (meant := _meant(str(error), words)) is None:
+                raise ConfigError(_explain(error, source)) from error
+            words = meant
+    raise AssertionError("each round changes one of the words, for good")
+
+
+def source_of(request: Request, paths: Paths | None = None) -> Source:
+    """Find the config of a request.
+
+    Raises:
+        ConfigError: There is no such config or folder, or a word is no override.
+    """
     name, folders = _locate(request, paths or get_paths())
-    overrides = normalise(request.overrides, folders)
-    searchpath = ",".join(f"'file://{folder}'" for folder in folders[1:])
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(folders[0])):
-            return hydra_compose(name, overrides=[f"hydra.searchpath=[{searchpath}]", *overrides])
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(_explain(error, name)) from error
+    return Source(name, tuple(folders), tuple(normalise(request.overrides, folders)))
 
 
-def config_as_yaml(config: DictConfig) -> str:
-    """Return a composed config as YAML, interpolations left as they are written."""
-    from omegaconf import OmegaConf
+def search_folders(name: str = "") -> list[Path]:
+    """Return the folders that are always searched, first one first.
 
-    return OmegaConf.to_yaml(config)
+    Args:
+        name: Of the config: a stage sees the further folders of its family alone, anything else those of all.
+    """
+    configs = get_paths().configs
+    own = [Path(configs)] if configs and Path(configs).is_dir() else []
+    further = [folder for folder in family_folders(Path(name).name) if folder.is_dir()]
+    return [*own, *further, packaged("configs"), packaged("launch")]
 
 
 def known_configs(folders: list[Path]) -> list[str]:
@@ -85,21 +120,47 @@ def known_configs(folders: list[Path]) -> list[str]:
     return sorted(names)
 
 
+@contextmanager
+def _standing_in(source: Source) -> Iterator[None]:
+    """Have Hydra's global state be ours for a while; an application that is Hydra's own gets its state back."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    current = GlobalHydra.instance()
+    before, searched = current.hydra, list(hydra_plugin.FOLDERS)
+    current.clear()
+    hydra_plugin.register(list(source.folders[1:]))
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(source.folders[0])):
+            yield
+    finally:
+        current.hydra = before
+        hydra_plugin.FOLDERS[:] = searched
+
+
+def _meant(error: str, words: list[str]) -> list[str] | None:
+    """Return the overrides with one group chosen instead of added, or added instead of chosen; None if that is not it."""
+    if twice := TWICE.search(error):
+        old, new = f"+{twice[1]}=", f"{twice[1]}="
+    elif missing := NOT_THERE.search(error):
+        old, new = f"{missing[1]}=", f"+{missing[1]}="
+    else:
+        return None
+    changed = [new + word.removeprefix(old) if word.startswith(old) else word for word in words]
+    return None if changed == words else changed
+
+
 def _locate(request: Request, paths: Paths) -> tuple[str, list[Path]]:
     """Return the config's name and the folders to search, first one first; the config lies under one of them."""
-    folders = [folder.absolute() for folder in request.config_dirs]
-    for folder in folders:
+    given = [folder.expanduser().absolute() for folder in request.config_dirs]
+    for folder in given:
         if not folder.is_dir():
             raise ConfigError(
                 f"--config-dir: {folder} is not a folder. Give the folder that holds your experiment files."
             )
-    if paths.configs and Path(paths.configs).is_dir():
-        folders.append(Path(paths.configs))
-    stage = Path(request.config).stem
-    folders += [folder for folder in family_folders(stage) if folder.is_dir()]
-    folders += [packaged("configs"), packaged("launch")]
-    file = Path(request.config)
-    if file.suffix in {".yaml", ".yml"}:
+    folders = [*given, *search_folders(request.config)]
+    file = Path(request.config).expanduser()
+    if file.suffix in YAML:
         if not file.is_file():
             raise ConfigError(f"{file}: there is no such file in {Path.cwd()}. {_names(file.stem, folders)}")
         return file.stem, [file.parent.absolute(), *folders]
@@ -114,31 +175,7 @@ def _names(given: str, folders: list[Path]) -> str:
     return f"{did_you_mean(given, names)} Known: {', '.join(names)}. Searched: {searched}."
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    """Return the config as plain values with every interpolation resolved; mandatory values stay out."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    except OmegaConfBaseException as error:
-        where = getattr(error, "full_key", None) or "config"
-        raise ConfigError(f"{where}: {str(error).splitlines()[0]}. Check the name between ${{ and }}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError("the experiment file has to be a mapping of keys to values.")
-    return {str(key): value for key, value in values.items()}
-
-
-def _take_missing(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Take the mandatory values that were not given out of `values`, and return their dotted names."""
-    missing = [key for key, value in values.items() if value == MISSING]
-    for key in missing:
-        del values[key]
-    below = [_take_missing(value, f"{prefix}{key}.") for key, value in values.items() if isinstance(value, dict)]
-    return [f"{prefix}{key}" for key in missing] + [key for keys in below for key in keys]
-
-
-def _explain(error: Exception, name: str) -> str:
+def _explain(error: Exception, source: Source) -> str:
     """Say what Hydra's error means in our words; the cause carries the useful half."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
@@ -146,25 +183,21 @@ def _explain(error: Exception, name: str) -> str:
         typed = str(error.override).lstrip("+")
         return f"{typed}: cannot be read as an override. Write key=value; quote odd values: \"key='...'\"."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if error.options:
-            return one_of(group, option, error.options)
-        return f"{name}: its defaults list names {error.missing_cfg_file!r}, which is on no search path."
+        return _not_found(str(error.missing_cfg_file), error.options, source)
     text = str(error)
-    if "No match in the defaults list" in text:
+    if "Could not delete from config" in text:
         key = text.split("'")[1]
-        return f"{key}: this group is not in the defaults list of {name}. To add it: +{key}=OPTION."
+        return f"~{key}: there is no such key in {source.name}, so it cannot be taken out. --cfg job shows them."
     cause = f" {error.__cause__}" if error.__cause__ else ""
-    return f"{name}: {' '.join(text.split())}{cause}"
+    return f"{source.name}: {' '.join(text.split())}{cause}"
 
 
-def _with_this_machine(spec: Spec) -> Site:
-    """Fill in where runs are recorded and what a local site can ever hold, unless the site says so itself."""
-    site = spec.site
-    if site.tracking_uri is None:
-        site = dataclasses.replace(site, tracking_uri=get_tracking_uri(spec.paths))
-    if site.address != "local":
-        return site
-    cpus = site.cpus_per_node if site.cpus_per_node is not None else len(os.sched_getaffinity(0))
-    gpus = site.gpus_per_node if site.gpus_per_node is not None else len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return dataclasses.replace(site, cpus_per_node=cpus, gpus_per_node=gpus)
+def _not_found(missing: str, options: Any, source: Source) -> str:
+    """Say that a file of the defaults list, or the option of a group, is not there."""
+    if missing.startswith(".."):
+        plain = missing.replace("../", "")
+        return f"{source.name}: {missing!r} leads out of the folder of experiment files. Write {plain!r} at its top."
+    group, _, option = missing.rpartition("/")
+    if options:
+        return one_of(group, option, options)
+    return f"{source.name}: its defaults list names {missing!r}, which is on no search path."

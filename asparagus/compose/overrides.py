@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from asparagus.errors import ConfigError
+from asparagus.errors import ConfigError, one_of
 
 SIGNS = ("+", "~")
 QUOTED = re.compile(r"""^(?:'.*'|".*"|\[.*\]|\{.*\}|[a-z_]+\(.*\)|.*\$\{.*)$""", re.DOTALL)
+SWEEP = re.compile(r"^(?:(?:choice|range|interval|tag|shuffle|sort|glob)\(.*\)|[^'\"\[{(]*,.*)$", re.DOTALL)
+HYDRAS = "hydra."
+ALLOWED_OF_HYDRA = ("hydra.searchpath",)
 
 
 def normalise(overrides: Iterable[str], folders: list[Path]) -> list[str]:
@@ -24,9 +27,22 @@ def normalise(overrides: Iterable[str], folders: list[Path]) -> list[str]:
         folders: The search path; a key that is a folder in one of them is a group, and stays as it is.
 
     Raises:
-        ConfigError: One is not of the form `key=value` or `~key`.
+        ConfigError: Those that are not of the form `key=value` or `~key`, or cannot mean what they say.
     """
-    return [_normalise(override, folders) for override in overrides]
+    done, problems = [], []
+    for override in overrides:
+        try:
+            done.append(_normalise(override, folders))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return done
+
+
+def key_of(override: str) -> str:
+    """Return the key that an override sets, without its signs and its package."""
+    return override.partition("=")[0].lstrip("+~").lstrip("/").partition("@")[0].replace("/", ".")
 
 
 def _normalise(override: str, folders: list[Path]) -> str:
@@ -38,14 +54,32 @@ def _normalise(override: str, folders: list[Path]) -> str:
             f"{override!r}: is not an override. Write key=value (trainer.max_epochs=5), ~key to remove one, or give "
             "the CONFIG first and options with two dashes (--dry-run)."
         )
+    _must_be_one(override, key, value, folders)
     quoted = f"{key}={_quote(value)}"
-    if _is_group(key, folders) and value in ("", "null"):
-        raise ConfigError(
-            f"{override}: {key} is a group: give one of its options, or ~{key.lstrip('+')} to take it out."
-        )
-    if key.startswith(SIGNS) or _is_group(key, folders):
+    if key.startswith(SIGNS) or _is_group(key, folders) or key in ALLOWED_OF_HYDRA:
         return quoted
     return f"++{quoted}"
+
+
+def _must_be_one(override: str, key: str, value: str, folders: list[Path]) -> None:
+    """Refuse what Hydra would take, and do something else with."""
+    plain = key.lstrip("+")
+    if plain.startswith(HYDRAS) and plain not in ALLOWED_OF_HYDRA:
+        raise ConfigError(
+            f"{plain}: is a setting of Hydra's own launcher, which does not run here. Runs have their own folders, "
+            "numbers and logs (ASPARAGUS_MODELS, run.name); hydra.searchpath is the one that works."
+        )
+    if SWEEP.match(value):
+        raise ConfigError(
+            f"{override}: is several values, and one run takes one. Quote a text with commas (\"{plain}='a,b'\"), or "
+            f"write a list ({plain}=[a,b])."
+        )
+    if _is_group(key, folders) and value in ("", "null") and plain != "experiment":
+        raise ConfigError(f"{override}: {plain} is a group: give one of its options, or ~{plain} to take it out.")
+    if "." in plain and (options := _options(plain.replace(".", "/"), folders)) and not value.startswith(("{", "$")):
+        with_slashes = plain.replace(".", "/")
+        known = one_of(with_slashes, value, options) if value not in options else f"Write {with_slashes}={value}."
+        raise ConfigError(f"{plain}: is a group, and groups are chosen with slashes. {known}")
 
 
 def _quote(value: str) -> str:
@@ -57,5 +91,9 @@ def _quote(value: str) -> str:
 
 
 def _is_group(key: str, folders: list[Path]) -> bool:
-    group = key.lstrip("/").partition("@")[0]
+    group = key.lstrip("+").lstrip("/").partition("@")[0]
     return "." not in group and any((folder / group).is_dir() for folder in folders)
+
+
+def _options(group: str, folders: list[Path]) -> list[str]:
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})

@@ -1,8 +1,9 @@
-"""Plain values into the frozen `Spec`: unknown keys, wrong types and old names, all found at once."""
+"""Plain values into the frozen `Spec`: unknown keys, wrong types and unused variables, all found at once."""
 
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,76 +13,65 @@ from asparagus.spec import PARTS, Paths, Spec
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-ALIASES = {"run_id": "run.id", "experiment.task": "task", "experiment.stage": "stage"}
-"""Documented spellings of the Asparagus papers' code base that mean a key of ours (SEEDS A23, A43)."""
-PARENT_KEYS = ("pretrained_run_id", "pretrained_checkpoint_name")
-DEFAULT_CHECKPOINT = "last"
+MODEL_KEYS = ("dimensions", "module", "compile_mode", "net", "pretrain_net", "seg_net", "cls_net")
+MODEL_ENDINGS = ("_net", "_train_n_last_params")
+"""`model` may hold networks for plugins, and how much of them is trained (SEEDS A20)."""
+SEEDS = 2**31
 
 
-def fill(values: dict[str, Any], paths: Paths, missing: Iterable[str] = ()) -> tuple[Spec | None, list[str]]:
+def fill(
+    values: dict[str, Any], paths: Paths, missing: Iterable[str] = (), referenced: Iterable[str] = ()
+) -> tuple[Spec | None, list[str]]:
     """Return the spec and every problem found; the spec is `None` when it could not be built.
 
     Args:
-        values: The resolved config.
+        values: The resolved config, in our own spelling.
         paths: The folders of this machine, for those that the config leaves out.
         missing: Mandatory keys that the config left open; an old name may have filled one.
+        referenced: Dotted keys that an interpolation refers to: variables, in need of no other use.
     """
-    problems: list[str] = []
-    values = _with_parent(_without_aliases(values, problems), problems)
-    problems += [
+    used = tuple(referenced)
+    problems = [
         f"{key}: is mandatory and was not given. Give it on the command line, {key}=..., or in the experiment file."
         for key in missing
-        if key not in values
+        if not _given(values, key)
     ]
-    values["paths"] = {**dataclasses.asdict(paths), **(values.get("paths") or {})}
     schema = _schema()
+    known = {str(key) for key in schema}
+    values = {key: value for key, value in values.items() if key in known or not _is_used(key, used)}
+    values = {key: value for key, value in values.items() if value is not None or key not in PARTS}
+    values["paths"] = {**dataclasses.asdict(paths), **(values.get("paths") or {})}
+    if values.get("seed") is None:  # drawn here, once, and recorded (SEEDS D14)
+        values["seed"] = random.SystemRandom().randrange(SEEDS)
+    problems += _unused(values.get("model"), used)
     _fill_node(schema, values, "", problems)
     if problems or not {"stage", "task"} <= values.keys():
         return None, problems
     return Spec.from_dict(_plain(schema)), problems
 
 
-def _without_aliases(values: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    values = {key: (dict(value) if isinstance(value, dict) else value) for key, value in values.items()}
-    for old, new in ALIASES.items():
-        given = _pop(values, old)
-        if given is None:
-            continue
-        section, _, leaf = new.rpartition(".")
-        target = values.setdefault(section, {}) if section else values
-        if target.get(leaf) not in (None, given):
-            problems.append(f"{old}: {given!r} and {new}: {target[leaf]!r} mean the same key. Give one of them.")
-        target[leaf] = given
-    return values
+def _given(values: dict[str, Any], key: str) -> bool:
+    node: Any = values
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
 
 
-def _with_parent(values: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Turn the documented `pretrained_run_id` and `pretrained_checkpoint_name` into `init_from` (SEEDS A29, A30)."""
-    run_id, name = (_pop(values, key) for key in PARENT_KEYS)
-    if run_id is None and name is not None:
-        problems.append(f"pretrained_checkpoint_name: {name!r} needs pretrained_run_id, the run that it belongs to.")
-    if run_id is not None:
-        meant = f"run:{run_id}/{name or DEFAULT_CHECKPOINT}"
-        if values.get("init_from") not in (None, meant):
-            problems.append(
-                f"init_from: {values['init_from']!r} and pretrained_run_id: {run_id!r} both name a parent. Give one."
-            )
-        values["init_from"] = meant
-    return values
+def _is_used(key: str, referenced: tuple[str, ...]) -> bool:
+    return any(name == key or name.startswith((f"{key}.", f"{key}/")) for name in referenced)
 
 
-def _pop(values: dict[str, Any], key: str) -> Any:
-    """Take a key or `section.key` out; a section that this leaves empty goes too."""
-    section, _, leaf = key.rpartition(".")
-    if not section:
-        return values.pop(leaf, None)
-    node = values.get(section)
-    if not isinstance(node, dict):
-        return None
-    given = node.pop(leaf, None)
-    if not node:
-        values.pop(section)
-    return given
+def _unused(model: Any, referenced: tuple[str, ...]) -> Iterator[str]:
+    """Name the keys of `model` that are neither ours nor a variable: nothing would read them."""
+    for key in model if isinstance(model, dict) else ():
+        if key not in MODEL_KEYS and not key.endswith(MODEL_ENDINGS) and not _is_used(f"model.{key}", referenced):
+            near = did_you_mean(f"model.{key}", [f"model.{name}" for name in MODEL_KEYS])
+            yield (
+                f"model.{key}: nothing reads it. {near} Arguments belong into the section of what takes them "
+                f"(model.seg_net.{key}), or are referred to from there as ${{model.{key}}}."
+            ).replace("  ", " ")
 
 
 def _schema() -> DictConfig:
@@ -104,6 +94,9 @@ def _fill_node(schema: DictConfig, values: dict[str, Any], prefix: str, problems
             problems.append(_unknown(f"{prefix}{key}", known))
         elif key in PARTS and not prefix:
             _fill_part(schema[key], value, key, problems)
+        elif isinstance(value, str) and "${asparagus:" in value:
+            where = "model, data, optim, loss, trainer, callbacks, plugins and logger"
+            problems.append(f"{prefix}{key}: {value} is known only when the run is planned. It may stand in {where}.")
         else:
             try:
                 schema[key] = value

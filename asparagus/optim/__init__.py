@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from asparagus.registry import Registry
+
 OPTIMIZERS: dict[str, str] = {
     "adadelta": "torch.optim.Adadelta",
     "adagrad": "torch.optim.Adagrad",
@@ -24,3 +29,35 @@ SCHEDULES: dict[str, str] = {
     "linear": "asparagus.optim.schedules.linear",
 }
 """`optim.sched.name` -> dotted path of a function `(step, Shape) -> learning rate`."""
+
+REGISTERED_OPTIMIZERS = Registry("optimizers", OPTIMIZERS)
+REGISTERED_SCHEDULERS = Registry("schedulers", SCHEDULES)
+
+
+def register_optimizer(name: str, optimizer: Callable[..., Any], optimizer_params: type | None = None) -> None:
+    """Make an optimizer of your own an `optim.name` (SEEDS B12).
+
+    Args:
+        name: What experiments call it.
+        optimizer: A `torch.optim.Optimizer` class, at the top of a module.
+        optimizer_params: A dataclass of its arguments: their defaults, and which there are.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    REGISTERED_OPTIMIZERS.add(name, optimizer, optimizer_params)
+
+
+def register_scheduler(name: str, scheduler: Callable[..., Any], scheduler_params: type | None = None) -> None:
+    """Make a learning-rate scheduler of your own an `optim.sched.name` (SEEDS B17).
+
+    Args:
+        name: What experiments call it.
+        scheduler: A `torch.optim.lr_scheduler.LRScheduler` class, at the top of a module. `max_steps`, if it takes it, is
+            filled in with the length of the training.
+        scheduler_params: A dataclass of its arguments: their defaults, and which there are.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    REGISTERED_SCHEDULERS.add(name, scheduler, scheduler_params)

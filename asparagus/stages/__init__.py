@@ -11,9 +11,9 @@ class Stage:
 
     name: str
     kind: str
-    """How cases are read: `pretrain`, `seg` or `cls`."""
+    """How cases are read: `pretrain`, `seg` or `cls`; `own` is up to a module of your own."""
     module: str
-    """Dotted path of the LightningModule."""
+    """Dotted path of the LightningModule; empty where it is always one of your own."""
     network: str
     """Which entry of the `model` section is its network."""
     init_from: str
@@ -24,6 +24,8 @@ class Stage:
     """`min` or `max`: which way the monitor is better."""
     loss: str
     """Dotted path of the loss that the arguments in the `loss` section are for, when it names no other."""
+    metrics: tuple[str, ...] = ()
+    """What its own module logs; one that ends in `/` stands for all that begin so."""
 
 
 _PRETRAIN = "asparagus.stages.pretrain.PretrainModule"
@@ -32,15 +34,20 @@ _CLS = "asparagus.stages.cls.ClsModule"
 _MSE = "torch.nn.MSELoss"
 _DICE_CE = "monai.losses.DiceCELoss"
 _CE = "torch.nn.CrossEntropyLoss"
+_LOGGED = ("train/loss", "train/loss_epoch", "val/loss", "optim/lr")
+_SEG_LOGGED = (*_LOGGED, "val/dice", "val/dice/")
+_CLS_LOGGED = (*_LOGGED, "val/accuracy")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("pretrain", "pretrain", _PRETRAIN, "pretrain_net", "optional", "val/loss", "min", _MSE),
-        Stage("train_seg", "seg", _SEG, "seg_net", "never", "val/dice", "max", _DICE_CE),
-        Stage("train_cls", "cls", _CLS, "cls_net", "never", "val/accuracy", "max", _CE),
-        Stage("finetune_seg", "seg", _SEG, "seg_net", "required", "val/dice", "max", _DICE_CE),
-        Stage("finetune_cls", "cls", _CLS, "cls_net", "required", "val/accuracy", "max", _CE),
+        Stage("pretrain", "pretrain", _PRETRAIN, "pretrain_net", "optional", "val/loss", "min", _MSE, _LOGGED),
+        Stage("train_seg", "seg", _SEG, "seg_net", "never", "val/dice", "max", _DICE_CE, _SEG_LOGGED),
+        Stage("train_cls", "cls", _CLS, "cls_net", "never", "val/accuracy", "max", _CE, _CLS_LOGGED),
+        Stage("finetune_seg", "seg", _SEG, "seg_net", "required", "val/dice", "max", _DICE_CE, _SEG_LOGGED),
+        Stage("finetune_cls", "cls", _CLS, "cls_net", "required", "val/accuracy", "max", _CE, _CLS_LOGGED),
+        Stage("train", "own", "", "net", "optional", "val/loss", "min", ""),
+        Stage("finetune", "own", "", "net", "required", "val/loss", "min", ""),
     )
 }
 """Every stage by name."""

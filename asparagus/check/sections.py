@@ -1,0 +1,221 @@
+"""The open sections against the signatures of what they name: networks, data, losses, callbacks, loggers, optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from asparagus.check.signature import Signature, TargetMissingError, signature_of
+from asparagus.errors import did_you_mean, one_of
+from asparagus.optim import OPTIMIZERS, REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, SCHEDULES
+from asparagus.spec import Spec
+from asparagus.stages import Stage
+from asparagus.targets import SPECIAL
+
+SIZES = (
+    "spatial_dims",
+    "in_channels",
+    "n_input_channels",
+    "out_channels",
+    "num_classes",
+    "n_classes",
+    "img_size",
+    "image_size",
+    "in_shape",
+    "in_features",
+)
+GIVEN: dict[str, frozenset[str]] = {
+    "model": frozenset(SIZES),
+    "data": frozenset(["root", "task", "kind", "dimensions", "seed", "rank", "world_size"]),
+    "module": frozenset({"net", "optim", "n_classes", "patch_size", "class_names", "loss", "seed"}),
+    "optim": frozenset({"params"}),
+    "sched": frozenset({"optimizer", "max_steps"}),
+    "logger": frozenset({"save_dir"}),
+    "script": frozenset({"trainer", "module", "datamodule", "ckpt_path"}),
+}
+"""Arguments that the launcher fills in, from the data set, the ranks and the run."""
+SCHEDULE_KEYS = frozenset({"name", "min_lr", "warmup_steps", "warmup_ratio", "max_steps"})
+LOADERS = "asparagus.data.loaders.LoaderDataModule"
+EXTRAS = {"wandb": "wandb", "tensorboard": "tensorboard", "comet_ml": "comet_ml", "neptune": "neptune"}
+PLACEHOLDER = "${"
+
+
+def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
+    """Yield what is wrong with the open sections; the Trainer's arguments have a module of their own."""
+    if stage is not None:
+        yield from _model(spec, stage)
+    yield from target("data", spec.data, GIVEN["data"])
+    yield from _optim(spec.optim)
+    if spec.loss and stage is not None and (stage.loss or "_target_" in spec.loss):
+        yield from target("loss", {"_target_": stage.loss, **spec.loss}, frozenset())
+    for name in ("callbacks", "plugins", "logger"):
+        for key, section in getattr(spec, name).items():
+            yield from _entry(f"{name}.{key}", section, GIVEN.get(name, frozenset()))
+    if spec.script:
+        yield from target("script", spec.script, GIVEN["script"])
+
+
+def takes(target_path: object, name: str) -> bool | None:
+    """Tell whether a target has a parameter of this name; None when its source does not tell."""
+    try:
+        signature = signature_of(target_path) if isinstance(target_path, str) else None
+    except TargetMissingError:
+        return None
+    return None if signature is None else name in signature.parameters
+
+
+def target(where: str, section: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
+    """Check a section against the signature of its `_target_`, and the sections inside it."""
+    path = section.get("_target_")
+    if not isinstance(path, str):
+        yield f"{where}._target_: is missing. Give the dotted path of a class, and its arguments beside it."
+        return
+    arguments = {key: value for key, value in section.items() if key not in SPECIAL}
+    yield from call(where, path, arguments, given, whole=not (section.get("_partial_") or section.get("_args_")))
+    if section.get("_recursive_", True):
+        for key, value in arguments.items():
+            yield from _nested(f"{where}.{key}", value)
+
+
+def call(
+    where: str, path: str, arguments: Mapping[str, Any], given: frozenset[str], *, whole: bool = True
+) -> Iterator[str]:
+    """Check arguments against the signature of a dotted path.
+
+    Args:
+        where: Where the arguments stand in the config.
+        path: What they are for.
+        arguments: As given.
+        given: What the launcher adds.
+        whole: Mandatory ones have to be there too.
+    """
+    try:
+        signature = signature_of(path)
+    except TargetMissingError as error:
+        yield f"{where}: {path} cannot be imported: {error}.{_install(path)}"
+        return
+    if signature is None:
+        return
+    for key, value in arguments.items():
+        yield from _argument(f"{where}.{key}", path, signature, value, given)
+    for key in signature.required if whole else ():
+        if key not in arguments and key not in given and not signature.takes_anything:
+            yield f"{where}.{key}: {path} needs it. Give {where}.{key}=..."
+
+
+def _argument(full: str, path: str, signature: Signature, value: Any, given: frozenset[str]) -> Iterator[str]:
+    key = full.rpartition(".")[2]
+    if key.startswith("_") and key.endswith("_"):
+        yield one_of(f"{full} key", key, SPECIAL)
+    elif key not in signature.parameters and not signature.takes_anything:
+        near = did_you_mean(key, signature.parameters)
+        known = ", ".join(sorted(set(signature.parameters) - given))
+        yield f"{full}: {path} takes no such argument. {near} It takes: {known}.".replace("  ", " ")
+    elif isinstance(value, str) and PLACEHOLDER in value:
+        return
+    elif kind := signature.mismatch(key, value):
+        yield f"{full}: {value!r} given, but {path} takes {kind} there."
+
+
+def _nested(where: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and "_target_" in value:
+        yield from target(where, value, frozenset())
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield from _nested(f"{where}[{key}]" if isinstance(key, int) else f"{where}.{key}", part)
+
+
+def _entry(where: str, section: Any, given: frozenset[str]) -> Iterator[str]:
+    if isinstance(section, dict):
+        yield from target(where, section, given)
+    elif section is not None:
+        yield f"{where}: {section!r} given, but it is a section: a _target_ and its arguments."
+
+
+def _install(path: str) -> str:
+    package = EXTRAS.get(path.partition(".")[0])
+    return f" pip install {package}." if package else ""
+
+
+def _model(spec: Spec, stage: Stage) -> Iterator[str]:
+    module = spec.model.get("module") or {}
+    own = module.get("_target_") if isinstance(module, dict) else None
+    if not stage.module and not own:
+        yield (
+            f"model.module._target_: the stage {stage.name} trains a LightningModule of your own, and none is named. "
+            "Give its dotted path, or take a stage that brings one: pretrain, train_seg, train_cls."
+        )
+    if own is None or takes(own, "net"):
+        yield from _network(spec, stage, needed=own is None and bool(stage.module))
+    if not isinstance(module, dict):
+        yield f"model.module: {module!r} given, but it is a section: a _target_ and its arguments."
+    elif module and (own or stage.module):
+        yield from target("model.module", {"_target_": stage.module, **module}, GIVEN["module"])
+
+
+def _network(spec: Spec, stage: Stage, *, needed: bool) -> Iterator[str]:
+    patch, dimensions = spec.data.get("patch_size"), spec.model.get("dimensions")
+    if isinstance(patch, list) and dimensions == "3D" and len(patch) != 3:  # noqa: PLR2004
+        yield f"data.patch_size: {patch} has to be three numbers of voxels for model.dimensions=3D."
+    if dimensions not in ("2D", "3D") and (needed or dimensions is not None):
+        yield f"model.dimensions: {dimensions!r} is not known. Known: 2D, 3D."
+    name = "net" if "net" in spec.model else stage.network
+    network = spec.model.get(name)
+    if isinstance(network, dict):
+        yield from target(f"model.{name}", network, GIVEN["model"])
+    elif needed:
+        has = sorted(key for key in spec.model if key.endswith("_net")) or ["none"]
+        yield f"model.{name}: {spec.stage} needs a network there, with its _target_. This model has: {', '.join(has)}."
+
+
+def _optim(optim: dict[str, Any]) -> Iterator[str]:
+    name, path = optim.get("name"), optim.get("_target_")
+    if path is None and name is None:
+        yield f"optim.name: is missing. Known: {', '.join(sorted([*OPTIMIZERS, *REGISTERED_OPTIMIZERS]))}."
+    elif path is None and (not isinstance(name, str) or name.lower() not in OPTIMIZERS):
+        yield one_of("optim.name", name, [*OPTIMIZERS, *REGISTERED_OPTIMIZERS])
+    else:
+        path = str(path or OPTIMIZERS[str(name).lower()])
+        arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", *SPECIAL)}
+        yield from call("optim", path, arguments, GIVEN["optim"])
+    lr = optim.get("lr")
+    if lr is None:
+        yield "optim.lr: is missing. Every optimizer needs it, e.g. optim.lr=1e-3."
+    elif isinstance(lr, bool) or not isinstance(lr, (int, float)) or lr <= 0:
+        yield f"optim.lr: {lr!r} is no positive number."
+    if optim.get("sched"):
+        yield from _schedule(optim["sched"])
+
+
+def _schedule(sched: Any) -> Iterator[str]:
+    if not isinstance(sched, dict):
+        yield f"optim.sched: {sched!r} given, but it is a section, e.g. {{name: cosine, warmup_ratio: 0.05}}."
+        return
+    if "_target_" in sched:
+        arguments = {key: value for key, value in sched.items() if key not in ("name", "interval")}
+        yield from target("optim.sched", arguments, GIVEN["sched"])
+        return
+    if not isinstance(name := sched.get("name"), str) or name not in SCHEDULES:
+        yield one_of("optim.sched.name", name, [*SCHEDULES, *REGISTERED_SCHEDULERS])
+    for key in sched.keys() - SCHEDULE_KEYS:
+        yield one_of("optim.sched key", key, SCHEDULE_KEYS)
+    if sched.get("warmup_steps") is not None and sched.get("warmup_ratio") is not None:
+        yield "optim.sched: warmup_steps and warmup_ratio exclude each other. Give one of them."
+    yield from _schedule_numbers(sched)
+
+
+def _schedule_numbers(sched: dict[str, Any]) -> Iterator[str]:
+    least: tuple[tuple[str, float, float], ...] = (
+        ("warmup_steps", 0, float("inf")),
+        ("warmup_ratio", 0, 1),
+        ("min_lr", 0, float("inf")),
+        ("max_steps", -1, float("inf")),
+    )
+    for key, low, high in least:
+        value = sched.get(key)
+        if value is None or (isinstance(value, str) and PLACEHOLDER in value):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            span = f"from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
+            yield f"optim.sched.{key}: {value!r} is no number {span}."

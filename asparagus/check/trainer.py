@@ -1,0 +1,159 @@
+"""The Trainer's arguments: their names against its signature, their values against what Lightning would say later."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from asparagus.check.sections import call
+from asparagus.errors import one_of
+from asparagus.spec import RAY_STRATEGIES, Spec
+
+TRAINER = "pytorch_lightning.Trainer"
+ENDLESS = -1
+PRECISIONS = (
+    "16-mixed",
+    "16-true",
+    "bf16-mixed",
+    "bf16-true",
+    "32-true",
+    "64-true",
+    "transformer-engine",
+    "transformer-engine-float16",
+    "16",
+    "bf16",
+    "32",
+    "64",
+)
+ONE_OF: dict[str, tuple[str, ...]] = {
+    "precision": PRECISIONS,
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "gradient_clip_algorithm": ("norm", "value"),
+    "profiler": ("simple", "advanced", "pytorch", "xla"),
+    "deterministic": ("True", "False", "warn"),
+}
+"""Texts that an argument may be; sections with a `_target_` are objects, and Lightning's to judge."""
+STRATEGIES = (
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_true",
+    "ddp_find_unused_parameters_false",
+    "ddp_spawn",
+    "ddp_notebook",
+    "ddp_fork",
+    "fsdp",
+    "fsdp_cpu_offload",
+    "deepspeed",
+    "deepspeed_stage_1",
+    "deepspeed_stage_2",
+    "deepspeed_stage_3",
+    "single_device",
+)
+LEAST: dict[str, float] = {
+    "max_epochs": ENDLESS,
+    "min_epochs": 0,
+    "max_steps": ENDLESS,
+    "min_steps": 0,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": 0,
+    "num_sanity_val_steps": -1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "reload_dataloaders_every_n_epochs": 0,
+}
+SHARES = (
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "overfit_batches",
+    "val_check_interval",
+)
+"""Numbers that are a share of an epoch as a fraction, and batches as a whole number."""
+OURS = {
+    "barebones": "It would leave no metrics, no checkpoints and no record.",
+    "model_registry": "Checkpoints are registered by the record.",
+}
+"""Arguments that cannot be had here, and why."""
+DURATION = re.compile(r"\d+:\d{1,2}:\d{1,2}:\d{1,2}")
+DURATION_KEYS = ("weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds")
+
+
+def trainer(spec: Spec) -> Iterator[str]:
+    """Yield what is wrong with the section `trainer`."""
+    asked = spec.trainer
+    for key in OURS.keys() & asked.keys():
+        if asked[key]:
+            yield f"trainer.{key}: cannot be set here. {OURS[key]}"
+    yield from call("trainer", TRAINER, asked, frozenset())
+    for rule in (_names, _strategy, _numbers, _shares, _length):
+        yield from rule(spec)
+
+
+def _plain(value: Any) -> bool:
+    """Tell a value that can be judged here from one that is an object, or known later."""
+    return value is not None and not isinstance(value, dict) and not (isinstance(value, str) and "${" in value)
+
+
+def _names(spec: Spec) -> Iterator[str]:
+    for key, allowed in ONE_OF.items():
+        value = spec.trainer.get(key)
+        if _plain(value) and str(value) not in allowed:
+            yield one_of(f"trainer.{key}", value, allowed)
+
+
+def _strategy(spec: Spec) -> Iterator[str]:
+    strategy, workers = spec.trainer.get("strategy"), spec.resources.workers
+    if strategy == "dp":
+        yield "trainer.strategy: 'dp' is gone from Lightning. Use ddp (with resources.workers=2 or more)."
+    elif strategy is not None and workers and strategy not in RAY_STRATEGIES:
+        yield one_of("trainer.strategy on Ray workers", strategy, RAY_STRATEGIES)
+    elif _plain(strategy) and strategy not in STRATEGIES:
+        yield one_of("trainer.strategy", strategy, STRATEGIES)
+    if workers and spec.trainer.get("accelerator") not in (None, "auto", _kind(spec)):
+        yield (
+            f"trainer.accelerator: {spec.trainer['accelerator']!r} and resources.gpus_per_worker="
+            f"{spec.resources.gpus_per_worker:g} exclude each other: workers train on what Ray gives them. Use "
+            "resources.gpus_per_worker."
+        )
+
+
+def _kind(spec: Spec) -> str:
+    return "gpu" if spec.resources.gpus_per_worker else "cpu"
+
+
+def _numbers(spec: Spec) -> Iterator[str]:
+    for key, least in LEAST.items():
+        value = spec.trainer.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least:
+            yield f"trainer.{key}: {value} is too small. The least is {least:g}."
+    for low, high in (("min_epochs", "max_epochs"), ("min_steps", "max_steps")):
+        least, most = spec.trainer.get(low), spec.trainer.get(high)
+        if isinstance(least, int) and isinstance(most, int) and ENDLESS < most < least:
+            yield f"trainer.{low}: {least} and trainer.{high}: {most} exclude each other."
+
+
+def _shares(spec: Spec) -> Iterator[str]:
+    for key in SHARES:
+        value = spec.trainer.get(key)
+        if value is None or not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        if value < 0 or (isinstance(value, float) and value > 1):
+            yield f"trainer.{key}: {value} is neither a share from 0.0 to 1.0 nor a number of batches."
+        elif value == 0 and key == "val_check_interval":
+            yield "trainer.val_check_interval: 0 would never validate. Give a share of an epoch, or a number of batches."
+
+
+def _length(spec: Spec) -> Iterator[str]:
+    asked = spec.trainer
+    limit = asked.get("max_time")
+    if isinstance(limit, str) and _plain(limit) and not DURATION.fullmatch(limit):
+        yield f"trainer.max_time: {limit!r} is no duration. Write days:hours:minutes:seconds, e.g. 00:12:00:00."
+    if isinstance(limit, dict):
+        yield from (one_of("trainer.max_time key", key, DURATION_KEYS) for key in limit if key not in DURATION_KEYS)
+    ends = (asked.get("max_epochs"), asked.get("max_steps"))
+    if spec.run.mode == "fit" and all(end in (None, ENDLESS) for end in ends) and limit is None:
+        yield "trainer.max_epochs: nothing ends this training. Give trainer.max_epochs, max_steps or max_time."
+
+

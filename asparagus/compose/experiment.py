@@ -1,0 +1,108 @@
+"""From a request, or a config that somebody composed, to the `Spec`: each step of the way in the order it is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asparagus.compose.composer import PYTHON, Request, compose_config
+from asparagus.compose.names import spelled_out
+from asparagus.compose.resolve import masked, plain_values
+from asparagus.compose.schema import fill
+from asparagus.compose.spellings import get, spelled_our_way
+from asparagus.errors import ConfigError
+from asparagus.paths import get_paths, get_tracking_uri
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from asparagus.spec import Site, Spec
+
+
+def compose(request: Request) -> Spec:
+    """Compose an experiment down to the last key.
+
+    Raises:
+        ConfigError: Every problem that the files and overrides have, one line each.
+    """
+    return spec_of(config_of(request))
+
+
+def config_of(request: Request, *, whole: bool = False) -> DictConfig:
+    """Return the composed config of a YAML file or of a training config in Python, unresolved and unchecked.
+
+    Args:
+        request: What to compose.
+        whole: Keep Hydra's own section in it.
+
+    Raises:
+        ConfigError: There is no such config, or it cannot be composed.
+    """
+    if request.config.endswith(PYTHON):
+        from asparagus.compose.python_config import compose_python
+
+        return compose_python(request)
+    return compose_config(request, whole=whole)
+
+
+def spec_of(config: DictConfig) -> Spec:
+    """Resolve a composed config and fill the schema with it.
+
+    Raises:
+        ConfigError: Every problem that it has, one line each.
+    """
+    paths = get_paths()
+    values = plain_values(config)
+    problems = values.problems
+    tree = spelled_our_way(values.tree, _gpus(values.tree), problems)
+    tree = spelled_out(tree, problems)
+    spec, found = fill(tree, paths, values.missing, values.referenced)
+    problems += found
+    if spec is None or problems:
+        raise ConfigError(*problems)
+    return dataclasses.replace(spec, site=_with_this_machine(spec))
+
+
+def config_as_yaml(config: DictConfig, *, resolve: bool = False) -> str:
+    """Return a composed config as YAML.
+
+    Args:
+        config: As Hydra composed it.
+        resolve: Show what interpolations stand for; secrets stay as they are written, always.
+    """
+    from omegaconf import OmegaConf
+
+    if not resolve:
+        return OmegaConf.to_yaml(masked(config))
+    import yaml
+
+    values = plain_values(masked(config))
+    if values.problems:
+        raise ConfigError(*values.problems)
+    shown: str = yaml.safe_dump(values.tree, sort_keys=False)
+    return shown
+
+
+def _gpus(tree: dict[str, Any]) -> int:
+    """Return how many GPUs "all of them" are: what a node of the site has, else what this machine has."""
+    asked = get(tree, "site.gpus_per_node")
+    return asked if isinstance(asked, int) else gpus_here()
+
+
+def gpus_here() -> int:
+    """Count this machine's NVIDIA GPUs without asking a driver."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _with_this_machine(spec: Spec) -> Site:
+    """Fill in where runs are recorded and what a local site can ever hold, unless the site says so itself."""
+    site = spec.site
+    if site.tracking_uri is None:
+        site = dataclasses.replace(site, tracking_uri=get_tracking_uri(spec.paths))
+    if site.address != "local":
+        return site
+    cpus = site.cpus_per_node if site.cpus_per_node is not None else len(os.sched_getaffinity(0))
+    gpus = site.gpus_per_node if site.gpus_per_node is not None else gpus_here()
+    return dataclasses.replace(site, cpus_per_node=cpus, gpus_per_node=gpus)

@@ -1,0 +1,153 @@
+"""From Hydra's config to plain values: interpolations resolved, secrets left as they are written, every problem found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from asparagus.errors import did_you_mean
+from asparagus.hydra_plugin import KNOWN
+from asparagus.secrets import HIDDEN, LITERAL, REFERENCE, is_secret_name
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+INTERPOLATION = re.compile(r"\$\{(\.*)([A-Za-z_][\w./\-]*)(?=[}\[$])")
+"""`${key}`, `${.sibling}` or `${section.${name}}`; those with a colon call a resolver."""
+RESOLVERS = ("oc.env", "oc.select", "oc.dict.keys", "oc.create", "now", "random", "secret", *(f"asparagus:{name}" for name in KNOWN))
+
+
+@dataclass
+class Values:
+    """A config as plain values, and what was learned on the way."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    """Mandatory keys that nobody gave, dotted."""
+    referenced: set[str] = field(default_factory=set)
+    """Keys that some `${...}` refers to, dotted: they need no other use."""
+    problems: list[str] = field(default_factory=list)
+
+
+def plain_values(config: DictConfig) -> Values:
+    """Resolve a composed config, every key of it."""
+    from omegaconf import OmegaConf
+
+    raw = OmegaConf.to_container(config, resolve=False)
+    values = Values()
+    if not isinstance(raw, dict):
+        values.problems.append("the experiment file has to be a mapping of keys to values.")
+        return values
+    written = {str(key): value for key, value in raw.items()}
+    values.referenced = set(_referenced(written))
+    values.problems += _written_secrets(written)
+    values.tree = _resolved(OmegaConf.create(_mapped(written, _kept_secret)), "", values)
+    return values
+
+
+def masked(config: DictConfig) -> DictConfig:
+    """Return the config with secrets that somebody wrote into it hidden; names of variables stay."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(_mapped(OmegaConf.to_container(config, resolve=False), hidden))
+
+
+def _resolved(node: DictConfig, prefix: str, values: Values) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    found = {}
+    for key in node:
+        full = f"{prefix}{key}"
+        if OmegaConf.is_missing(node, key):
+            values.missing.append(full)
+            continue
+        value = _value_of(node, key, full, values)
+        if value is not Ellipsis:
+            found[str(key)] = value
+    return found
+
+
+def _value_of(node: Any, key: Any, full: str, values: Values) -> Any:
+    """Return one value, plain; `...` where it cannot be had, which is a problem then."""
+    from omegaconf import DictConfig, ListConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        value = node[key]
+    except OmegaConfBaseException as error:
+        values.problems.append(_unresolved(full, error))
+        return ...
+    if isinstance(value, DictConfig):
+        return _resolved(value, f"{full}.", values)
+    if isinstance(value, ListConfig):
+        return [_value_of(value, index, f"{full}[{index}]", values) for index in range(len(value))]
+    return value
+
+
+def _unresolved(full: str, error: Exception) -> str:
+    text = str(error).splitlines()[0].rstrip(".")
+    if name := re.search(r"Unsupported interpolation type (\S+)", text):
+        near = did_you_mean(name[1], RESOLVERS)
+        known = ", ".join(RESOLVERS)
+        if name[1] == "eval":
+            near = "Configs do not compute: write the number, or let the code that uses it work it out."
+        elif name[1] == "version":
+            near = "Run numbers are drawn by the launcher, in order; run.id=N asks for one."
+        return f"{full}: ${{{name[1]}:...}} is no resolver. {near} Known: {known}.".replace("  ", " ")
+    if "ConfigError raised" in text:
+        text = text.partition("ConfigError raised while resolving interpolation: ")[2]
+    return f"{full}: {text}. Check the name between ${{ and }}."
+
+
+def _referenced(node: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    for key, value in _items(node):
+        here = (*path, str(key))
+        if isinstance(value, str):
+            for dots, name in INTERPOLATION.findall(value):
+                base = here[: len(here) - len(dots)] if dots else ()
+                yield ".".join([*base, name.rstrip(".")])
+        else:
+            yield from _referenced(value, here)
+
+
+def _items(node: Any) -> list[tuple[Any, Any]]:
+    if isinstance(node, Mapping):
+        return list(node.items())
+    return list(enumerate(node)) if isinstance(node, list) else []
+
+
+def _mapped(node: Any, change: Callable[[str], str]) -> Any:
+    """Return the same tree with each text changed."""
+    if isinstance(node, Mapping):
+        return {key: _mapped(value, change) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_mapped(value, change) for value in node]
+    return change(node) if isinstance(node, str) else node
+
+
+def _kept_secret(text: str) -> str:
+    """Escape references to secrets, so that resolving leaves them as they are."""
+    return REFERENCE.sub(lambda match: f"\\{match[0]}" if _is_secret(match) else match[0], text)
+
+
+def _is_secret(match: re.Match[str]) -> bool:
+    return "oc.env" not in match[0].partition(":")[0] or is_secret_name(match[1])
+
+
+def hidden(text: str) -> str:
+    """Return a text, or `secret:***` for one that is a secret."""
+    return f"{LITERAL}{HIDDEN}" if text.startswith(LITERAL) else text
+
+
+def _written_secrets(node: Any, path: str = "") -> Iterator[str]:
+    for key, value in _items(node):
+        full = f"{path}.{key}" if path else str(key)
+        if isinstance(value, str) and value.startswith(LITERAL):
+            yield (
+                f"{full}: a secret is written here in plain text. Put it into an environment variable (or .env), and "
+                "write ${secret:NAME_OF_THE_VARIABLE}."
+            )
+        else:
+            yield from _written_secrets(value, full)

@@ -1,0 +1,360 @@
+"""How other launchers spell what we call otherwise: read as documented there, turned into our keys here.
+
+Five systems' experiment files are meant to feel at home (docs/coming-from.md). A row says which key of theirs is which of
+ours; a function turns a section whose shape differs. What has no counterpart here is a problem that says where to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from asparagus.errors import one_of
+
+Tree = dict[str, Any]
+
+RENAMED: dict[str, str] = {
+    # Asparagus
+    "run_id": "run.id",
+    "experiment.task": "task",
+    "experiment.stage": "stage",
+    "experiment.pretrained_run_id": "pretrained_run_id",
+    "experiment.pretrained_checkpoint_name": "pretrained_checkpoint_name",
+    "checkpoint_run_id": "pretrained_run_id",
+    "load_checkpoint_name": "pretrained_checkpoint_name",
+    "plugin": "plugins",
+    "data.splits": "data.split",
+    "data.train_split": "data.split",
+    # ATOMMIC
+    "exp_manager.name": "run.name",
+    "exp_manager.checkpoint_callback_params.monitor": "checkpoint.monitor",
+    "exp_manager.checkpoint_callback_params.mode": "checkpoint.mode",
+    "exp_manager.checkpoint_callback_params.save_top_k": "checkpoint.keep_best",
+    "model.optim": "optim",
+    "model.train_ds": "data.train",
+    "model.validation_ds": "data.val",
+    "model.test_ds": "data.test",
+    # hydra_lightning
+    "task.run_name": "run.name",
+    "task.name": "task",
+    "datamodule": "data",
+    "module": "model.module",
+    # SESEMI
+    "run.seed": "seed",
+    "run.num_epochs": "trainer.max_epochs",
+    "run.num_iterations": "trainer.max_steps",
+    "run.batch_size_per_gpu": "data.batch_size",
+    "run.data_root": "data.root",
+    "run.accelerator": "trainer.strategy",
+    "learner": "model.module",
+}
+"""Key there -> key here. A section moves as a whole, and joins what is there already."""
+
+SAME_THING = ("task", "stage", "pretrained_run_id", "pretrained_checkpoint_name")
+"""Keys that nothing on the shelf sets: two different values of them were both meant."""
+
+GONE: dict[str, str] = {
+    "run.dir": "Runs have their own folders under ASPARAGUS_MODELS.",
+    "exp_manager.exp_dir": "Runs have their own folders under ASPARAGUS_MODELS.",
+    "exp_manager.explicit_log_dir": "Runs have their own folders under ASPARAGUS_MODELS.",
+    "hf_model_id": "Download the weights and give init_from=file:/path/to/weights.",
+}
+"""Keys without a counterpart, and what to do instead."""
+
+ONE_OF_THESE: tuple[tuple[str, ...], ...] = (
+    ("run.num_epochs", "run.num_iterations"),
+    ("pretrained_run_id", "checkpoint_run_id", "checkpoint_path", "hf_model_id"),
+)
+"""Keys that exclude each other, named in one problem."""
+
+PARENT_KEYS = ("pretrained_run_id", "pretrained_checkpoint_name")
+DEFAULT_CHECKPOINT = "last"
+LOGGERS = {
+    "create_tensorboard_logger": ("tensorboard", {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}),
+    "create_wandb_logger": ("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger"}),
+}
+HARDWARE = ("accelerator", "num_nodes", "num_devices", "num_workers", "precision", "strategy", "compile_mode")
+ALL_GPUS = -1
+
+
+def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
+    """Return the config with every documented spelling turned into ours.
+
+    Args:
+        tree: Plain values; left as they are.
+        gpus: How many GPUs `-1` (all of them) means here.
+        problems: Is added to.
+    """
+    tree = _copy(tree)
+    _exclusive(tree, problems)
+    for key, advice in GONE.items():
+        if _pop(tree, key) is not None:
+            problems.append(f"{key}: has no counterpart here. {advice}")
+    _modes(tree, problems)
+    for old, new in RENAMED.items():
+        _move(tree, old, new, problems)
+    for step in (_own_module, _loggers, _parent, _hardware, _run_gpus, _trainer):
+        step(tree, problems)
+    _devices(tree, gpus, problems)
+    return tree
+
+
+def sources_of(key: str) -> list[str]:
+    """Return the documented spellings that set a key of ours: where a problem of it may come from."""
+    found = [old + key.removeprefix(new) for old, new in RENAMED.items() if f"{key}.".startswith(f"{new}.")]
+    extra = {
+        "init_from": ["pretrained_run_id", "pretrained_checkpoint_name", "checkpoint_path"],
+        "resources.workers": ["trainer.devices", "trainer.num_nodes", "run.gpus", "run.num_nodes", "hardware"],
+        "resources.gpus_per_worker": ["trainer.accelerator", "run.gpus", "hardware.accelerator"],
+        "data.num_workers": ["hardware.num_workers"],
+        "trainer.precision": ["hardware.precision"],
+        "trainer.strategy": ["hardware.strategy"],
+    }
+    return [*found, *extra.get(key, [])]
+
+
+def get(tree: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
+    node: Any = tree
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return None
+        node = node[part]
+    return node
+
+
+def put(tree: Tree, key: str, value: Any) -> None:
+    """Set a dotted key; sections on the way come to be."""
+    *parts, leaf = key.split(".")
+    for part in parts:
+        if not isinstance(tree.get(part), dict):
+            tree[part] = {}
+        tree = tree[part]
+    tree[leaf] = _joined(tree.get(leaf), value)
+
+
+def _exclusive(tree: Tree, problems: list[str]) -> None:
+    for group in ONE_OF_THESE:
+        given = [key for key in group if get(tree, key) is not None]
+        if len(given) > 1:
+            problems.append(f"{given[0]}: excludes {', '.join(given[1:])}. Provide only one of: {', '.join(group)}.")
+
+
+def _move(tree: Tree, old: str, new: str, problems: list[str]) -> None:
+    given = _pop(tree, old)
+    if given is None:
+        return
+    before = get(tree, new)
+    if new in SAME_THING and isinstance(before, str) and before != given:
+        problems.append(f"{old}: {given!r} and {new}: {before!r} mean the same key. Give one of them.")
+    if new == "run.id" and isinstance(given, str) and not given.isdigit():
+        new = "run.name"
+    put(tree, new, given)
+
+
+def _modes(tree: Tree, problems: list[str]) -> None:
+    """`run.mode: FIT` (SESEMI) and `mode: test` (ATOMMIC), and the checkpoints that go with them."""
+    mode = _pop(tree, "mode")
+    if mode is not None:
+        mode = "fit" if str(mode).lower() == "train" else mode
+        put(tree, "run.mode", mode)
+    if isinstance(mode := get(tree, "run.mode"), str):
+        put(tree, "run.mode", mode.lower())
+    _pop(tree, "pretrained")
+    weights = [_pop(tree, key) for key in ("run.pretrained_checkpoint_path", "checkpoint_path")]
+    if isinstance(tree.get("checkpoint"), str):
+        weights.append(tree.pop("checkpoint"))
+    for path in filter(None, weights):
+        if tree.get("init_from") not in (None, f"file:{path}"):
+            problems.append(f"init_from: {tree['init_from']!r} and the checkpoint {path!r} both name a parent. Give one.")
+        tree["init_from"] = f"file:{path}"
+    if isinstance(run := tree.get("run"), dict) and isinstance(run.get("id"), str) and not run["id"].isdigit():
+        run["name"] = run.get("name") or run.pop("id")
+        run["id"] = None
+
+
+def _own_module(tree: Tree, problems: list[str]) -> None:  # noqa: ARG001 - one of the steps
+    """`model.net: MyNet` with `model._model._target_: my.repo.${model.net}` (SEEDS A49)."""
+    model = tree.get("model")
+    if not isinstance(model, dict):
+        return
+    if isinstance(model.get("_model"), dict):
+        put(tree, "model.module", model.pop("_model"))
+        if isinstance(model.get("net"), str):
+            model.pop("net")
+
+
+def _loggers(tree: Tree, problems: list[str]) -> None:
+    """`exp_manager.create_tensorboard_logger: true` (ATOMMIC)."""
+    manager = tree.get("exp_manager")
+    if not isinstance(manager, dict):
+        return
+    manager = tree.pop("exp_manager")
+    options = manager.pop("wandb_logger_kwargs", None) or {}
+    for key, (name, section) in LOGGERS.items():
+        if manager.pop(key, False):
+            put(tree, f"logger.{name}", {**section, **(options if name == "wandb" else {})})
+    manager.pop("create_checkpoint_callback", None)
+    ours = [*LOGGERS, "name", "checkpoint_callback_params.{monitor,mode,save_top_k}", "wandb_logger_kwargs"]
+    for key, value in manager.items():
+        if value not in ({}, None, False):
+            known = f"Of exp_manager, these are known here: {', '.join(ours)}."
+            problems.append(f"exp_manager.{key}: has no counterpart here. {known}")
+
+
+def _parent(tree: Tree, problems: list[str]) -> None:
+    """`pretrained_run_id` and `pretrained_checkpoint_name` fill `init_from` (SEEDS A29, A30)."""
+    run_id, name = (_pop(tree, key) for key in PARENT_KEYS)
+    if run_id is None and name is not None:
+        problems.append(f"pretrained_checkpoint_name: {name!r} needs pretrained_run_id, the run that it belongs to.")
+    if run_id is not None:
+        meant = f"run:{run_id}/{name or DEFAULT_CHECKPOINT}"
+        if tree.get("init_from") not in (None, meant):
+            problems.append(
+                f"init_from: {tree['init_from']!r} and pretrained_run_id: {run_id!r} both name a parent. Give one."
+            )
+        tree["init_from"] = meant
+
+
+def _hardware(tree: Tree, problems: list[str]) -> None:
+    """The group `hardware` (SEEDS A26): devices and nodes become workers, loader processes are per worker (A21)."""
+    hardware = _pop(tree, "hardware")
+    if hardware is None:
+        return
+    if not isinstance(hardware, dict):
+        problems.append(f"hardware: {hardware!r} given, but this is a section with keys: {', '.join(HARDWARE)}.")
+        return
+    problems += [one_of("hardware key", key, HARDWARE) for key in hardware if key not in HARDWARE]
+    devices = hardware.get("num_devices")
+    for key, ours in (("accelerator", "accelerator"), ("num_nodes", "num_nodes"), ("num_devices", "devices")):
+        if hardware.get(key) is not None:
+            put(tree, f"trainer.{ours}", hardware[key])
+    for key in ("precision", "strategy"):
+        if hardware.get(key) is not None:
+            put(tree, f"trainer.{key}", hardware[key])
+    if hardware.get("compile_mode") is not None:
+        put(tree, "model.compile_mode", hardware["compile_mode"])
+    if isinstance(hardware.get("num_workers"), int):
+        each = devices if isinstance(devices, int) and devices > 0 else 1
+        put(tree, "data.num_workers", hardware["num_workers"] // each)
+
+
+def _run_gpus(tree: Tree, problems: list[str]) -> None:
+    """`run.gpus` (SEEDS D8): a number, ids, or all of them; none of them is the CPU."""
+    nodes = _pop(tree, "run.num_nodes")
+    if nodes is not None:
+        put(tree, "trainer.num_nodes", nodes)
+    for key in ("run.gpus", "trainer.gpus"):
+        if not isinstance(section := tree.get(key.partition(".")[0]), dict) or "gpus" not in section:
+            continue
+        gpus = section.pop("gpus")
+        count = number_of(gpus)
+        if count is None and gpus is not None:
+            problems.append(f"{key}: {gpus!r} is no number of GPUs, list of ids or -1 (all of them).")
+        elif count:
+            put(tree, "trainer.accelerator", "gpu")
+            put(tree, "trainer.devices", count)
+
+
+def _trainer(tree: Tree, problems: list[str]) -> None:
+    """Trainer arguments that have a section of their own here: loggers, callbacks."""
+    trainer = tree.get("trainer")
+    if not isinstance(trainer, dict):
+        return
+    for key, section in (("callbacks", "callbacks"), ("logger", "logger")):
+        given = trainer.pop(key, None)
+        if given in (None, True, False):
+            continue
+        several = [given] if isinstance(given, dict) and "_target_" in given else given
+        entries = several.items() if isinstance(several, dict) else enumerate(several if isinstance(several, list) else [])
+        if not isinstance(several, (dict, list)):
+            problems.append(f"trainer.{key}: {given!r} given. Give sections with a _target_, under {section}.<name>.")
+        for name, entry in entries:
+            put(tree, f"{section}.{_named(name, entry)}", entry)
+
+
+def _named(name: Any, entry: Any) -> str:
+    """Return the key of a callback that stood in a list: its place and class."""
+    target = str(entry.get("_target_", "")) if isinstance(entry, dict) else ""
+    return name if isinstance(name, str) else f"{target.rpartition('.')[2] or 'entry'}_{name}"
+
+
+def _devices(tree: Tree, gpus: int, problems: list[str]) -> None:
+    """`trainer.devices`, `num_nodes` and `accelerator` (SEEDS B1, B2): one device stays with the Trainer, more are workers."""
+    trainer = tree.get("trainer")
+    if not isinstance(trainer, dict) or not {"devices", "num_nodes"} & trainer.keys():
+        return
+    devices, nodes = trainer.pop("devices", 1), trainer.pop("num_nodes", 1)
+    on_gpu = trainer.get("accelerator") in ("gpu", "cuda") or (trainer.get("accelerator") in (None, "auto") and gpus > 0)
+    count = (gpus if on_gpu else 1) if devices == "auto" else number_of(devices)
+    if count is None or not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
+        problems.append(
+            f"trainer.devices: {devices!r} on {nodes!r} node(s) is no number of devices. Give a number, a list of ids or "
+            "-1 (all of them), or resources.workers and resources.gpus_per_worker."
+        )
+        return
+    each = gpus if count == ALL_GPUS else count
+    if each * nodes <= 1:
+        if not each and on_gpu:
+            trainer["accelerator"] = "cpu"
+        return
+    asked = get(tree, "resources.workers")
+    if asked not in (None, 0, each * nodes):
+        problems.append(
+            f"trainer.devices: {devices!r} on {nodes} node(s) are {each * nodes} processes, but resources.workers is "
+            f"{asked}. Give one of them."
+        )
+    put(tree, "resources.workers", each * nodes)
+    if on_gpu and not get(tree, "resources.gpus_per_worker"):
+        put(tree, "resources.gpus_per_worker", 1)
+    trainer.pop("accelerator", None)
+
+
+def number_of(devices: Any) -> int | None:
+    """Return how many devices a setting means: `2`, `[0, 2]`, `"0,1"`, `"3"`; -1 for all, 0 for none, None for nonsense.
+
+    A text of digits with a comma is a list of ids, one without is a number.
+    """
+    if devices is None:
+        return 0
+    if isinstance(devices, bool):
+        return None
+    if isinstance(devices, int):
+        return devices if devices >= ALL_GPUS else None
+    if isinstance(devices, str):
+        parts = [part.strip() for part in devices.split(",") if part.strip()]
+        if devices.strip() == str(ALL_GPUS):
+            return ALL_GPUS
+        if not parts or not all(part.isdigit() for part in parts):
+            return None
+        return len(parts) if "," in devices else int(parts[0])
+    if isinstance(devices, list) and all(isinstance(item, int) for item in devices):
+        return len(devices)
+    return None
+
+
+def _pop(tree: Tree, key: str) -> Any:
+    """Take a dotted key out; sections that this leaves empty go too."""
+    first, _, rest = key.partition(".")
+    if not rest:
+        return tree.pop(first, None)
+    node = tree.get(first)
+    if not isinstance(node, dict):
+        return None
+    given = _pop(node, rest)
+    if given is not None and not node:
+        tree.pop(first)
+    return given
+
+
+def _joined(before: Any, value: Any) -> Any:
+    if isinstance(before, dict) and isinstance(value, dict):
+        return {**before, **{key: _joined(before.get(key), part) for key, part in value.items()}}
+    return value
+
+
+def _copy(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _copy(value) for key, value in node.items()}
+    return [_copy(value) for value in node] if isinstance(node, list) else node
+
