@@ -5,14 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from asparagus.attributes import lengths, substituted
 from asparagus.errors import PlanError
-from asparagus.spec import Checkpointing, Parent, Site, Spec
+from asparagus.spec import Checkpointing, Parent, Spec
 from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
+CASE_DATA = "asparagus.data.modules.CaseDataModule"
+SUBSTITUTED = ("model", "data", "optim", "loss", "trainer", "callbacks", "plugins", "logger", "script")
+"""The open sections: where attributes of the run may stand."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Plan:
     """The run's folder is `<run_root>/run_id=<N>`."""
     cases: dict[str, int] | None = None
     parent: Parent | None = None
+    notes: tuple[str, ...] = ()
+    """What was asked for and is done otherwise, or not at all."""
 
     @property
     def world_size(self) -> int:
@@ -48,7 +56,8 @@ class Plan:
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Rebuild a plan from `to_dict`'s result."""
         parent = Parent(**values["parent"]) if values.get("parent") else None
-        return cls(**{**values, "spec": Spec.from_dict(values["spec"]), "parent": parent})
+        given = {"spec": Spec.from_dict(values["spec"]), "parent": parent, "notes": tuple(values.get("notes", ()))}
+        return cls(**{**values, **given})
 
     def describe(self) -> str:
         """Return the plan as a person reads it, one line per fact."""
@@ -64,7 +73,7 @@ class Plan:
             f"{key}={trainer[key]}" for key in ("max_epochs", "max_steps", "max_time") if trainer.get(key) is not None
         )
         return [
-            ("stage", spec.stage),
+            ("stage", spec.stage if spec.run.mode == "fit" else f"{spec.stage}, {spec.run.mode} only"),
             ("task", spec.task),
             (
                 "data",
@@ -73,12 +82,15 @@ class Plan:
             ("weights", _weights(self.parent)),
             ("model", _model(spec)),
             ("optimizer", _optimizer(spec)),
-            ("length", f"{length}, {trainer.get('precision', '32-true')}"),
+            ("length", f"{_length(length)}, {trainer.get('precision', '32-true')}"),
             ("batch", _batch(self)),
             ("workers", _workers(self)),
             ("best by", f"{kept.monitor} ({kept.mode}); the last checkpoint and the best {kept.keep_best} are kept"),
+            ("beside it", ", ".join([*spec.callbacks, *spec.plugins, *spec.logger])),
+            ("script", str(spec.script.get("_target_", ""))),
             ("run folder", f"{self.run_root}/run_id=..."),
-            ("tracking", spec.site.tracking_uri or ""),
+            ("tracking", _without_password(spec.site.tracking_uri or "")),
+            *(("note", note) for note in self.notes),
         ]
 
 
@@ -87,6 +99,7 @@ def make_plan(
     *,
     cases: dict[str, int] | None = None,
     parent: Parent | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     """Work out how a spec will run.
 
@@ -94,16 +107,18 @@ def make_plan(
         spec: What was asked.
         cases: Cases per part of the split, if known.
         parent: Where the first weights come from.
+        notes: What the reader should know besides.
 
     Raises:
         PlanError: The site can never hold what is asked.
     """
     resources = spec.resources
-    _must_fit(spec, spec.site)
+    if too_much := "\n".join(misfits(spec)):
+        raise PlanError(too_much)
     accumulate = int(spec.trainer.get("accumulate_grad_batches") or 1)
     batch = int(spec.data.get("batch_size") or 1)
     return Plan(
-        spec=dataclasses.replace(spec, checkpoint=_checkpointing(spec)),
+        spec=_with_attributes(dataclasses.replace(spec, checkpoint=_checkpointing(spec)), cases),
         workers=resources.workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
@@ -111,7 +126,44 @@ def make_plan(
         run_root=f"{spec.paths.models}/{spec.task}/{spec.stage}",
         cases=cases,
         parent=parent,
+        notes=notes,
     )
+
+
+def _with_attributes(spec: Spec, cases: dict[str, int] | None) -> Spec:
+    """Fill in the attributes of the run that are known by now; the worker knows the rest."""
+    workers, per_worker = spec.resources.workers, spec.resources.gpus_per_worker
+    gpus = math.ceil(workers * per_worker) if workers else spec.site.gpus_per_node or 0
+    known: dict[str, Any] = {
+        "num_gpus": gpus if workers else min(1, gpus),
+        "num_devices": max(1, workers),
+        "world_size": max(1, workers),
+        "num_nodes": _nodes(spec),
+    }
+    batches = _batches(spec, cases)
+    if batches is not None:
+        known |= lengths(spec.trainer, batches)
+    return dataclasses.replace(spec, **{name: substituted(getattr(spec, name), known) for name in SUBSTITUTED})
+
+
+def _nodes(spec: Spec) -> int:
+    """Return the fewest nodes of the site that hold the workers."""
+    resources, site = spec.resources, spec.site
+    each = [
+        math.floor(have / need)
+        for need, have in ((resources.cpus_per_worker, site.cpus_per_node), (resources.gpus_per_worker, site.gpus_per_node))
+        if need and have
+    ]
+    per_node = min(each, default=0)
+    return math.ceil(resources.workers / per_node) if per_node and resources.workers else 1
+
+
+def _batches(spec: Spec, cases: dict[str, int] | None) -> int | None:
+    """Return the training batches per epoch and worker, where the data are cases that can be counted from here."""
+    if cases is None or "train" not in cases or spec.data.get("_target_") != CASE_DATA:
+        return None
+    items = spec.data.get("samples_per_epoch") or cases["train"]
+    return math.ceil(math.ceil(items / max(1, spec.resources.workers)) / int(spec.data.get("batch_size") or 1))
 
 
 def _checkpointing(spec: Spec) -> Checkpointing:
@@ -122,18 +174,19 @@ def _checkpointing(spec: Spec) -> Checkpointing:
     return dataclasses.replace(asked, mode=asked.mode or ("min" if "loss" in asked.monitor else "max"))
 
 
-def _must_fit(spec: Spec, site: Site) -> None:
-    resources = spec.resources
+def misfits(spec: Spec) -> Iterator[str]:
+    """Yield what the site can never hold."""
+    resources, site = spec.resources, spec.site
     for kind, each, per_node in (
         ("cpus", resources.cpus_per_worker, site.cpus_per_node),
         ("gpus", resources.gpus_per_worker, site.gpus_per_node),
     ):
-        if not resources.workers or not each or per_node is None or site.nodes is None:
+        if resources.workers <= 0 or each <= 0 or per_node is None or site.nodes is None:
             continue
         fit = site.nodes * math.floor(per_node / each)
         if resources.workers > fit:
             fewer = f"Ask for at most {fit} (resources.workers={fit}), lower" if fit else "Lower"
-            raise PlanError(
+            yield (
                 f"resources.workers: {resources.workers} workers with {each:g} {kind} each never fit on site "
                 f"{site.name!r}: {site.nodes} node(s) with {per_node} {kind} hold {fit}. {fewer} "
                 f"resources.{kind}_per_worker, or take a site that holds more (site=cluster)."
@@ -147,9 +200,18 @@ def _weights(parent: Parent | None) -> str:
     return f"from {origin}{parent.checkpoint}"
 
 
+def _without_password(uri: str) -> str:
+    return re.sub(r"(://[^:/@]+):[^@/]+@", r"\1:***@", uri)
+
+
+def _length(text: str) -> str:
+    return f"{text}, whichever ends first" if text.count("=") > 1 else text
+
+
 def _model(spec: Spec) -> str:
-    network = spec.model.get("net") or spec.model[STAGES[spec.stage].network]
-    return f"{network['_target_']}, {spec.model.get('dimensions')}"
+    network = spec.model.get("net") or spec.model.get(STAGES[spec.stage].network) or {}
+    parts = [(spec.model.get("module") or {}).get("_target_"), network.get("_target_"), spec.model.get("dimensions")]
+    return ", ".join(str(part) for part in parts if part)
 
 
 def _optimizer(spec: Spec) -> str:

@@ -15,6 +15,7 @@ from asparagus.check.trainer import trainer
 from asparagus.checkpoint.folder import pick
 from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
+from asparagus.plan import misfits
 from asparagus.record.numbers import find_folder
 from asparagus.secrets import defaults, references
 from asparagus.spec import MODES, Parent, Spec
@@ -52,7 +53,7 @@ def check(spec: Spec) -> Findings:
     parent = _parent(spec, stage, problems)
     problems += sections(spec, stage)
     problems += trainer(spec)
-    for rule in (_numbers, _values, _run, _monitors, _secrets):
+    for rule in (_numbers, misfits, _values, _run, _monitors, _secrets):
         problems += rule(spec)
     problems += _writable("ASPARAGUS_MODELS", spec.paths.models)
     problems += _writable("ASPARAGUS_RESULTS", spec.paths.results)

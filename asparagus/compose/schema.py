@@ -43,7 +43,10 @@ def fill(
     values["paths"] = {**dataclasses.asdict(paths), **(values.get("paths") or {})}
     if values.get("seed") is None:  # drawn here, once, and recorded (SEEDS D14)
         values["seed"] = random.SystemRandom().randrange(SEEDS)
-    problems += _unused(values.get("model"), used)
+    if isinstance(model := values.get("model"), dict):
+        problems += _unused(model, used)
+        # What is left of a variable are the places that it was used in: a run's own config has no use for it.
+        values["model"] = {key: value for key, value in model.items() if _is_ours(key)}
     _fill_node(schema, values, "", problems)
     if problems or not {"stage", "task"} <= values.keys():
         return None, problems
@@ -63,10 +66,14 @@ def _is_used(key: str, referenced: tuple[str, ...]) -> bool:
     return any(name == key or name.startswith((f"{key}.", f"{key}/")) for name in referenced)
 
 
-def _unused(model: Any, referenced: tuple[str, ...]) -> Iterator[str]:
+def _is_ours(key: str) -> bool:
+    return key in MODEL_KEYS or key.endswith(MODEL_ENDINGS)
+
+
+def _unused(model: dict[str, Any], referenced: tuple[str, ...]) -> Iterator[str]:
     """Name the keys of `model` that are neither ours nor a variable: nothing would read them."""
-    for key in model if isinstance(model, dict) else ():
-        if key not in MODEL_KEYS and not key.endswith(MODEL_ENDINGS) and not _is_used(f"model.{key}", referenced):
+    for key in model:
+        if not _is_ours(key) and not _is_used(f"model.{key}", referenced):
             near = did_you_mean(f"model.{key}", [f"model.{name}" for name in MODEL_KEYS])
             yield (
                 f"model.{key}: nothing reads it. {near} Arguments belong into the section of what takes them "

@@ -32,6 +32,9 @@ LOADER_KEYS = ("dataset", *BATCH_SIZES, "shuffle", *SAMPLERS, "drop_last", *FUNC
 DECIDED_BY = {"sampler": ("shuffle",), "batch_sampler": (*BATCH_SIZES, "shuffle", "sampler", "drop_last")}
 A_DATASET = "Give a section with a `_target_`, or with a `name` and a `root`."
 
+Subset = str | Sequence[str] | None
+Transform = Callable[..., Any] | None
+
 PARTS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
 ALONE = ""
 """The name of a part's only loader, where the part is one section and not a mapping of names."""
@@ -52,10 +55,10 @@ class Section:
 
 
 class LoaderDataModule(pl.LightningDataModule):
-    """Feeds the loaders of an experiment file; it shards over the ranks itself, so the Trainer must not.
+    """Feeds what an experiment file lists; it shards over the ranks itself, so the Trainer must not replace samplers.
 
     Its own section needs `_recursive_: false`: the datasets inside are built here, where their root is known. A dataset
-    that was built already is taken as it is.
+    that was built already is taken as it is. A stream (torch's IterableDataset) shards itself.
     """
 
     def __init__(
@@ -73,8 +76,8 @@ class LoaderDataModule(pl.LightningDataModule):
         """Check the settings; datasets are built in `setup`.
 
         Args:
-            train: A loader section (`LOADER_KEYS`), or a mapping of names to sections: a batch is then a dict of each
-                loader's batch, an epoch as long as the longest loader, and shorter ones begin again.
+            train: A loader section (`LOADER_KEYS`), or a mapping of names to sections: a batch is then `{name: batch}`,
+                an epoch as long as the longest loader, and shorter ones begin again.
             val: A loader section, or a mapping of names to sections: these are read one after the other.
             test: As `val`.
             root: The folder that a dataset's own `root` is relative to; a dataset without one gets this folder.
@@ -89,7 +92,7 @@ class LoaderDataModule(pl.LightningDataModule):
         super().__init__()
         self.root = Path(root).absolute() if root is not None else None
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        size = _batch_size(batch_size, "data.batch_size") or 1
+        size = 1 if batch_size is None else _batch_size(batch_size, "data.batch_size")
         given = {"train": train, "val": val, "test": test}
         self._sections = {part: _sections(value, f"data.{part}", size) for part, value in given.items()}
         self._datasets: dict[str, Dataset[Any]] = {}
@@ -109,9 +112,6 @@ class LoaderDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any] | CombinedLoader:
         """Return this rank's share of the training data; every rank has as many batches.
 
-        Returns:
-            The loader of one section; for a mapping, one that gives `{name: batch}`.
-
         Raises:
             DataError: there is no training data, or not enough for a batch on every worker.
             ConfigError: settings that the dataset or torch's DataLoader does not take.
@@ -121,11 +121,11 @@ class LoaderDataModule(pl.LightningDataModule):
         return self._combined("train", "max_size_cycle")
 
     def val_dataloader(self) -> DataLoader[Any] | CombinedLoader | list[Any]:
-        """Return this rank's share of the validation data, no item twice; without any, an empty list.
+        """Return this rank's share of the validation data, no item twice; an empty list if there is no such data.
 
         Raises:
             DataError: a worker would be left without an item.
-            ConfigError: settings that the dataset or torch's DataLoader does not take.
+            ConfigError: as of `train_dataloader`.
         """
         return self._combined("val", "sequential") if self._sections["val"] else []
 
@@ -152,7 +152,9 @@ class LoaderDataModule(pl.LightningDataModule):
     def _loader(self, section: Section, *, even: bool) -> DataLoader[Any]:
         given, data = section.given, self._dataset(section)
         options = {name: given[name] for name in PASSED_ON if name in given}
-        options |= {name: _built(given[name], f"{section.key}.{name}") for name in FUNCTIONS if name in given}
+        for name in given.keys() & FUNCTIONS:
+            function, key = given[name], f"{section.key}.{name}"
+            options[name] = instantiate(function, key=key) if isinstance(function, Mapping) else function
         options |= self._order(section, data, even=even)
         try:
             return LateLoader(data, **options)
@@ -161,41 +163,30 @@ class LoaderDataModule(pl.LightningDataModule):
 
     def _order(self, section: Section, data: Dataset[Any], *, even: bool) -> dict[str, Any]:
         """Return those of DataLoader's arguments that decide which items make a batch."""
+        _refuse_order(section, data)
         given, key = section.given, section.key
-        own = {name: given[name] for name in SAMPLERS if name in given}
+        if "batch_sampler" in given:
+            return {"batch_sampler": _sampler(given["batch_sampler"], data, f"{key}.batch_sampler")}
+        batches = {"batch_size": section.batch_size, "drop_last": section.drop_last}
         if isinstance(data, IterableDataset):
-            _refuse_order(section)
-        elif not own:
-            own["sampler"] = self._shares(section, data, even=even)
-        else:
-            own = {name: _sampler(value, data, f"{key}.{name}") for name, value in own.items()}
-        if "batch_sampler" in own:
-            return own
-        return {"batch_size": section.batch_size, "drop_last": section.drop_last, **own}
+            return batches
+        if "sampler" in given:
+            return {**batches, "sampler": _sampler(given["sampler"], data, f"{key}.sampler")}
+        return {**batches, "sampler": self._shares(section, data, even=even)}
 
     def _shares(self, section: Section, data: Dataset[Any], *, even: bool) -> IndexSampler | None:
         """Return the order of this rank's items; None is all of them, as they lie."""
-        key, shuffle = section.key, bool(section.given.get("shuffle"))
-        sampler = IndexSampler(
-            _size(data, key),
-            # The key keeps loaders of one run apart, which would draw the same items of the same data.
-            seeds=(self.seed, zlib.crc32(key.encode())) if shuffle else None,
-            rank=self.rank,
-            world_size=self.world_size,
-            even=even,
-            drop_last=section.drop_last,
-        )
+        key, size = section.key, _size(data, section.key)
+        # The key in it keeps loaders apart that would draw the same items of the same data.
+        seeds = (self.seed, zlib.crc32(key.encode())) if section.given.get("shuffle") else None
+        sampler = IndexSampler(size, seeds, self.rank, self.world_size, even=even, drop_last=section.drop_last)
         if sampler.total < self.world_size:
-            raise DataError(
-                f"{key}: {sampler.size} items for {self.world_size} workers leave a worker without one. "
-                f"Ask for resources.workers of at most {sampler.size}."
-            )
+            workers = f"{self.world_size} workers leave a worker without one"
+            raise DataError(f"{key}: {size} items for {workers}. Ask for resources.workers of at most {size}.")
         if section.drop_last and len(sampler) < section.batch_size:
-            raise DataError(
-                f"{key}: {len(sampler)} items on a worker fill no batch of {section.batch_size}, and drop_last leaves "
-                f"unfilled ones out. Set {key}.batch_size to at most {len(sampler)}, or {key}.drop_last=false."
-            )
-        return sampler if shuffle or self.world_size > 1 else None
+            lack = f"drop_last with batch_size {section.batch_size} drops all {len(sampler)} items of a worker"
+            raise DataError(f"{key}: {lack}. Make {key}.batch_size smaller, or set {key}.drop_last=false.")
+        return sampler if seeds or self.world_size > 1 else None
 
     def _dataset(self, section: Section) -> Dataset[Any]:
         if section.key not in self._datasets:
@@ -238,14 +229,7 @@ class IndexSampler(Sampler[int]):
     """
 
     def __init__(
-        self,
-        size: int,
-        *,
-        seeds: Sequence[int] | None,
-        rank: int = 0,
-        world_size: int = 1,
-        even: bool = True,
-        drop_last: bool = False,
+        self, size: int, seeds: Sequence[int] | None, rank: int, world_size: int, *, even: bool, drop_last: bool = False
     ) -> None:
         """Set up; without `seeds` the items come as they lie."""
         self.size, self.seeds, self.rank, self.world_size = size, seeds, rank, world_size
@@ -272,11 +256,7 @@ class IndexSampler(Sampler[int]):
 
 
 def dataset(
-    name: str,
-    root: str | Path,
-    subset: str | Sequence[str] | None = None,
-    image_transform: Callable[..., Any] | None = None,
-    **kwargs: Any,
+    name: str, root: str | Path, subset: Subset = None, image_transform: Transform = None, **kwargs: Any
 ) -> Dataset[Any]:
     """Build a dataset by its name: one of `BUILT_IN`, or one that was registered.
 
@@ -292,18 +272,17 @@ def dataset(
     """
     _check_name(name, "dataset.name")
     entry = DATASETS.get(name)
-    factory = locate(BUILT_IN.get(name) or (entry.path if entry else ""), key="dataset")
+    path, defaults = (entry.path, entry.defaults) if entry else (BUILT_IN[name], {})
+    factory = locate(path, key="dataset")
+    # A dataset that does not know the word need not hear that there is none.
+    takes = parameters_of(factory).keys() - defaults.keys()
     usual = {"subset": subset, "image_transform": image_transform}
-    arguments: dict[str, Any] = {word: None for word in usual if word in parameters_of(factory)}
-    arguments |= entry.defaults if entry else {}
-    arguments |= {word: value for word, value in usual.items() if value is not None}
-    built: Dataset[Any] = factory(root, **(arguments | kwargs))
+    told = {word: value for word, value in usual.items() if value is not None or word in takes}
+    built: Dataset[Any] = factory(root, **(defaults | told | kwargs))
     return built
 
 
-def image_folder(
-    root: str | Path, subset: str | Sequence[str] | None = None, image_transform: Callable[..., Any] | None = None
-) -> Dataset[Any]:
+def image_folder(root: str | Path, subset: Subset = None, image_transform: Transform = None) -> Dataset[Any]:
     """Read images in one folder per class, each an `(image, class number)`; torchvision does it.
 
     Args:
@@ -335,24 +314,20 @@ def _sections(given: Any, key: str, batch_size: int) -> dict[str, Section]:
         return {}
     if not isinstance(given, Mapping) or "dataset" in given:
         return {ALONE: _section(given, key, batch_size)}
-    return {
-        str(name): _section(value, f"{key}.{name}", batch_size) for name, value in given.items() if value is not None
-    }
+    named = {str(name): value for name, value in given.items() if value is not None}
+    return {name: _section(value, f"{key}.{name}", batch_size) for name, value in named.items()}
 
 
 def _section(value: Any, key: str, batch_size: int) -> Section:
     """Check one loader's settings."""
     if not isinstance(value, Mapping):
-        raise ConfigError(
-            f"{key}: {value!r} given, where a loader section is expected: one with the key `dataset`. "
-            "Several loaders are sections under names of their own."
-        )
+        raise ConfigError(f"{key}: {value!r} given. A loader is a section with a `dataset`, alone or under a name.")
     given = {name: item for name, item in value.items() if item is not None}
     if problems := [*_wrong_keys(value, given, key)]:
         raise ConfigError(*problems)
     given["dataset"] = _dataset_section(given["dataset"], f"{key}.dataset")
-    own = [_batch_size(given.get(name), f"{key}.{name}") for name in BATCH_SIZES]
-    return Section(key, given, own[0] or own[1] or batch_size, bool(given.get("drop_last")))
+    own = [_batch_size(given[name], f"{key}.{name}") for name in BATCH_SIZES if name in given]
+    return Section(key, given, batch_size=own[0] if own else batch_size, drop_last=bool(given.get("drop_last")))
 
 
 def _wrong_keys(value: Mapping[str, Any], given: Mapping[str, Any], key: str) -> Iterator[str]:
@@ -371,10 +346,10 @@ def _wrong_keys(value: Mapping[str, Any], given: Mapping[str, Any], key: str) ->
             yield f"{key}.{name}: {given[name]!r} given. Give a section with its `_target_`."
 
 
-def _batch_size(value: Any, key: str) -> int | None:
-    if value is None or (type(value) is int and value > 0):
-        return value
-    raise ConfigError(f"{key}: {value!r} is not a positive whole number.")
+def _batch_size(value: Any, key: str) -> int:
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{key}: {value!r} is not a positive whole number.")
+    return value
 
 
 def _dataset_section(value: Any, key: str) -> Any:
@@ -388,22 +363,15 @@ def _dataset_section(value: Any, key: str) -> Any:
 
 
 def _check_name(name: Any, key: str) -> None:
-    if name not in BUILT_IN and name not in DATASETS:
-        raise ConfigError(
-            one_of(key, name, [*BUILT_IN, *DATASETS], see="Others are registered, or given by their `_target_`.")
-        )
+    if str(name) not in (*BUILT_IN, *DATASETS):
+        see = "Others are registered, or given by their `_target_`."
+        raise ConfigError(one_of(key, name, [*BUILT_IN, *DATASETS], see=see))
 
 
-def _refuse_order(section: Section) -> None:
+def _refuse_order(section: Section, data: Dataset[Any]) -> None:
     for name in ("shuffle", *SAMPLERS):
-        if section.given.get(name):
-            raise ConfigError(
-                f"{section.key}.{name}: the dataset is a stream, which has an order of its own. Leave it out."
-            )
-
-
-def _built(value: Any, key: str) -> Any:
-    return instantiate(value, key=key) if isinstance(value, Mapping) else value
+        if section.given.get(name) and isinstance(data, IterableDataset):
+            raise ConfigError(f"{section.key}.{name}: the dataset is a stream and has its own order. Leave it out.")
 
 
 def _sampler(value: Any, data: Dataset[Any], key: str) -> Any:

@@ -15,6 +15,7 @@ from asparagus.driver.one_run import Engine, failure
 from asparagus.errors import PlanError
 from asparagus.plan import Plan
 from asparagus.record.run_folder import RunFolder
+from asparagus.secrets import references
 from asparagus.spec import Assignment, Site
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
     trainer = OurTrainer(
         train_loop,
         ray_ends_with_run=plan.spec.site.address == LOCAL,
-        train_loop_config={"assignment": assignment.to_dict()},
+        train_loop_config={"assignment": assignment.to_dict(), "secrets": _secrets(assignment)},
         scaling_config=ScalingConfig(
             num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -154,6 +155,11 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
         raise failure(assignment, error, hint=_auth_hint()) from error
     outcome: dict[str, Any] = result.return_value
     return outcome
+
+
+def _secrets(assignment: Assignment) -> dict[str, str]:
+    """Return the environment variables that the spec refers to as secrets, for workers on other machines."""
+    return {name: os.environ[name] for name in references(assignment.spec.to_dict()) if name in os.environ}
 
 
 def _auth_hint() -> str:

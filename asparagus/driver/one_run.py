@@ -28,6 +28,7 @@ from asparagus.record.run_folder import (
     note_child,
     write_state,
 )
+from asparagus.secrets import hide, references
 from asparagus.spec import Assignment, Parent
 
 Watcher = Callable[[Event], None]
@@ -109,7 +110,7 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
             state = INTERRUPTED
             raise
         except RunError as error:
-            _write_error(begun.folder, error)
+            _write_error(begun, error)
             raise
         finally:
             begun.write_state(state, metrics)
@@ -192,18 +193,20 @@ def failure(assignment: Assignment, error: BaseException, *, hint: str = "") -> 
     folder = RunFolder(Path(assignment.folder), assignment.spec.stage)
     kept = manifests(folder.checkpoints)
     saved = f"Its last checkpoint: {folder.checkpoints / kept[-1].name}." if kept else "It wrote no checkpoint."
+    names = set(references(assignment.spec.to_dict()))
     return RunError(
-        f"run {assignment.run_id} failed: {type(error).__name__}: {error}\n"
+        f"run {assignment.run_id} failed: {type(error).__name__}: {hide(str(error), names)}\n"
         + (f"{hint}\n" if hint else "")
         + f"{saved} The whole story: {folder.log}"
     )
 
 
-def _write_error(folder: RunFolder, error: RunError) -> None:
+def _write_error(begun: Begun, error: RunError) -> None:
     import traceback
 
-    with folder.log.open("a", encoding="utf-8") as file:
-        file.write("".join(traceback.format_exception(error)))
+    story = "".join(traceback.format_exception(error))
+    with begun.folder.log.open("a", encoding="utf-8") as file:
+        file.write(hide(story, set(references(begun.plan.spec.to_dict()))))
 
 
 def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:

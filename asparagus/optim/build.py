@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,9 +10,10 @@ from torch.optim import Optimizer
 
 from asparagus.errors import ConfigError, did_you_mean, one_of
 from asparagus.optim import OPTIMIZERS
+from asparagus.targets import locate, parameters_of
 
-# `name` chooses the class and `sched` belongs to the schedule; all else is the constructor's.
-OURS = ("name", "sched")
+# `name` or `_target_` choose the class and `sched` belongs to the schedule; all else is the constructor's.
+OURS = ("name", "sched", "_target_")
 
 
 def build_optimizer(config: Mapping[str, Any], parameters: Iterable[Any]) -> Optimizer:
@@ -22,15 +22,17 @@ def build_optimizer(config: Mapping[str, Any], parameters: Iterable[Any]) -> Opt
     Raises:
         ConfigError: no name, an unknown name, no lr (torch's defaults are nobody's choice), or an unknown argument.
     """
-    optimizer = optimizer_class(config.get("name"))
+    path = config.get("_target_")
+    optimizer: Any = locate(str(path), key="optim") if path else optimizer_class(config.get("name"))
     if config.get("lr") is None:
         raise ConfigError("optim.lr: missing; every optimizer needs one. Set it, e.g. optim.lr=1e-3.")
     arguments = {key: value for key, value in config.items() if key not in OURS}
     _check_names(optimizer, arguments)
     try:
-        return optimizer(parameters, **arguments)
+        built: Optimizer = optimizer(parameters, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim: {optimizer.__name__} refused its arguments: {error}") from error
+    return built
 
 
 def optimizer_class(name: object) -> type[Optimizer]:
@@ -48,8 +50,11 @@ def optimizer_class(name: object) -> type[Optimizer]:
     return found
 
 
-def _check_names(optimizer: type[Optimizer], arguments: Mapping[str, Any]) -> None:
-    known = [name for name in inspect.signature(optimizer).parameters if name != "params"]
+def _check_names(optimizer: Any, arguments: Mapping[str, Any]) -> None:
+    parameters = parameters_of(optimizer)
+    known = [name for name in parameters if name != "params"]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
     for key in arguments:
         if key not in known:
             hint = did_you_mean(key, known)

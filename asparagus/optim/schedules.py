@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from asparagus.errors import ConfigError, did_you_mean, one_of
 from asparagus.optim import SCHEDULES
+from asparagus.targets import instantiate, locate, parameters_of, target_of
 
 KEYS = ("name", "warmup_steps", "warmup_ratio", "min_lr", "max_steps")
 
@@ -49,8 +50,11 @@ def linear(step: int, shape: Shape) -> float:
     return _warmup(step, shape) or _decay(step, shape, lambda done: 1 - done)
 
 
-def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None, max_steps: float) -> LambdaLR:
+def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None, max_steps: float) -> LRScheduler:
     """Return the schedule that `optim.sched` describes, to be stepped after every optimizer step.
+
+    A `_target_` names a class of torch's kind instead: it is called with the optimizer and the section's other keys, and
+    with `max_steps` if it takes one and the section names none.
 
     Args:
         optimizer: Each of its groups follows the schedule from its own learning rate.
@@ -61,12 +65,29 @@ def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None,
     Raises:
         ConfigError: an unknown key or name, both kinds of warm-up, no known end, or `min_lr` above the lr.
     """
+    if sched_config and "_target_" in sched_config:
+        return _of_class(optimizer, sched_config, max_steps)
     config = {"name": "constant", **(sched_config or {})}
     schedule = _schedule(config)
     end = _end(config, max_steps)
     warmup = _warmup_steps(config, end)
     shapes = [_shape(group["lr"], end, warmup, config) for group in optimizer.param_groups]
     return LambdaLR(optimizer, [_factor(schedule, shape) for shape in shapes])
+
+
+def interval_of(sched_config: Mapping[str, Any] | None) -> str:
+    """Return how often the schedule is stepped: per `step`, unless the section says `interval: epoch` (SEEDS D24)."""
+    return str((sched_config or {}).get("interval", "step"))
+
+
+def _of_class(optimizer: Optimizer, config: Mapping[str, Any], max_steps: float) -> LRScheduler:
+    takes = parameters_of(locate(target_of(config, "optim.sched"), key="optim.sched"))
+    extra: dict[str, Any] = {"optimizer": optimizer}
+    if "max_steps" in takes and config.get("max_steps") in (None, -1):
+        extra["max_steps"] = int(max_steps)
+    arguments = {key: value for key, value in config.items() if key not in ("name", "interval", *extra)}
+    schedule: LRScheduler = instantiate(arguments, key="optim.sched", extra=extra)
+    return schedule
 
 
 def _warmup(step: int, shape: Shape) -> float | None:

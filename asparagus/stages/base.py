@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from asparagus.optim.build import build_optimizer
-from asparagus.optim.schedules import build_schedule
+from asparagus.optim.schedules import build_schedule, interval_of
 
 
 class StageModule(pl.LightningModule):
@@ -57,8 +57,10 @@ class StageModule(pl.LightningModule):
         """Return optimizer and per-step schedule; its length comes from trainer, data and real world size."""
         optimizer = build_optimizer(self.optim_config, [p for p in self.parameters() if p.requires_grad])
         steps = self.trainer.estimated_stepping_batches
-        schedule = build_schedule(optimizer, self.optim_config.get("sched"), steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1}}
+        sched = self.optim_config.get("sched")
+        schedule = build_schedule(optimizer, sched, steps)
+        stepped = {"scheduler": schedule, "interval": interval_of(sched), "frequency": 1}
+        return {"optimizer": optimizer, "lr_scheduler": stepped}
 
     def log_train(self, loss: Tensor, batch_size: int) -> None:
         """Log `train/loss` and `optim/lr` of this step, and `train/loss_epoch`, the epoch's mean over all ranks."""

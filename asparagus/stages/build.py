@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ from asparagus.errors import ConfigError, one_of
 from asparagus.models.build import build_network
 from asparagus.stages import Stage
 from asparagus.stages.base import StageModule
-from asparagus.targets import instantiate
+from asparagus.targets import instantiate, locate, parameters_of, target_of
 
 DIMENSIONS = {"2D": 2, "3D": 3}
 
@@ -23,45 +25,80 @@ def build_module(
     model: Mapping[str, Any],
     optim: Mapping[str, Any],
     loss: Mapping[str, Any] | None,
-    task: Task,
+    task: Task | None,
     *,
     patch_size: Sequence[int] | None = None,
     seed: int = 0,
-) -> StageModule:
-    """Build the stage's module around the network that the `model` section names for it.
+) -> pl.LightningModule:
+    """Build the stage's module around the network that the `model` section names for it, or a module of your own.
+
+    A module of your own (`model.module._target_`) is given what it takes of: `net`, `optim`, `loss`, `n_classes`,
+    `class_names`, `patch_size`, `seed`.
 
     Args:
         stage: Which row of the stage table.
         model: `dimensions` ("2D" or "3D"; the task's own when left out), the stage's network (`pretrain_net`,
-            `seg_net` or `cls_net`; `net` serves all), and `module`: arguments of the LightningModule, or a
-            `_target_` of one's own.
+            `seg_net` or `cls_net`; `net` serves all), `module`: arguments of the LightningModule, or a `_target_` of
+            one's own, and `compile_mode`, a mode of `torch.compile` for the network.
         optim: Passed on; used when training starts.
         loss: Passed on; None or empty for the stage's own.
-        task: What the data dictate: channels, classes, dimensions.
+        task: What the data dictate: channels, classes, dimensions; None where a data module of one's own knows.
         patch_size: `data.patch_size`, in voxels; only the first `dimensions` entries count.
         seed: Decides the first weights, on every rank alike.
 
     Raises:
         ConfigError: no network for the stage, dimensions that do not fit the task, or arguments that do not fit.
     """
-    dimensions = spatial_dims(model, task)
-    patch = None if patch_size is None else list(patch_size)[:dimensions]
-    net = _network(stage, model, _sizes(stage, task, dimensions, patch), seed)
-    config = {"_target_": stage.module, **(model.get("module") or {})}
-    extra = {
-        "net": net,
+    config = {**({"_target_": stage.module} if stage.module else {}), **(model.get("module") or {})}
+    factory = locate(target_of(config, "model.module"), key="model.module")
+    given: dict[str, Any] = {
         "optim": optim,
-        "n_classes": task.n_classes,
-        "patch_size": patch,
-        "class_names": task.class_names,
+        "patch_size": patch_size,
         "loss": loss or None,
         "seed": seed,
+        "n_classes": task.n_classes if task else None,
+        "class_names": task.class_names if task else None,
     }
-    module: StageModule = instantiate(config, key="model.module", extra=extra)
+    if _takes(factory, "net"):
+        dimensions = spatial_dims(model, task)
+        given["patch_size"] = None if patch_size is None else list(patch_size)[:dimensions]
+        given["net"] = _network(stage, model, _sizes(stage, task, dimensions, given["patch_size"]), seed)
+    extra = {name: value for name, value in given.items() if _takes(factory, name) and name not in config}
+    # Weights of a module of one's own depend on the seed alone, as those of a network do.
+    with _seeded(seed):
+        module = instantiate(config, key="model.module", extra=extra)
+    if not isinstance(module, pl.LightningModule):
+        raise ConfigError(
+            f"model.module._target_: {config['_target_']} made a {type(module).__name__}, not a LightningModule of "
+            "pytorch_lightning."
+        )
+    _compile(module, model.get("compile_mode"))
     return module
 
 
-def spatial_dims(model: Mapping[str, Any], task: Task) -> int:
+def _takes(factory: Callable[..., Any], name: str) -> bool:
+    """Tell whether a module has a parameter; with `**kwargs` it has all of a stage module's if it is one."""
+    parameters = parameters_of(factory)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    is_stage = isinstance(factory, type) and issubclass(factory, StageModule)
+    return name in parameters or (open_ended and is_stage)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from a stream of its own: the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _compile(module: pl.LightningModule, mode: str | None) -> None:
+    """Compile the network in place, so that the names of its weights stay what they are."""
+    if mode is not None:
+        getattr(module, "net", module).compile(mode=mode)
+
+
+def spatial_dims(model: Mapping[str, Any], task: Task | None) -> int:
     """Return 2 or 3 as `model.dimensions` says, or as the task is when it says nothing.
 
     Raises:
@@ -69,17 +106,20 @@ def spatial_dims(model: Mapping[str, Any], task: Task) -> int:
     """
     given = model.get("dimensions")
     if given is None:
-        return task.dimensions
+        return task.dimensions if task else DIMENSIONS["3D"]
     if given not in DIMENSIONS:
         raise ConfigError(one_of("model.dimensions", given, DIMENSIONS))
-    if DIMENSIONS[given] > task.dimensions:
+    if task is not None and DIMENSIONS[given] > task.dimensions:
         raise ConfigError(
             f"model.dimensions: {given} does not fit {task.name}, whose cases are 2D. Set model.dimensions=2D."
         )
     return DIMENSIONS[given]
 
 
-def _sizes(stage: Stage, task: Task, dimensions: int, patch: list[int] | None) -> dict[str, Any]:
+def _sizes(stage: Stage, task: Task | None, dimensions: int, patch: list[int] | None) -> dict[str, Any]:
+    """Return what the data dictate; nothing but the dimensions where nobody knows the data."""
+    if task is None:
+        return {"spatial_dims": dimensions, "img_size": patch}
     whole = list(task.shape[:dimensions]) if task.shape else None
     return {
         "spatial_dims": dimensions,
@@ -94,7 +134,6 @@ def _network(stage: Stage, model: Mapping[str, Any], sizes: Mapping[str, Any], s
     if not model.get(name):
         there = ", ".join(sorted(key for key in model if key.endswith("net"))) or "none"
         raise ConfigError(f"model.{stage.network}: missing, and {stage.name} needs it. Networks there: {there}.")
-    # The global generator is left as it was: the first weights depend on the seed and on nothing that ran before.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # The first weights depend on the seed and on nothing that ran before.
+    with _seeded(seed):
         return build_network(model[name], sizes, key=f"model.{name}")

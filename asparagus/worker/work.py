@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import signal
@@ -14,18 +13,18 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from asparagus.callbacks.checkpoints import CheckpointWriter
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
-from asparagus.callbacks.seeds import EpochSeeds
 from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.transfer import read_weights, transfer
-from asparagus.data.layout import read_task
+from asparagus.errors import ConfigError
 from asparagus.journal import Journal
+from asparagus.secrets import hide, references
 from asparagus.spec import Assignment, Spec
-from asparagus.stages import STAGES
-from asparagus.stages.build import build_module
-from asparagus.targets import instantiate, locate
+from asparagus.targets import instantiate, locate, parameters_of, target_of
+from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import Ranks
 
 log = logging.getLogger("asparagus")
@@ -42,17 +41,13 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
     """
     folder = Path(assignment.folder)
     journal = Journal(folder / "journal.jsonl") if ranks.rank == 0 else None
-    with _logging_to(folder, assignment.spec.stage, ranks.rank):
+    with _logging_to(assignment, ranks.rank):
         trainer, module, datamodule = build(assignment, ranks, journal)
-        start = newest_whole(folder / "checkpoints")
-        if start is not None:
-            log.info("going on from %s", start)
-        elif assignment.parent is not None:
+        start = _start(assignment)
+        if start is None and assignment.parent is not None:
             _begin_from(assignment, module, journal)
         with _interruptible():
-            trainer.fit(
-                module, datamodule=datamodule, ckpt_path=str(start / STATE) if start else None, weights_only=True
-            )
+            _run(assignment.spec, trainer, module, datamodule, start)
         if journal is not None:
             journal.append("end", step=trainer.global_step, epoch=trainer.current_epoch)
             journal.close()
@@ -64,55 +59,76 @@ def build(
     assignment: Assignment, ranks: Ranks, journal: Journal | None
 ) -> tuple[pl.Trainer, pl.LightningModule, pl.LightningDataModule]:
     """Build what `Trainer.fit` needs, on this rank."""
-    spec, stage = assignment.spec, STAGES[assignment.spec.stage]
-    pl.seed_everything(spec.seed, workers=True, verbose=False)
-    task = read_task(spec.paths.data, spec.task)
-    given = {
-        "root": spec.paths.data,
-        "task": spec.task,
-        "kind": stage.kind,
-        "dimensions": spec.model.get("dimensions", "3D"),
-        "seed": spec.seed,
-        "rank": ranks.rank,
-        "world_size": ranks.world_size,
-    }
-    datamodule, knows_ranks = build_datamodule(spec.data, given)
-    module = build_module(
-        stage, spec.model, spec.optim, spec.loss, task, patch_size=spec.data.get("patch_size"), seed=spec.seed
-    )
-    folder = Path(assignment.folder)
+    spec, folder = assignment.spec, Path(assignment.folder)
+    parts = Parts(spec, ranks)
+    ours = ranks.trainer_arguments(spec.trainer.get("strategy") or "auto")
+    asked = parts.trainer_arguments()
     trainer = pl.Trainer(
-        **_trainer_arguments(spec, ranks),
-        logger=JournalLogger(journal, folder),
-        callbacks=[
-            EpochSeeds(spec.seed),
-            *(instantiate(section, key=f"callbacks.{name}") for name, section in spec.callbacks.items()),
-            Heartbeat(journal),
-            CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal),
-        ],
-        enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=not knows_ranks,
-        default_root_dir=folder,
+        **{
+            "enable_model_summary": False,
+            "use_distributed_sampler": not parts.shards,
+            "default_root_dir": folder,
+            **asked,
+            **ours,
+            "plugins": [*(asked.get("plugins") or []), *ours.get("plugins", [])] or None,
+            "enable_progress_bar": False,  # the launcher shows how it goes
+            "enable_checkpointing": True,
+            "logger": [JournalLogger(journal, folder), *parts.loggers(folder, first=ranks.rank == 0)],
+            "callbacks": [
+                *parts.callbacks(),
+                Heartbeat(journal),
+                CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal),
+            ],
+        }
     )
-    return trainer, module, datamodule
+    return trainer, parts.module, parts.datamodule
 
 
-def build_datamodule(section: dict[str, Any], given: dict[str, Any]) -> tuple[pl.LightningDataModule, bool]:
-    """Build the data module with what it takes of `given`.
+def _start(assignment: Assignment) -> Path | None:
+    """Return the state to go on from: the run's own newest, else the one that it was told to resume."""
+    start = newest_whole(Path(assignment.folder) / "checkpoints")
+    if start is not None:
+        log.info("going on from %s", start)
+        return start / STATE
+    asked = assignment.spec.run.resume_from_checkpoint
+    if asked is None:
+        return None
+    path = Path(asked).expanduser()
+    log.info("resuming the whole state of %s", path)
+    return path / STATE if path.is_dir() else path
 
-    Returns:
-        It, and whether it takes `rank` and `world_size`, and so shards its data itself.
-    """
-    parameters = inspect.signature(locate(section["_target_"], key="data")).parameters
-    taken = {key: value for key, value in given.items() if key in parameters and key not in section}
-    return instantiate(section, key="data", extra=taken), {"rank", "world_size"} <= parameters.keys()
+
+def _run(
+    spec: Spec, trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule, start: Path | None
+) -> None:
+    """Do what the run is for: fit, look at validation or test data, or call a script of the user's own."""
+    checkpoint = str(start) if start else None
+    if spec.script:
+        given = {"trainer": trainer, "module": module, "datamodule": datamodule, "ckpt_path": checkpoint}
+        takes = parameters_of(locate(target_of(spec.script, "script"), key="script"))
+        extra = {name: value for name, value in given.items() if name in takes}
+        instantiate(spec.script, key="script", extra=extra)
+    elif spec.run.mode == "fit":
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    else:
+        _must_have(spec.run.mode, module, datamodule)
+        look = trainer.validate if spec.run.mode == "validate" else trainer.test
+        look(module, datamodule=datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
 
-def _trainer_arguments(spec: Spec, ranks: Ranks) -> dict[str, Any]:
-    asked = {key: value for key, value in spec.trainer.items() if key != "strategy"}
-    return {**asked, **ranks.trainer_arguments(spec.trainer.get("strategy") or "auto")}
+def _must_have(mode: str, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
+    """Refuse to look at data that are not there: Lightning would look at nothing and say nothing (SEEDS D12)."""
+    part = "val" if mode == "validate" else "test"
+    step = "validation_step" if mode == "validate" else "test_step"
+    if not is_overridden(step, module):
+        raise ConfigError(f"run.mode: {mode} needs a {step}, and {type(module).__name__} has none.")
+    if not is_overridden(f"{part}_dataloader", datamodule):
+        raise ConfigError(f"run.mode: {mode} needs {part} data, and {type(datamodule).__name__} has none.")
+    datamodule.prepare_data()
+    datamodule.setup(mode)
+    loaders = getattr(datamodule, f"{part}_dataloader")()
+    if loaders is None or (isinstance(loaders, list) and not loaders):
+        raise ConfigError(f"run.mode: {mode} needs {part} data. Give the section data.{part}.")
 
 
 def _begin_from(assignment: Assignment, module: torch.nn.Module, journal: Journal | None) -> None:
@@ -165,12 +181,24 @@ class _Lines:
         """Nothing is held back but the half line."""
 
 
+class _WithoutSecrets(logging.Formatter):
+    """Hides the values of the run's secrets, whoever says them."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._names = set(references(spec.to_dict()))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record), self._names)
+
+
 @contextmanager
-def _logging_to(folder: Path, stage: str, rank: int) -> Iterator[None]:
+def _logging_to(assignment: Assignment, rank: int) -> Iterator[None]:
     """Send logs, warnings and prints of this rank to `<stage>.log`; those of other ranks to a log of their own."""
+    stage = assignment.spec.stage
     name = f"{stage}.log" if rank == 0 else f"{stage}.rank{rank}.log"
-    handler = logging.FileHandler(folder / name, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = logging.FileHandler(Path(assignment.folder) / name, encoding="utf-8")
+    handler.setFormatter(_WithoutSecrets(assignment.spec))
     root = logging.getLogger()
     before, propagating = root.level, _stop_own_handlers()
     root.addHandler(handler)

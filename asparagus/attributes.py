@@ -1,0 +1,60 @@
+"""Attributes of a run inside its config, `${asparagus:max_iterations}`: filled in where they become known (SEEDS D26 to D28).
+
+How many devices there are is known to the plan; how long an epoch is, to the plan where it can see the data, and to the
+worker everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+ATTRIBUTE = re.compile(r"\$\{asparagus:(\w+)\}")
+ENDLESS = -1
+
+
+def substituted(values: Any, known: Mapping[str, Any]) -> Any:
+    """Return the values with known attributes filled in: as they are where they stand alone, as text inside a text.
+
+    Args:
+        values: Nested plain values.
+        known: Attribute -> value. Others stay as they are written.
+    """
+    if isinstance(values, Mapping):
+        return {key: substituted(value, known) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [substituted(value, known) for value in values]
+    if not isinstance(values, str):
+        return values
+    alone = ATTRIBUTE.fullmatch(values)
+    if alone and alone[1] in known:
+        return known[alone[1]]
+    return ATTRIBUTE.sub(lambda match: str(known.get(match[1], match[0])), values)
+
+
+def has_attributes(values: Any) -> bool:
+    """Tell whether any attribute is still open."""
+    return ATTRIBUTE.search(str(values)) is not None
+
+
+def lengths(trainer: Mapping[str, Any], batches: int | None) -> dict[str, int | None]:
+    """Return `iterations_per_epoch` and `max_iterations`, the latter in optimizer steps: what schedules count.
+
+    Args:
+        trainer: The Trainer's arguments: `limit_train_batches`, `max_steps`, `max_epochs`, `accumulate_grad_batches`.
+        batches: Training batches of one epoch on one worker; None without training data.
+    """
+    steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
+    if batches is None:
+        return {"iterations_per_epoch": None, "max_iterations": None}
+    limit = trainer.get("limit_train_batches")
+    if isinstance(limit, (int, float)) and not isinstance(limit, bool):
+        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+    most = None
+    if isinstance(steps, int) and steps > ENDLESS:
+        most = steps
+    elif isinstance(epochs, int) and epochs > ENDLESS:
+        most = epochs * math.ceil(batches / int(trainer.get("accumulate_grad_batches") or 1))
+    return {"iterations_per_epoch": batches, "max_iterations": most}

@@ -1,0 +1,132 @@
+"""From a spec to what a Trainer is given: module, data module, callbacks, loggers. The same on a worker and in a notebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+
+from asparagus.attributes import has_attributes, lengths, substituted
+from asparagus.callbacks.seeds import EpochSeeds
+from asparagus.data.layout import Task, read_task
+from asparagus.errors import DataError
+from asparagus.secrets import reveal
+from asparagus.spec import Spec
+from asparagus.stages import STAGES
+from asparagus.stages.build import build_module
+from asparagus.targets import instantiate, locate, parameters_of
+from asparagus.worker.ranks import Ranks
+
+NOT_LIGHTNINGS = ("strategy", "enable_checkpointing")
+"""Trainer arguments that are not passed on as they are: ranks decide, checkpoints are always written."""
+
+
+class Parts:
+    """What a spec describes, built for one rank.
+
+    Args:
+        spec: As planned; references to secrets are resolved here and stay in memory.
+        ranks: Which share of the data is this rank's.
+
+    Raises:
+        AsparagusError: Something does not fit what was asked; the key is named.
+    """
+
+    def __init__(self, spec: Spec, ranks: Ranks) -> None:
+        pl.seed_everything(spec.seed, workers=True, verbose=False)
+        self.spec = Spec.from_dict(reveal(spec.to_dict()))
+        self._written = spec
+        task = _task(self.spec)
+        self.datamodule, self.shards = _datamodule(self.spec, ranks)
+        self._fill_in_lengths()
+        filled = self.spec
+        self.module = build_module(
+            STAGES[filled.stage],
+            filled.model,
+            filled.optim,
+            filled.loss,
+            task,
+            patch_size=filled.data.get("patch_size"),
+            seed=filled.seed,
+        )
+
+    def callbacks(self) -> list[Callback]:
+        """Return the callbacks of the sections `callbacks` and `plugins`, and what keeps epochs reproducible."""
+        built: list[Callback] = [EpochSeeds(self.spec.seed)]
+        for name in ("callbacks", "plugins"):
+            for key, section in getattr(self.spec, name).items():
+                if section is not None:
+                    built.append(instantiate(section, key=f"{name}.{key}"))
+        return built
+
+    def loggers(self, folder: Path, *, first: bool) -> list[Logger]:
+        """Return the loggers of the section `logger`; they write into `folder` unless it says where.
+
+        Args:
+            folder: Where files go.
+            first: Whether this is rank 0, which tells them the config.
+        """
+        built = []
+        for key, section in self.spec.logger.items():
+            if section is None:
+                continue
+            takes = parameters_of(locate(section["_target_"], key=f"logger.{key}"))
+            place = {"save_dir": str(folder)} if "save_dir" in takes and not section.get("save_dir") else {}
+            rest = {name: value for name, value in section.items() if name not in place}
+            logger: Logger = instantiate(rest, key=f"logger.{key}", extra=place)
+            if first:
+                logger.log_hyperparams(self._written.to_dict())  # secrets as they are written
+            built.append(logger)
+        return built
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Return the section `trainer` as the Trainer takes it; objects are built."""
+        asked = {key: value for key, value in self.spec.trainer.items() if key not in NOT_LIGHTNINGS}
+        return {key: _built(value, f"trainer.{key}") for key, value in asked.items()}
+
+    def _fill_in_lengths(self) -> None:
+        """Ask the data for what only they know: how long an epoch is."""
+        values = self.spec.to_dict()
+        if not has_attributes(values):
+            return
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        loader = self.datamodule.train_dataloader()
+        known = lengths(self.spec.trainer, None if loader is None else len(loader))
+        self.spec = Spec.from_dict(substituted(values, known))
+
+
+def _task(spec: Spec) -> Task | None:
+    """Read the task where the data come from one; a data module of one's own may have no use for it."""
+    try:
+        return read_task(spec.paths.data, spec.task)
+    except DataError:
+        if "task" in parameters_of(locate(spec.data["_target_"], key="data")):
+            raise
+        return None
+
+
+def _datamodule(spec: Spec, ranks: Ranks) -> tuple[pl.LightningDataModule, bool]:
+    """Build the data module with what it takes of the facts of the run; tell whether it shards its data itself."""
+    given = {
+        "root": spec.paths.data,
+        "task": spec.task,
+        "kind": STAGES[spec.stage].kind,
+        "dimensions": spec.model.get("dimensions") or "3D",
+        "seed": spec.seed,
+        "rank": ranks.rank,
+        "world_size": ranks.world_size,
+    }
+    section = spec.data
+    parameters = parameters_of(locate(section["_target_"], key="data"))
+    taken = {key: value for key, value in given.items() if key in parameters and key not in section}
+    return instantiate(section, key="data", extra=taken), {"rank", "world_size"} <= parameters.keys()
+
+
+def _built(value: Any, key: str) -> Any:
+    if isinstance(value, dict) and "_target_" in value:
+        return instantiate(value, key=key)
+    return [_built(item, f"{key}[{index}]") for index, item in enumerate(value)] if isinstance(value, list) else value
