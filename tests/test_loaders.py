@@ -1,19 +1,21 @@
-"""Tests of asparagus.data.loaders: sections of an experiment become loaders (SEEDS B3, D3, D10, D11, D15, D18, D20, D26)."""
+"""Tests of asparagus.data.loaders: how sections of an experiment become loaders (SEEDS B3, D3, D10 to D26)."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
 from asparagus.data.loaders import LOADER_KEYS, LateLoader, LoaderDataModule, dataset, image_folder
 from asparagus.errors import ConfigError, DataError
 from asparagus.registry import DATASETS
+from asparagus.targets import instantiate
 
 HERE = __name__
 BUILT = []
@@ -39,6 +41,14 @@ class Rooted(Numbers):
     def __init__(self, root: str, subset: str | None = None, image_transform=None, **others) -> None:
         super().__init__(3)
         self.root, self.subset, self.image_transform, self.others = root, subset, image_transform, others
+
+
+@dataclass
+class Params:
+    """Defaults of a registered dataset."""
+
+    subset: str = "train"
+    flavour: str = "sweet"
 
 
 class Bare(Numbers):
@@ -71,10 +81,6 @@ class Negate:
         return [-item for item in items]
 
 
-class Doubled(LoaderDataModule):
-    """Built by name in the experiment's place."""
-
-
 def numbers(size, first=0, **options):
     return {"dataset": {"_target_": f"{HERE}.Numbers", "size": size, "first": first}, **options}
 
@@ -105,7 +111,9 @@ def built(section, **options):
 
 
 def test_d3_a_section_becomes_a_loader_with_torchs_settings():
-    loader = train_loader(numbers(5, batch_size=2, num_workers=1, timeout=3, persistent_workers=True, prefetch_factor=4))
+    loader = train_loader(
+        numbers(5, batch_size=2, num_workers=1, timeout=3, persistent_workers=True, prefetch_factor=4)
+    )
     assert (loader.num_workers, loader.timeout, loader.persistent_workers, loader.prefetch_factor) == (1, 3, True, 4)
     assert batches(loader) == [[0, 1], [2, 3], [4]]
 
@@ -126,17 +134,19 @@ def test_d3_drop_last_leaves_out_the_unfilled_batch():
 
 
 def test_d3_an_unknown_key_is_named_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"^data\.train\.supervised\.batchsize: .*Did you mean 'batch_size'\?.*sampler"):
+    with pytest.raises(
+        ConfigError, match=r"^data\.train\.supervised\.batchsize: .*Did you mean 'batch_size'\?.*sampler"
+    ):
         LoaderDataModule({"supervised": numbers(3, batchsize=2)})
-    with pytest.raises(ConfigError, match=r"^data\.val\.shufle: "):
-        LoaderDataModule(val=numbers(3, shufle=True))
+    with pytest.raises(ConfigError, match=r"^data\.val\.shuffled: "):
+        LoaderDataModule(val=numbers(3, shuffled=True))
 
 
 def test_d3_all_problems_of_a_section_are_said_at_once():
     with pytest.raises(ConfigError) as caught:
-        LoaderDataModule({"a": {"datset": 1, "batch_size": 2, "batch_size_per_gpu": 2}})
+        LoaderDataModule({"a": {"data_set": 1, "batch_size": 2, "batch_size_per_gpu": 2}})
     assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
-        "data.train.a.datset",
+        "data.train.a.data_set",
         "data.train.a.dataset",
         "data.train.a",
     ]
@@ -151,7 +161,10 @@ def test_d3_all_problems_of_a_section_are_said_at_once():
         ({"dataset": {"root": "x"}}, r"^data.train.dataset: .* given. Give a section"),
         (numbers(3, sampler="random"), r"^data.train.sampler: 'random' given. Give a section with its `_target_`"),
         (numbers(3, collate_fn="my.collate"), r"^data.train.collate_fn: 'my.collate' given"),
-        (numbers(3, sampler={"_target_": "torch.utils.data.SequentialSampler"}, shuffle=True), r"^data.train.shuffle: "),
+        (
+            numbers(3, sampler={"_target_": "torch.utils.data.SequentialSampler"}, shuffle=True),
+            r"^data.train.shuffle: ",
+        ),
         (numbers(3, batch_sampler={"_target_": "a.b"}, batch_size=2), r"^data.train.batch_size: .*batch_sampler"),
         (numbers(3, batch_sampler={"_target_": "a.b"}, drop_last=True), r"^data.train.drop_last: "),
     ],
@@ -167,9 +180,8 @@ def test_d3_wrong_sections_are_refused_before_any_data_is_read(section, match):
         (numbers(3, num_workers=-1), r"^data.train: num_workers"),
         (numbers(3, prefetch_factor=2), r"^data.train: prefetch_factor"),
         (numbers(3, sampler={"_target_": "torch.utils.data.Shuffle"}), r"^data.train.sampler._target_: "),
-        (numbers(3, colate=1) | {"colate": None} | {"collate_fn": {"size": 3}}, r"^data.train.colate: "),
         (numbers(3, collate_fn={"size": 3}), r"^data.train.collate_fn._target_: "),
-        ({"dataset": {"_target_": f"{HERE}.Numbers", "siez": 3}}, r"^data.train.dataset.siez: .*Did you mean 'size'"),
+        ({"dataset": {"_target_": f"{HERE}.Numbers", "sizes": 3}}, r"^data.train.dataset.sizes: .*Did you mean 'size'"),
     ],
 )
 def test_d3_what_torch_or_the_dataset_refuses_is_named(section, match):
@@ -205,6 +217,12 @@ def test_d3_collate_fn_and_nested_parts_of_the_dataset_are_built():
 
 def test_a_dataset_that_is_built_already_is_taken_as_it_is():
     assert items(train_loader({"dataset": Numbers(3)})) == [0, 1, 2]
+
+
+def test_a_data_section_is_built_as_it_is_with_the_root_of_the_run():
+    section = {"_target_": "asparagus.data.loaders.LoaderDataModule", "_recursive_": False, "train": rooted(root="a")}
+    module = instantiate(section, key="data", extra={"root": "/data", "rank": 0, "world_size": 1})
+    assert module.train_dataloader().dataset.root == "/data/a"
 
 
 def test_b3_defer_setup_builds_the_dataset_when_its_loader_is_asked_for():
@@ -291,7 +309,9 @@ def test_d11_the_modules_root_is_relative_to_where_it_was_made(tmp_path, monkeyp
 
 
 def test_d11_without_any_root_the_dataset_says_what_it_needs():
-    with pytest.raises(ConfigError, match=r"^data\.train\.dataset: .*Rooted needs root, .*Set data\.train\.dataset\.root"):
+    with pytest.raises(
+        ConfigError, match=r"^data\.train\.dataset: .*Rooted needs root, .*Set data\.train\.dataset\.root"
+    ):
         built(rooted())
 
 
@@ -385,15 +405,12 @@ def test_drop_last_shares_without_repeating():
     assert sorted(item for part in drawn for item in part) == list(range(8))
 
 
-def test_shares_are_as_long_as_those_of_torchs_distributed_sampler():
-    for size in range(1, 12):
-        for drop_last in (False, True):
-            ours = LoaderDataModule(numbers(size), rank=0, world_size=3)._sections["train"][""]
-            assert ours.drop_last is False
-            torchs = torch.utils.data.DistributedSampler(Numbers(size), 3, 0, shuffle=False, drop_last=drop_last)
-            if len(torchs):
-                loader = train_loader(numbers(size, drop_last=drop_last), rank=0, world_size=3)
-                assert list(loader.sampler) == list(torchs)
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("size", [3, 4, 5, 9, 11])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_training_is_shared_as_torchs_distributed_sampler_does(size, drop_last, rank):
+    torchs = DistributedSampler(Numbers(size), 3, rank, shuffle=False, drop_last=drop_last)
+    assert items(train_loader(numbers(size, drop_last=drop_last), rank=rank, world_size=3)) == list(torchs)
 
 
 def test_more_workers_than_training_items_still_get_equal_shares():
@@ -467,9 +484,10 @@ def test_d26_a_stream_does_not_tell_how_long_an_epoch_is():
 def registered():
     DATASETS.add("rooted", Rooted)
     DATASETS.add("bare", Bare)
+    DATASETS.add("flavoured", Rooted, Params)
     yield
-    DATASETS.remove("rooted")
-    DATASETS.remove("bare")
+    for name in ("rooted", "bare", "flavoured"):
+        DATASETS.remove(name)
 
 
 def test_d18_a_registered_dataset_is_built_by_its_name(registered):
@@ -486,25 +504,14 @@ def test_d18_a_section_with_a_name_is_built_with_the_modules_root(registered):
     assert built({"dataset": {"name": "bare"}}, root="/data").root == "/data"
 
 
-def test_d18_registered_defaults_are_used_unless_something_else_is_said():
-    from dataclasses import dataclass
-
-    @dataclass
-    class Params:
-        subset: str = "train"
-        flavour: str = "sweet"
-
-    DATASETS.add("flavoured", Rooted, Params)
-    try:
-        made, other = dataset("flavoured", "/x"), dataset("flavoured", "/x", subset="val", flavour="sour")
-    finally:
-        DATASETS.remove("flavoured")
+def test_d18_registered_defaults_are_used_unless_something_else_is_said(registered):
+    made, other = dataset("flavoured", "/x"), dataset("flavoured", "/x", subset="val", flavour="sour")
     assert (made.subset, made.others) == ("train", {"flavour": "sweet"})
     assert (other.subset, other.others) == ("val", {"flavour": "sour"})
 
 
 def test_d18_an_unknown_name_is_answered_with_the_known(registered):
-    pattern = r"'rooetd' is not known\. Did you mean 'rooted'\? Known: bare, image_folder, rooted\."
+    pattern = r"'rooetd' is not known\. Did you mean 'rooted'\? Known: bare, flavoured, image_folder, rooted\."
     with pytest.raises(ConfigError, match=rf"^data\.val\.dataset\.name: {pattern}"):
         LoaderDataModule(val={"dataset": {"name": "rooetd"}})
     with pytest.raises(ConfigError, match=rf"^dataset\.name: {pattern}"):
@@ -619,17 +626,14 @@ def test_d15_training_on_two_loaders_of_different_length():
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_the_trainer_tells_every_loader_of_a_mapping_its_epoch(num_workers):
-    fed = fit(LoaderDataModule(two_loaders(num_workers=num_workers), world_size=1, seed=2)).fed
-    alone = [
-        orders(section, [0, 1], seed=2)
-        for section in ({"dataset": Numbers(10, 100), "shuffle": True},)
-    ]
-    assert len(alone) == 1
-    module = LoaderDataModule(two_loaders(), seed=2)
-    loader = module._loaders("train")["unlabelled"]
+    fed = fit(LoaderDataModule(two_loaders(num_workers=num_workers), seed=2)).fed
+    loaders = LoaderDataModule(two_loaders(), seed=2).train_dataloader().iterables
     for epoch in (0, 1):
-        loader.sampler.set_epoch(epoch)
-        assert batches(loader) == [part["unlabelled"] for at, part in fed if at == epoch]
+        loaders["unlabelled"].sampler.set_epoch(epoch)
+        loaders["supervised"].sampler.set_epoch(epoch)
+        parts = [part for at, part in fed if at == epoch]
+        assert [part["unlabelled"] for part in parts] == batches(loaders["unlabelled"])
+        assert [part["supervised"] for part in parts][:3] == batches(loaders["supervised"])
 
 
 def test_ranks_are_told_the_epoch_too():

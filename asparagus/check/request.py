@@ -145,11 +145,21 @@ def _run(spec: Spec) -> Iterator[str]:
             f"resources.gpus_per_worker: {spec.resources.gpus_per_worker:g} and resources.workers=0 exclude each other: "
             "in this process the Trainer takes what trainer.accelerator says. Give resources.workers=1 or more."
         )
+    if _lacks_gpu(spec):
+        yield (
+            f"trainer.accelerator: {spec.trainer['accelerator']} asked for, and this machine has no NVIDIA GPU. Use "
+            "trainer.accelerator=cpu (hardware=cpu), or a site that has some (site=cluster resources=one_gpu)."
+        )
     if spec.site.address != "local" and not spec.resources.workers:
         yield (
             f"resources.workers: 0 trains in this process, and site.address={spec.site.address} is a cluster: they "
             "exclude each other. Give resources.workers=1 or more, or site=local."
         )
+
+
+def _lacks_gpu(spec: Spec) -> bool:
+    here = spec.site.address == "local" and not spec.resources.workers
+    return here and spec.trainer.get("accelerator") in ("gpu", "cuda") and not spec.site.gpus_per_node
 
 
 def _monitors(spec: Spec) -> Iterator[str]:

@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Train an experiment file: checked to the last key here, then run in this process or on Ray, and recorded."
 )
-EPILOG = """CONFIG is a name on the search path (pretrain, experiment/digits) or the path of a .yaml file.
-An OVERRIDE is Hydra's: trainer.max_epochs=5   model=unet   +callbacks.stop._target_=...   ~callbacks.stop
+EPILOG = """CONFIG is a name on the search path (pretrain, experiment/digits), the path of a .yaml file, or a training
+config in Python (train_2D.py). An OVERRIDE is Hydra's:
+  trainer.max_epochs=5   model=unet   +logger=csv   +callbacks.stop._target_=...   ~callbacks.stop   data@val_data=images
 
   asp-launch experiment/digits
   asp-launch pretrain task=Task998_LauritSyn resources.workers=2
   asp-launch finetune_seg task=Task997_LauritSynSeg init_from=run:1/best --dry-run
+  asp-launch train_cls --help               the groups to choose from, and every key with its default
+  asp-launch experiment/digits --info optim.lr     which file or override set it
 
 exit status: 0 done, 2 the request is wrong and nothing was started, 3 the run failed, 130 interrupted
 """
+YAML_OR_PYTHON = (".yaml", ".yml", ".py")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,14 +40,20 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
     made.add_argument("words", nargs="*", metavar="CONFIG OVERRIDE", help="what to train, and changes to it")
+    made.add_argument("--help", "-h", action="store_true", help="this; of a CONFIG: its groups and default values")
     made.add_argument("--config-name", "-cn", metavar="CONFIG", help="CONFIG, as in Hydra")
     made.add_argument(
         "--config-dir", "-cd", metavar="DIR", action="append", default=[], type=Path, help="a folder to search first"
     )
-    made.add_argument("--cfg", choices=["job"], help="print the composed config; nothing is run")
+    made.add_argument("--cfg", "-c", choices=["job", "hydra", "all"], help="print the composed config; nothing is run")
+    made.add_argument("--resolve", action="store_true", help="with --cfg: show what interpolations stand for")
+    made.add_argument("--package", "-p", metavar="SECTION", help="with --cfg: this section of it")
+    made.add_argument("--info", nargs="?", const="", metavar="KEY", help="where the config, or a KEY of it, comes from")
     made.add_argument("--dry-run", action="store_true", help="check everything and print the plan; nothing is run")
+    made.add_argument("--check", action="store_true", help="as --dry-run, and deeper: a batch goes through the model")
     made.add_argument("--json", action="store_true", help="the last line of standard output is one JSON object")
     return made
 
@@ -51,18 +61,20 @@ def parser() -> argparse.ArgumentParser:
 def launch(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parser().parse_intermixed_args(arguments)
-    from asparagus.compose import compose_config, config_as_yaml
+    if options.help and not (options.words or options.config_name):
+        parser().print_help()
+        return 0
     from asparagus.paths import load_environment
 
     load_environment()
     request = _request(options)
-    if options.cfg:
-        print(config_as_yaml(compose_config(request)), end="")
+    if shown := _shown(request, options):
+        print(shown)
         return 0
     plan = plan_request(request)
-    if options.dry_run:
-        print(json.dumps(plan.to_dict()) if options.json else plan.describe())
-        return 0
+    if options.dry_run or options.check:
+        print(json.dumps(plan.to_dict()) if options.json else plan.describe(), flush=True)
+        return _check(plan) if options.check else 0
     outcome = carry_out(plan)
     if options.json:
         print(json.dumps(outcome.to_dict()))
@@ -71,13 +83,9 @@ def launch(arguments: Sequence[str]) -> int:
 
 def plan_request(request: Request) -> Plan:
     """Compose, check and plan: all that happens on the client."""
-    from asparagus.check import check
-    from asparagus.compose import compose
-    from asparagus.plan import make_plan
+    from asparagus.api import plan_of
 
-    spec = compose(request)
-    found = check(spec)
-    return make_plan(spec, cases=found.cases, parent=found.parent)
+    return plan_of(request)
 
 
 def carry_out(plan: Plan) -> Outcome:
@@ -91,12 +99,38 @@ def carry_out(plan: Plan) -> Outcome:
     return outcome
 
 
+def _shown(request: Request, options: argparse.Namespace) -> str:
+    """Return what is to be printed instead of a run; nothing where a run is wanted."""
+    if not (options.help or options.cfg or options.info is not None):
+        return ""
+    from asparagus.cli import show
+
+    if options.help:
+        return show.help_of(request)
+    if options.cfg:
+        return show.config(request, options.cfg, resolve=options.resolve, package=options.package).rstrip("\n")
+    return show.info(request, options.info)
+
+
+def _check(plan: Plan) -> int:
+    """Rehearse the run, print what was looked at line by line, and return the exit status."""
+    from asparagus.worker.rehearsal import rehearse
+
+    wrong = 0
+    for finding in rehearse(plan):
+        print(finding.line(), flush=True)
+        wrong += not finding.ok
+    return 2 if wrong else 0
+
+
 def _request(options: argparse.Namespace) -> Request:
     """Take CONFIG from `-cn` or the first word; with an alias of a stage, `-cn` replaces the stage's own config."""
     from asparagus.compose import Request
     from asparagus.errors import ConfigError
 
     words = list(options.words)
+    if options.info and not words and not options.config_name:  # `--info CONFIG`
+        words, options.info = [options.info], ""
     named = bool(words) and (_is_file(words[0]) or not ("=" in words[0] or words[0].startswith(("+", "~"))))
     config = words.pop(0) if named else None
     config = options.config_name or config
@@ -109,4 +143,4 @@ def _request(options: argparse.Namespace) -> Request:
 
 def _is_file(word: str) -> bool:
     """Tell a path from an override: run folders have `=` in their names."""
-    return word.endswith((".yaml", ".yml")) and Path(word).is_file()
+    return word.endswith(YAML_OR_PYTHON) and Path(word).is_file()

@@ -18,6 +18,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("asparagus.cli.runs:runs", "list recorded runs"),
     "lineage": ("asparagus.cli.runs:lineage", "show what a run came from and what came from it"),
     "ui": ("asparagus.cli.runs:ui", "open the MLflow UI on the store"),
+    "doctor": ("asparagus.cli.doctor:doctor", "look at the environment, and say what to mend"),
+    "getid": ("asparagus.cli.runs:getid", "print the run number that a log speaks of"),
+    "completion": ("asparagus.cli.completion:completion", "print the completion script of bash, zsh or fish"),
     "split": ("asparagus.cli.data:split", "divide a task's cases into training and validation"),
     "data": ("asparagus.cli.data:data", "make the demo tasks"),
     "demo": ("asparagus.cli.demo:demo", "data, pretraining, two finetunings, runs and lineage in one go"),
@@ -35,7 +38,7 @@ asp COMMAND --help says more. Each is also installed as asp-COMMAND.
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit status: 0 done, 2 wrong request, 3 failed run, 130 interrupted."""
     module, _, function = COMMANDS[name][0].partition(":")
-    sys.path.insert(0, "")  # own models and data modules are found from where the command is typed
+    sys.path[:0] = ["", "src"]  # own code is found from where the command is typed, and in src/ there
     try:
         command: Command = getattr(importlib.import_module(module), function)
         return command(arguments)
@@ -109,6 +112,21 @@ def data() -> NoReturn:
     main("data", sys.argv[1:])
 
 
+def doctor() -> NoReturn:
+    """`asp-doctor`."""
+    main("doctor", sys.argv[1:])
+
+
+def getid() -> NoReturn:
+    """`asp-getid` and `asp_getid`."""
+    main("getid", sys.argv[1:])
+
+
+def completion() -> NoReturn:
+    """`asp-completion`."""
+    main("completion", sys.argv[1:])
+
+
 def demo() -> NoReturn:
     """`asp-demo`."""
     main("demo", sys.argv[1:])
@@ -127,6 +145,16 @@ def train_seg() -> NoReturn:
 def train_cls() -> NoReturn:
     """`asp_train_cls ...` is `asp-launch train_cls ...`."""
     main("launch", ["train_cls", *sys.argv[1:]])
+
+
+def train() -> NoReturn:
+    """`asp_train ...` is `asp-launch train ...`."""
+    main("launch", ["train", *sys.argv[1:]])
+
+
+def finetune() -> NoReturn:
+    """`asp_finetune ...` is `asp-launch finetune ...`."""
+    main("launch", ["finetune", *sys.argv[1:]])
 
 
 def finetune_seg() -> NoReturn:

@@ -86,6 +86,12 @@ def with_hydra(source: Source, call: Callable[[str, list[str]], Result]) -> Resu
             if (meant := _meant(str(error), words)) is None:
                 raise ConfigError(_explain(error, source)) from error
             words = meant
+        except RecursionError as error:
+            raise ConfigError(
+                f"{source.name}: its defaults list comes back to itself. An experiment file that extends a stage "
+                "(defaults: [/train_cls]) is launched by its own name, asp-launch experiment/NAME; one that is chosen by "
+                "experiment=NAME says only what differs."
+            ) from error
     raise AssertionError("each round changes one of the words, for good")
 
 

@@ -1,0 +1,156 @@
+"""What a notebook or a script calls, and what the command calls: configs, their objects, and launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asparagus.check import check
+from asparagus.compose import Request, compose, config_of, spec_of
+from asparagus.compose.origins import located
+from asparagus.errors import ConfigError
+from asparagus.paths import load_environment
+from asparagus.plan import Plan, make_plan
+from asparagus.spec import Spec
+from asparagus.submit import submit
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    from omegaconf import DictConfig
+
+    from asparagus.driver import Outcome
+
+FOLDERS = ("configs", "conf")
+"""Where `load_config` looks for experiment files beside the search path, if they are there."""
+
+
+def load_config(
+    overrides: Iterable[str] | None = None,
+    config_path: str | Path | None = None,
+    config_name: str | None = None,
+    job_name: str = "app",  # noqa: ARG001 - as in hydra.initialize; nothing here depends on it
+) -> DictConfig:
+    """Compose a config, as often as you like in one process.
+
+    ```python
+    config = load_config(["experiment/digits", "optim.lr=1e-3"])
+    config = load_config(["module/scheduler_spec=step_lr"], config_path="./configs", config_name="config")
+    ```
+
+    Args:
+        overrides: Hydra's grammar. A value takes dots (`datamodule.dataloader_spec.batch_size=8`); an option of the
+            defaults list takes slashes (`module/scheduler_spec=step_lr`); `+key=1` adds and `~key` takes out. The first
+            word may name the config, as on the command line.
+        config_path: A folder that is searched first; `./configs` if there is one and nothing is said.
+        config_name: The config; `config` if neither it nor the first word names one.
+        job_name: Accepted as `hydra.initialize` does.
+
+    Returns:
+        The composed config, unresolved and unchecked: change it as you like, then `load_from_config` or `launch`.
+
+    Raises:
+        ConfigError: There is no such config, or it cannot be composed.
+    """
+    words = list(overrides or ())
+    if config_name is None and words and "=" not in words[0] and not words[0].startswith(("~", "+")):
+        config_name = words.pop(0)
+    given = [Path(config_path)] if config_path else [Path(name) for name in FOLDERS if Path(name).is_dir()][:1]
+    load_environment()
+    return config_of(Request(config_name or "config", tuple(words), tuple(given)))
+
+
+def load_from_config(
+    config: DictConfig | Mapping[str, Any] | Spec,
+) -> tuple[pl.Trainer, pl.LightningModule, pl.LightningDataModule]:
+    """Build what a config describes, in this process: to look at, to debug, to fit by hand.
+
+    ```python
+    trainer, module, datamodule = load_from_config(load_config(["experiment/digits"]))
+    trainer.fit(model=module, datamodule=datamodule)
+    ```
+
+    Everything is seeded and checked first, `init_from` is loaded. Nothing is recorded: `launch` does that.
+
+    Args:
+        config: From `load_config`, or plain values of the same shape.
+
+    Returns:
+        Trainer, module, data module.
+
+    Raises:
+        ConfigError: Every problem that it has.
+    """
+    from asparagus.worker.notebook import objects_of
+
+    return objects_of(plan_of(config))
+
+
+def launch(
+    config: str | Path | Mapping[str, Any] | DictConfig | Spec | Request,
+    overrides: Iterable[str] = (),
+    *,
+    watcher: Callable[[dict[str, Any]], None] | None = None,
+) -> Outcome:
+    """Check, plan, train and record an experiment: what `asp-launch` does.
+
+    ```python
+    outcome = asparagus.launch("experiment/digits", ["trainer.max_epochs=2"])
+    outcome.run_id, outcome.metrics["val/accuracy"]
+    ```
+
+    Args:
+        config: A name on the search path, a `.yaml` or `.py` file, a config from `load_config` or of your own
+            `@hydra.main`, plain values, or a spec.
+        overrides: Of a config that is named; one that is composed already takes none.
+        watcher: Called with every event of the run's journal, on a thread of its own.
+
+    Returns:
+        How it ended: run id, metrics, best checkpoint, folder.
+
+    Raises:
+        RequestError: The request is wrong and nothing was started.
+        RunError: The training failed; the record says so.
+    """
+    return submit(plan_of(config, overrides), watcher or _quiet)
+
+
+def plan_of(
+    config: str | Path | Mapping[str, Any] | DictConfig | Spec | Request, overrides: Iterable[str] = ()
+) -> Plan:
+    """Compose, check and plan, without starting anything.
+
+    Raises:
+        ConfigError: Every problem, each with the file and line or the override that it came from.
+    """
+    load_environment()
+    words = tuple(overrides)
+    if isinstance(config, (str, Path)):
+        config = Request(str(config), words)
+    elif words:
+        raise ConfigError("overrides: this config is composed already. Give them to load_config.")
+    try:
+        spec = _spec(config)
+        found = check(spec)
+    except ConfigError as error:
+        if isinstance(config, Request):
+            raise ConfigError(*located(error.problems, config)) from error
+        raise
+    return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes)
+
+
+def _spec(config: Any) -> Spec:
+    if isinstance(config, Spec):
+        return config
+    if isinstance(config, Request):
+        return compose(config)
+    from omegaconf import DictConfig, OmegaConf
+
+    from asparagus import hydra_plugin
+
+    hydra_plugin.register(list(hydra_plugin.FOLDERS))
+    return spec_of(config if isinstance(config, DictConfig) else OmegaConf.create(dict(config)))
+
+
+def _quiet(event: dict[str, Any]) -> None:
+    """See an event and say nothing."""
