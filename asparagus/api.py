@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
     from omegaconf import DictConfig
 
-    from asparagus.driver import Outcome
+    from asparagus.driver import Outcome, Watcher
+    from asparagus.journal import Event
 
 FOLDERS = ("configs", "conf")
 """Where `load_config` looks for experiment files beside the search path, if they are there."""
@@ -83,14 +84,15 @@ def load_from_config(
     """
     from asparagus.worker.notebook import objects_of
 
-    return objects_of(plan_of(config))
+    plan = plan_of(config)
+    return objects_of(plan.spec, plan.parent)
 
 
 def launch(
     config: str | Path | Mapping[str, Any] | DictConfig | Spec | Request,
     overrides: Iterable[str] = (),
     *,
-    watcher: Callable[[dict[str, Any]], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> Outcome:
     """Check, plan, train and record an experiment: what `asp-launch` does.
 
@@ -152,5 +154,5 @@ def _spec(config: Any) -> Spec:
     return spec_of(config if isinstance(config, DictConfig) else OmegaConf.create(dict(config)))
 
 
-def _quiet(event: dict[str, Any]) -> None:
+def _quiet(event: Event) -> None:
     """See an event and say nothing."""

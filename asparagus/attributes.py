@@ -1,4 +1,4 @@
-"""Attributes of a run inside its config, `${asparagus:max_iterations}`: filled in where they become known (SEEDS D26 to D28).
+"""Attributes of a run inside its config, `${asparagus:max_iterations}`: filled in where known (SEEDS D26 to D28).
 
 How many devices there are is known to the plan; how long an epoch is, to the plan where it can see the data, and to the
 worker everywhere.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import random
 from functools import cache
 from pathlib import Path
@@ -56,9 +57,7 @@ def _register_resolvers() -> None:
 def _attribute(namespace: str) -> Any:
     def resolve(name: str) -> str:
         if name == "version":
-            from asparagus import __version__
-
-            return __version__
+            return importlib.metadata.version("asparagus")
         if name not in PLANNED:
             from asparagus.errors import ConfigError, one_of
 

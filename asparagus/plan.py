@@ -151,7 +151,10 @@ def _nodes(spec: Spec) -> int:
     resources, site = spec.resources, spec.site
     each = [
         math.floor(have / need)
-        for need, have in ((resources.cpus_per_worker, site.cpus_per_node), (resources.gpus_per_worker, site.gpus_per_node))
+        for need, have in (
+            (resources.cpus_per_worker, site.cpus_per_node),
+            (resources.gpus_per_worker, site.gpus_per_node),
+        )
         if need and have
     ]
     per_node = min(each, default=0)

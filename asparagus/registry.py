@@ -147,3 +147,11 @@ def find(name: object) -> Entry | None:
 def known() -> list[str]:
     """Return every name that a `_target_` may be."""
     return sorted({name for registry in (NETWORKS, MODULES, DATAMODULES, CALLBACKS, SCRIPTS) for name in registry})
+
+
+register_network = Register(NETWORKS)
+register_module = Register(MODULES)
+register_datamodule = Register(DATAMODULES)
+register_callback = Register(CALLBACKS)
+register_dataset = Register(DATASETS)
+register_script = Register(SCRIPTS)

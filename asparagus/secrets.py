@@ -1,7 +1,7 @@
 """Secrets: they stay in the environment, configs carry their names, and what is written down shows neither.
 
-A secret is `${secret:NAME}`, or `${oc.env:NAME}` where NAME is called like one (`WANDB_API_KEY`, `DB_PASSWORD`). Both stay
-as they are written in the spec, the plan, the record and the run folder; the process that needs the value reads it.
+A secret is `${secret:NAME}`, or `${oc.env:NAME}` where NAME is called like one (`WANDB_API_KEY`, `DB_PASSWORD`). Both
+stay as they are written in the spec, the plan, the record and the run folder; who needs the value reads it there.
 """
 
 from __future__ import annotations

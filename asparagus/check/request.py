@@ -84,7 +84,7 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
 
 
 def needs_task(spec: Spec) -> bool:
-    """Tell whether the data come from a folder of ASPARAGUS_DATA: a data module of one's own may know where they are."""
+    """Tell whether the data come from a folder of ASPARAGUS_DATA: a data module of one's own may know better."""
     return takes(spec.data.get("_target_"), "task") is not False
 
 
@@ -142,8 +142,8 @@ def _run(spec: Spec) -> Iterator[str]:
         yield f"run.resume_from_checkpoint: {run.resume_from_checkpoint} does not exist. Give a Lightning checkpoint."
     if not spec.resources.workers and spec.resources.gpus_per_worker:
         yield (
-            f"resources.gpus_per_worker: {spec.resources.gpus_per_worker:g} and resources.workers=0 exclude each other: "
-            "in this process the Trainer takes what trainer.accelerator says. Give resources.workers=1 or more."
+            f"resources.gpus_per_worker: {spec.resources.gpus_per_worker:g} and resources.workers=0 exclude each other: in "
+            "this process the Trainer takes what trainer.accelerator says. Give resources.workers=1 or more."
         )
     if _lacks_gpu(spec):
         yield (
@@ -163,7 +163,7 @@ def _lacks_gpu(spec: Spec) -> bool:
 
 
 def _monitors(spec: Spec) -> Iterator[str]:
-    """Check that what is watched is logged, where all that logs is known: a stage's own module, Lightning's callbacks."""
+    """Check that what is watched is logged, where all that logs is known: our modules, Lightning's callbacks."""
     stage = STAGES.get(spec.stage)
     entries = [entry for part in (spec.callbacks, spec.plugins) for entry in part.values() if isinstance(entry, dict)]
     own = "_target_" in (spec.model.get("module") or {})

@@ -1,4 +1,4 @@
-"""The open sections against the signatures of what they name: networks, data, losses, callbacks, loggers, optimizers."""
+"""The open sections against the signatures of what they name: networks, data, losses, callbacks, loggers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from asparagus.check.signature import Signature, TargetMissingError, signature_of
+from asparagus.data import BATCH_SIZES, LOADER_KEYS
 from asparagus.errors import did_you_mean, one_of
 from asparagus.optim import OPTIMIZERS, REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, SCHEDULES
 from asparagus.spec import Spec
@@ -29,6 +30,7 @@ GIVEN: dict[str, frozenset[str]] = {
     "data": frozenset(["root", "task", "kind", "dimensions", "seed", "rank", "world_size"]),
     "module": frozenset({"net", "optim", "n_classes", "patch_size", "class_names", "loss", "seed"}),
     "optim": frozenset({"params"}),
+    "loader": frozenset({"root", "data_source", "sampler"}),
     "sched": frozenset({"optimizer", "max_steps"}),
     "logger": frozenset({"save_dir"}),
     "script": frozenset({"trainer", "module", "datamodule", "ckpt_path"}),
@@ -44,7 +46,7 @@ def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
     """Yield what is wrong with the open sections; the Trainer's arguments have a module of their own."""
     if stage is not None:
         yield from _model(spec, stage)
-    yield from target("data", spec.data, GIVEN["data"])
+    yield from _data(spec.data)
     yield from _optim(spec.optim)
     if spec.loss and stage is not None and (stage.loss or "_target_" in spec.loss):
         yield from target("loss", {"_target_": stage.loss, **spec.loss}, frozenset())
@@ -117,9 +119,9 @@ def _argument(full: str, path: str, signature: Signature, value: Any, given: fro
         yield f"{full}: {value!r} given, but {path} takes {kind} there."
 
 
-def _nested(where: str, value: Any) -> Iterator[str]:
+def _nested(where: str, value: Any, given: frozenset[str] = frozenset()) -> Iterator[str]:
     if isinstance(value, dict) and "_target_" in value:
-        yield from target(where, value, frozenset())
+        yield from target(where, value, given)
         return
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in items:
@@ -131,6 +133,42 @@ def _entry(where: str, section: Any, given: frozenset[str]) -> Iterator[str]:
         yield from target(where, section, given)
     elif section is not None:
         yield f"{where}: {section!r} given, but it is a section: a _target_ and its arguments."
+
+
+def _data(data: dict[str, Any]) -> Iterator[str]:
+    """Check the data module; the loaders of `LoaderDataModule` give their parts a root and their data."""
+    if data.get("_target_") != LOADERS:
+        yield from target("data", data, GIVEN["data"])
+        return
+    yield from target("data", {"_recursive_": False, **data}, GIVEN["data"])
+    for part in ("train", "val", "test"):
+        section = data.get(part)
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            yield f"data.{part}: {section!r} given, but it is a loader section, or several by name."
+            continue
+        loaders = {f"data.{part}": section} if "dataset" in section else _named(f"data.{part}", section)
+        for where, loader in loaders.items():
+            yield from _loader(where, loader)
+
+
+def _named(where: str, section: dict[str, Any]) -> dict[str, Any]:
+    return {f"{where}.{name}": loader for name, loader in section.items() if loader is not None}
+
+
+def _loader(where: str, loader: Any) -> Iterator[str]:
+    if not isinstance(loader, dict):
+        yield f"{where}: {loader!r} given, but it is a loader section: a dataset, and how it is batched."
+        return
+    for key in loader.keys() - set(LOADER_KEYS):
+        yield one_of(f"{where}.{key}", key, LOADER_KEYS)
+    if all(loader.get(key) is not None for key in BATCH_SIZES):
+        yield f"{where}: cannot set both {' and '.join(BATCH_SIZES)}. Give one of them."
+    if loader.get("dataset") is None:
+        yield f"{where}.dataset: is missing. Give a section with a _target_, or with a name and a root."
+    for key, value in loader.items():
+        yield from _nested(f"{where}.{key}", value, GIVEN["loader"])
 
 
 def _install(path: str) -> str:

@@ -129,9 +129,9 @@ def _numbers(spec: Spec) -> Iterator[str]:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value < least:
             yield f"trainer.{key}: {value} is too small. The least is {least:g}."
     for low, high in (("min_epochs", "max_epochs"), ("min_steps", "max_steps")):
-        least, most = spec.trainer.get(low), spec.trainer.get(high)
-        if isinstance(least, int) and isinstance(most, int) and ENDLESS < most < least:
-            yield f"trainer.{low}: {least} and trainer.{high}: {most} exclude each other."
+        fewest, most = spec.trainer.get(low), spec.trainer.get(high)
+        if isinstance(fewest, int) and isinstance(most, int) and ENDLESS < most < fewest:
+            yield f"trainer.{low}: {fewest} and trainer.{high}: {most} exclude each other."
 
 
 def _shares(spec: Spec) -> Iterator[str]:
@@ -142,7 +142,7 @@ def _shares(spec: Spec) -> Iterator[str]:
         if value < 0 or (isinstance(value, float) and value > 1):
             yield f"trainer.{key}: {value} is neither a share from 0.0 to 1.0 nor a number of batches."
         elif value == 0 and key == "val_check_interval":
-            yield "trainer.val_check_interval: 0 would never validate. Give a share of an epoch, or a number of batches."
+            yield "trainer.val_check_interval: 0 would never validate. Give a share of an epoch, or batches."
 
 
 def _length(spec: Spec) -> Iterator[str]:
@@ -155,5 +155,3 @@ def _length(spec: Spec) -> Iterator[str]:
     ends = (asked.get("max_epochs"), asked.get("max_steps"))
     if spec.run.mode == "fit" and all(end in (None, ENDLESS) for end in ends) and limit is None:
         yield "trainer.max_epochs: nothing ends this training. Give trainer.max_epochs, max_steps or max_time."
-
-

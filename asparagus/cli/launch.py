@@ -18,7 +18,7 @@ DESCRIPTION = (
 )
 EPILOG = """CONFIG is a name on the search path (pretrain, experiment/digits), the path of a .yaml file, or a training
 config in Python (train_2D.py). An OVERRIDE is Hydra's:
-  trainer.max_epochs=5   model=unet   +logger=csv   +callbacks.stop._target_=...   ~callbacks.stop   data@val_data=images
+  trainer.max_epochs=5   model=unet   +logger=csv   callbacks.stop._target_=...   ~callbacks.stop
 
   asp-launch experiment/digits
   asp-launch pretrain task=Task998_LauritSyn resources.workers=2
@@ -114,12 +114,14 @@ def _shown(request: Request, options: argparse.Namespace) -> str:
 
 def _check(plan: Plan) -> int:
     """Rehearse the run, print what was looked at line by line, and return the exit status."""
+    from asparagus.submit import package
     from asparagus.worker.rehearsal import rehearse
 
     wrong = 0
-    for finding in rehearse(plan):
+    for finding in rehearse(plan.spec, plan.parent.checkpoint if plan.parent else None):
         print(finding.line(), flush=True)
         wrong += not finding.ok
+    print(f"{'ok':<4} {'package':<10} {package(Path.cwd()).describe()}")
     return 2 if wrong else 0
 
 

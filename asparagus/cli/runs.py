@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,26 @@ if TYPE_CHECKING:
 
 
 WIDE = 160
+
+
+RUN_ID = re.compile(r"###RUN-ID=(\d+)###")
+
+
+def getid(arguments: Sequence[str]) -> int:
+    """Run `asp getid FILE` (SEEDS A22, A44)."""
+    parser = argparse.ArgumentParser(
+        "asp getid", description="Print the run number that a log or output file speaks of."
+    )
+    parser.add_argument("file", type=Path, help="a log, or anything that asp-launch printed")
+    file = parser.parse_args(arguments).file
+
+    from asparagus.errors import RecordError
+
+    if not file.is_file():
+        raise RecordError(f"{file}: there is no such file. Give a log: <run folder>/<stage>.log.")
+    found = RUN_ID.search(file.read_text(encoding="utf-8", errors="replace"))
+    print(f"found run-ID: {found[1]}" if found else "found 0 run-IDs")
+    return 0 if found else 2
 
 
 def runs(arguments: Sequence[str]) -> int:

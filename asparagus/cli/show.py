@@ -1,4 +1,4 @@
-"""What a config is, printed: as composed (`--cfg`), where each key comes from (`--info`), what can be chosen (`--help`)."""
+"""What a config is, printed: as composed (`--cfg`), where keys come from (`--info`), what can be chosen (`--help`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asparagus.compose.origins import Origins, Setting
 
 HYDRA = "hydra"
+SECTION = "{...}"
 EVERYTHING = ""
 """`--info` without a key."""
 
@@ -81,7 +82,7 @@ def _everything(origins: Origins) -> Iterator[str]:
     yield "\nSearch path, in order; the first one wins:"
     yield from (f"  {folder}" for folder in origins.folders)
     yield "\nKeys, and what set each in the end:"
-    last = {setting.key: setting for setting in origins.settings if setting.value not in ("{...}",)}
+    last = {setting.key: setting for setting in origins.settings if setting.value != SECTION}
     yield from _columns([(key, setting.value, setting.where) for key, setting in sorted(last.items())])
 
 

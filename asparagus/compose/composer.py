@@ -19,8 +19,6 @@ from asparagus.paths import family_folders, get_paths, packaged
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from asparagus.spec import Paths
-
 Result = TypeVar("Result")
 TWICE = re.compile(r"Multiple values for ([\w/.@-]+)\.")
 NOT_THERE = re.compile(r"Could not override '([^']+)'.\s*No match in the defaults list")
@@ -41,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """Where Hydra starts: the primary config, the folders it is looked for in, and the overrides as Hydra reads them."""
+    """Where Hydra starts: the primary config, the folders it is looked for in, the overrides as Hydra reads them."""
 
     name: str
     folders: tuple[Path, ...]
@@ -89,19 +87,19 @@ def with_hydra(source: Source, call: Callable[[str, list[str]], Result]) -> Resu
         except RecursionError as error:
             raise ConfigError(
                 f"{source.name}: its defaults list comes back to itself. An experiment file that extends a stage "
-                "(defaults: [/train_cls]) is launched by its own name, asp-launch experiment/NAME; one that is chosen by "
-                "experiment=NAME says only what differs."
+                "(defaults: [/train_cls]) is launched by its own name, asp-launch experiment/NAME; one that is chosen "
+                "by experiment=NAME says only what differs."
             ) from error
     raise AssertionError("each round changes one of the words, for good")
 
 
-def source_of(request: Request, paths: Paths | None = None) -> Source:
+def source_of(request: Request) -> Source:
     """Find the config of a request.
 
     Raises:
         ConfigError: There is no such config or folder, or a word is no override.
     """
-    name, folders = _locate(request, paths or get_paths())
+    name, folders = _locate(request)
     return Source(name, tuple(folders), tuple(normalise(request.overrides, folders)))
 
 
@@ -145,7 +143,7 @@ def _standing_in(source: Source) -> Iterator[None]:
 
 
 def _meant(error: str, words: list[str]) -> list[str] | None:
-    """Return the overrides with one group chosen instead of added, or added instead of chosen; None if that is not it."""
+    """Return the overrides with a group chosen instead of added, or the other way; None if that is not it."""
     if twice := TWICE.search(error):
         old, new = f"+{twice[1]}=", f"{twice[1]}="
     elif missing := NOT_THERE.search(error):
@@ -156,7 +154,7 @@ def _meant(error: str, words: list[str]) -> list[str] | None:
     return None if changed == words else changed
 
 
-def _locate(request: Request, paths: Paths) -> tuple[str, list[Path]]:
+def _locate(request: Request) -> tuple[str, list[Path]]:
     """Return the config's name and the folders to search, first one first; the config lies under one of them."""
     given = [folder.expanduser().absolute() for folder in request.config_dirs]
     for folder in given:

@@ -1,4 +1,4 @@
-"""Names of your own: modules that register things are imported, and each name becomes the path of what it stands for."""
+"""Names of your own: modules that register things are imported, and each name becomes the path of what it means."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def _targets(node: Any, path: str = "") -> Iterator[str]:
             near = did_you_mean(target, known())
             names = ", ".join(known()) or "none"
             yield (
-                f"{path}._target_: {target!r} is neither a dotted path nor a registered name. {near} Registered: {names}. "
-                "A module that registers names is named in the list `imports`."
+                f"{path}._target_: {target!r} is neither a dotted path nor a registered name. {near} Registered: {names}. A "
+                "module that registers names is named in the list `imports`."
             ).replace("  ", " ")
 
 

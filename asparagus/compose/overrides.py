@@ -29,7 +29,8 @@ def normalise(overrides: Iterable[str], folders: list[Path]) -> list[str]:
     Raises:
         ConfigError: Those that are not of the form `key=value` or `~key`, or cannot mean what they say.
     """
-    done, problems = [], []
+    done: list[str] = []
+    problems: list[str] = []
     for override in overrides:
         try:
             done.append(_normalise(override, folders))

@@ -1,4 +1,4 @@
-"""From Hydra's config to plain values: interpolations resolved, secrets left as they are written, every problem found."""
+"""From Hydra's config to plain values: interpolations resolved, secrets left as written, every problem found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 INTERPOLATION = re.compile(r"\$\{(\.*)([A-Za-z_][\w./\-]*)(?=[}\[$])")
 """`${key}`, `${.sibling}` or `${section.${name}}`; those with a colon call a resolver."""
-RESOLVERS = ("oc.env", "oc.select", "oc.dict.keys", "oc.create", "now", "random", "secret", *(f"asparagus:{name}" for name in KNOWN))
+RESOLVERS = (
+    "oc.env",
+    "oc.select",
+    "oc.dict.keys",
+    "oc.create",
+    "now",
+    "random",
+    "secret",
+    *(f"asparagus:{name}" for name in KNOWN),
+)
 
 
 @dataclass
@@ -51,7 +60,8 @@ def masked(config: DictConfig) -> DictConfig:
     """Return the config with secrets that somebody wrote into it hidden; names of variables stay."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.create(_mapped(OmegaConf.to_container(config, resolve=False), hidden))
+    changed: DictConfig = OmegaConf.create(_mapped(OmegaConf.to_container(config, resolve=False), hidden))
+    return changed
 
 
 def _resolved(node: DictConfig, prefix: str, values: Values) -> dict[str, Any]:
@@ -59,7 +69,7 @@ def _resolved(node: DictConfig, prefix: str, values: Values) -> dict[str, Any]:
 
     found = {}
     for key in node:
-        full = f"{prefix}{key}"
+        full = f"{prefix}{key!s}"
         if OmegaConf.is_missing(node, key):
             values.missing.append(full)
             continue

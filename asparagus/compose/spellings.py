@@ -1,11 +1,12 @@
 """How other launchers spell what we call otherwise: read as documented there, turned into our keys here.
 
-Five systems' experiment files are meant to feel at home (docs/coming-from.md). A row says which key of theirs is which of
-ours; a function turns a section whose shape differs. What has no counterpart here is a problem that says where to go.
+Five systems' experiment files are meant to feel at home (docs/coming-from.md). A row says which key of theirs is
+which of ours; a function turns a section whose shape differs. What has no counterpart here is a problem that says where to go.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,15 @@ LOGGERS = {
     "create_tensorboard_logger": ("tensorboard", {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}),
     "create_wandb_logger": ("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger"}),
 }
-HARDWARE = ("accelerator", "num_nodes", "num_devices", "num_workers", "precision", "strategy", "compile_mode")
+HARDWARE = {
+    "accelerator": "trainer.accelerator",
+    "num_nodes": "trainer.num_nodes",
+    "num_devices": "trainer.devices",
+    "precision": "trainer.precision",
+    "strategy": "trainer.strategy",
+    "compile_mode": "model.compile_mode",
+    "num_workers": "",  # of the node: shared by its devices
+}
 ALL_GPUS = -1
 
 
@@ -166,7 +175,9 @@ def _modes(tree: Tree, problems: list[str]) -> None:
         weights.append(tree.pop("checkpoint"))
     for path in filter(None, weights):
         if tree.get("init_from") not in (None, f"file:{path}"):
-            problems.append(f"init_from: {tree['init_from']!r} and the checkpoint {path!r} both name a parent. Give one.")
+            problems.append(
+                f"init_from: {tree['init_from']!r} and the checkpoint {path!r} both name a parent. Give one."
+            )
         tree["init_from"] = f"file:{path}"
     if isinstance(run := tree.get("run"), dict) and isinstance(run.get("id"), str) and not run["id"].isdigit():
         run["name"] = run.get("name") or run.pop("id")
@@ -225,15 +236,10 @@ def _hardware(tree: Tree, problems: list[str]) -> None:
         problems.append(f"hardware: {hardware!r} given, but this is a section with keys: {', '.join(HARDWARE)}.")
         return
     problems += [one_of("hardware key", key, HARDWARE) for key in hardware if key not in HARDWARE]
+    for key, ours in HARDWARE.items():
+        if ours and hardware.get(key) is not None:
+            put(tree, ours, hardware[key])
     devices = hardware.get("num_devices")
-    for key, ours in (("accelerator", "accelerator"), ("num_nodes", "num_nodes"), ("num_devices", "devices")):
-        if hardware.get(key) is not None:
-            put(tree, f"trainer.{ours}", hardware[key])
-    for key in ("precision", "strategy"):
-        if hardware.get(key) is not None:
-            put(tree, f"trainer.{key}", hardware[key])
-    if hardware.get("compile_mode") is not None:
-        put(tree, "model.compile_mode", hardware["compile_mode"])
     if isinstance(hardware.get("num_workers"), int):
         each = devices if isinstance(devices, int) and devices > 0 else 1
         put(tree, "data.num_workers", hardware["num_workers"] // each)
@@ -266,7 +272,9 @@ def _trainer(tree: Tree, problems: list[str]) -> None:
         if given in (None, True, False):
             continue
         several = [given] if isinstance(given, dict) and "_target_" in given else given
-        entries = several.items() if isinstance(several, dict) else enumerate(several if isinstance(several, list) else [])
+        entries = (
+            several.items() if isinstance(several, dict) else enumerate(several if isinstance(several, list) else [])
+        )
         if not isinstance(several, (dict, list)):
             problems.append(f"trainer.{key}: {given!r} given. Give sections with a _target_, under {section}.<name>.")
         for name, entry in entries:
@@ -280,17 +288,19 @@ def _named(name: Any, entry: Any) -> str:
 
 
 def _devices(tree: Tree, gpus: int, problems: list[str]) -> None:
-    """`trainer.devices`, `num_nodes` and `accelerator` (SEEDS B1, B2): one device stays with the Trainer, more are workers."""
+    """`trainer.devices`, `num_nodes`, `accelerator` (SEEDS B1, B2): one device is the Trainer's, more are workers."""
     trainer = tree.get("trainer")
     if not isinstance(trainer, dict) or not {"devices", "num_nodes"} & trainer.keys():
         return
     devices, nodes = trainer.pop("devices", 1), trainer.pop("num_nodes", 1)
-    on_gpu = trainer.get("accelerator") in ("gpu", "cuda") or (trainer.get("accelerator") in (None, "auto") and gpus > 0)
+    on_gpu = trainer.get("accelerator") in ("gpu", "cuda") or (
+        trainer.get("accelerator") in (None, "auto") and gpus > 0
+    )
     count = (gpus if on_gpu else 1) if devices == "auto" else number_of(devices)
     if count is None or not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
         problems.append(
-            f"trainer.devices: {devices!r} on {nodes!r} node(s) is no number of devices. Give a number, a list of ids or "
-            "-1 (all of them), or resources.workers and resources.gpus_per_worker."
+            f"trainer.devices: {devices!r} on {nodes!r} node(s) is no number of devices. Give a number, a list of ids "
+            "or -1 (all of them), or resources.workers and resources.gpus_per_worker."
         )
         return
     each = gpus if count == ALL_GPUS else count
@@ -311,26 +321,21 @@ def _devices(tree: Tree, gpus: int, problems: list[str]) -> None:
 
 
 def number_of(devices: Any) -> int | None:
-    """Return how many devices a setting means: `2`, `[0, 2]`, `"0,1"`, `"3"`; -1 for all, 0 for none, None for nonsense.
+    """Return how many devices a setting means: `2`, `[0, 2]`, `"0,1"`; -1 for all, 0 for none, None for nonsense.
 
     A text of digits with a comma is a list of ids, one without is a number.
     """
     if devices is None:
         return 0
-    if isinstance(devices, bool):
-        return None
-    if isinstance(devices, int):
-        return devices if devices >= ALL_GPUS else None
-    if isinstance(devices, str):
-        parts = [part.strip() for part in devices.split(",") if part.strip()]
-        if devices.strip() == str(ALL_GPUS):
-            return ALL_GPUS
-        if not parts or not all(part.isdigit() for part in parts):
-            return None
-        return len(parts) if "," in devices else int(parts[0])
-    if isinstance(devices, list) and all(isinstance(item, int) for item in devices):
-        return len(devices)
-    return None
+    if isinstance(devices, str) and "," in devices:
+        ids = [part.strip() for part in devices.split(",") if part.strip()]
+        return len(ids) if all(part.isdigit() for part in ids) else None
+    if isinstance(devices, list):
+        return len(devices) if all(isinstance(item, int) for item in devices) else None
+    if isinstance(devices, str) and re.fullmatch(r"\s*-?\d+\s*", devices):
+        devices = int(devices)
+    valid = isinstance(devices, int) and not isinstance(devices, bool) and devices >= ALL_GPUS
+    return devices if valid else None
 
 
 def _pop(tree: Tree, key: str) -> Any:
@@ -357,4 +362,3 @@ def _copy(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _copy(value) for key, value in node.items()}
     return [_copy(value) for value in node] if isinstance(node, list) else node
-

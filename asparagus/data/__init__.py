@@ -12,3 +12,22 @@ MAKERS: dict[str, str] = {
 
 Strings, so that the client can list them without importing torch.
 """
+
+BATCH_SIZES = ("batch_size", "batch_size_per_gpu")
+LOADER_KEYS = (
+    "dataset",
+    *BATCH_SIZES,
+    "shuffle",
+    "sampler",
+    "batch_sampler",
+    "drop_last",
+    "collate_fn",
+    "worker_init_fn",
+    "num_workers",
+    "pin_memory",
+    "timeout",
+    "persistent_workers",
+    "prefetch_factor",
+    "defer_setup",
+)
+"""What a loader section of `data.train`, `data.val` or `data.test` may hold (SEEDS D3); None is as if it were not."""

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler
 
+from asparagus.data import BATCH_SIZES, LOADER_KEYS
 from asparagus.errors import ConfigError, DataError, one_of
 from asparagus.registry import DATASETS
 from asparagus.targets import instantiate, locate, parameters_of, target_of
@@ -22,13 +23,9 @@ from asparagus.targets import instantiate, locate, parameters_of, target_of
 BUILT_IN: dict[str, str] = {"image_folder": "asparagus.data.loaders.image_folder"}
 """Datasets that a section may call by `name`, beside the registered ones: name -> dotted path."""
 
-BATCH_SIZES = ("batch_size", "batch_size_per_gpu")
 SAMPLERS = ("sampler", "batch_sampler")
 FUNCTIONS = ("collate_fn", "worker_init_fn")
 PASSED_ON = ("num_workers", "pin_memory", "timeout", "persistent_workers", "prefetch_factor")
-LOADER_KEYS = ("dataset", *BATCH_SIZES, "shuffle", *SAMPLERS, "drop_last", *FUNCTIONS, *PASSED_ON, "defer_setup")
-"""What a loader section may hold; None is as if it were not there."""
-
 DECIDED_BY = {"sampler": ("shuffle",), "batch_sampler": (*BATCH_SIZES, "shuffle", "sampler", "drop_last")}
 A_DATASET = "Give a section with a `_target_`, or with a `name` and a `root`."
 
@@ -57,9 +54,12 @@ class Section:
 class LoaderDataModule(pl.LightningDataModule):
     """Feeds what an experiment file lists; it shards over the ranks itself, so the Trainer must not replace samplers.
 
-    Its own section needs `_recursive_: false`: the datasets inside are built here, where their root is known. A dataset
-    that was built already is taken as it is. A stream (torch's IterableDataset) shards itself.
+    The datasets inside its section are built here, where their root is known. One that was built already is taken as it
+    is. A stream (torch's IterableDataset) shards itself.
     """
+
+    builds_its_parts = True
+    """Nested sections are passed to it as they are."""
 
     def __init__(
         self,

@@ -53,8 +53,8 @@ def register_scheduler(name: str, scheduler: Callable[..., Any], scheduler_param
 
     Args:
         name: What experiments call it.
-        scheduler: A `torch.optim.lr_scheduler.LRScheduler` class, at the top of a module. `max_steps`, if it takes it, is
-            filled in with the length of the training.
+        scheduler: A `torch.optim.lr_scheduler.LRScheduler` class, at the top of a module. `max_steps`, if it takes it,
+            is filled in with the length of the training.
         scheduler_params: A dataclass of its arguments: their defaults, and which there are.
 
     Raises:

@@ -53,8 +53,8 @@ def linear(step: int, shape: Shape) -> float:
 def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None, max_steps: float) -> LRScheduler:
     """Return the schedule that `optim.sched` describes, to be stepped after every optimizer step.
 
-    A `_target_` names a class of torch's kind instead: it is called with the optimizer and the section's other keys, and
-    with `max_steps` if it takes one and the section names none.
+    A `_target_` names a class of torch's kind instead: it is called with the optimizer and the section's other keys,
+    and with `max_steps` if it takes one and the section names none.
 
     Args:
         optimizer: Each of its groups follows the schedule from its own learning rate.

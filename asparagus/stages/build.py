@@ -130,7 +130,7 @@ def _sizes(stage: Stage, task: Task | None, dimensions: int, patch: list[int] | 
 
 
 def _network(stage: Stage, model: Mapping[str, Any], sizes: Mapping[str, Any], seed: int) -> nn.Module:
-    name = stage.network if model.get(stage.network) else "net"
+    name = "net" if model.get("net") else stage.network  # `net` was meant for this stage, the shelf's for any
     if not model.get(name):
         there = ", ".join(sorted(key for key in model if key.endswith("net"))) or "none"
         raise ConfigError(f"model.{stage.network}: missing, and {stage.name} needs it. Networks there: {there}.")

@@ -1,4 +1,4 @@
-"""From a spec to what a Trainer is given: module, data module, callbacks, loggers. The same on a worker and in a notebook."""
+"""From a spec to what a Trainer is given: module, data module, callbacks, loggers; on workers and in notebooks."""
 
 from __future__ import annotations
 
@@ -121,8 +121,13 @@ def _datamodule(spec: Spec, ranks: Ranks) -> tuple[pl.LightningDataModule, bool]
         "world_size": ranks.world_size,
     }
     section = spec.data
-    parameters = parameters_of(locate(section["_target_"], key="data"))
-    taken = {key: value for key, value in given.items() if key in parameters and key not in section}
+    factory = locate(section["_target_"], key="data")
+    if getattr(factory, "builds_its_parts", False):
+        section = {"_recursive_": False, **section}
+    parameters = parameters_of(factory)
+    # What the section leaves open (`root: null`) is given too.
+    taken = {key: value for key, value in given.items() if key in parameters and section.get(key) is None}
+    section = {key: value for key, value in section.items() if key not in taken}
     return instantiate(section, key="data", extra=taken), {"rank", "world_size"} <= parameters.keys()
 
 

@@ -1,8 +1,9 @@
-"""A rehearsal of a plan, in this process and on little: what only torch can tell, before a machine is taken (`--check`)."""
+"""A rehearsal of a plan, in this process and on little: what only torch can tell, before a machine is taken."""
 
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import urllib.error
 import urllib.request
@@ -17,7 +18,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from asparagus.attributes import substituted
 from asparagus.callbacks.journal_logger import scalars
 from asparagus.checkpoint.transfer import read_weights, transfer
 from asparagus.errors import AsparagusError
@@ -29,7 +29,17 @@ ITEMS = 2
 """Of a batch that are enough to see shapes; one would upset batch norm."""
 TIMEOUT_S = 5.0
 MB = 1e6
-LEFT_OUT = ("logger", "callbacks", "plugins", "devices", "num_nodes", "strategy", "precision", "accelerator", "profiler")
+LEFT_OUT = (
+    "logger",
+    "callbacks",
+    "plugins",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "precision",
+    "accelerator",
+    "profiler",
+)
 """Trainer arguments that belong to the real run: the rehearsal is short, here, and leaves nothing behind."""
 
 
@@ -82,7 +92,9 @@ class Rehearsal:
         except AsparagusError:
             raise
         except Exception as error:  # noqa: BLE001 - code that cannot run there is built for real in the next look
-            yield Finding("shapes", f"cannot be built on the meta device ({type(error).__name__}); built for real below")
+            yield Finding(
+                "shapes", f"cannot be built on the meta device ({type(error).__name__}); built for real below"
+            )
             return
         weights = sum(parameter.numel() for parameter in module.parameters())
         memory = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
@@ -118,9 +130,11 @@ class Rehearsal:
             else:
                 look = trainer.validate if self._spec.run.mode == "validate" else trainer.test
                 look(module, datamodule=datamodule, verbose=False)
-            self._logged = set(scalars(trainer))
-        finite = all(value == value for value in scalars(trainer).values())  # noqa: PLR0124 - NaN is what is looked for
-        yield Finding("batch", f"{shapes} through {self._spec.run.mode}: " + ("" if finite else "NaN among ") + _few(scalars(trainer)), ok=finite)
+            metrics = scalars(trainer)
+        self._logged = set(metrics)
+        nan = [name for name, value in metrics.items() if math.isnan(value)]
+        told = f"{', '.join(nan)} is not a number" if nan else _few(metrics)
+        yield Finding("batch", f"{shapes} through {self._spec.run.mode}: {told}", ok=not nan)
 
     def _trainer(self, folder: str) -> pl.Trainer:
         assert self._parts is not None
@@ -159,21 +173,23 @@ class Rehearsal:
         monitor = self._spec.checkpoint.monitor
         if monitor is None or self._spec.run.mode != "fit":
             return
+        beside = ", ".join([*self._spec.callbacks, *self._spec.plugins])
+        if monitor not in self._logged and beside:
+            yield Finding("best by", f"{monitor} is not logged by the module; it has to come from {beside}")
+            return
         there = monitor in self._logged
         logged = ", ".join(sorted(self._logged)) or "nothing"
         advice = "" if there else f" is not logged. Logged: {logged}. Set checkpoint.monitor to one of them"
         yield Finding("best by", f"{monitor}{advice or ' is logged'}", ok=there)
 
 
-def rehearse(spec: Spec, parent: str | None, known: Mapping[str, Any]) -> Iterator[Finding]:
+def rehearse(spec: Spec, parent: str | None) -> Iterator[Finding]:
     """Yield findings, one by one, as they are known.
 
     Args:
         spec: As planned.
         parent: Path of the parent's checkpoint or weights.
-        known: Attributes of the run that are still open in the spec.
     """
-    spec = Spec.from_dict(substituted(spec.to_dict(), known))
     yield from Rehearsal(spec, parent).looks()
     yield _tracking(spec.site.tracking_uri or "")
 
@@ -205,7 +221,7 @@ def _shrink(module: pl.LightningModule) -> None:
     def small(batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return transfer_batch(_small(batch), device, dataloader_idx)
 
-    module.transfer_batch_to_device = small  # type: ignore[method-assign]
+    module.transfer_batch_to_device = small
 
 
 def _small(batch: Any) -> Any:

@@ -1,0 +1,239 @@
+"""A training config in Python, `asp-launch train_2D.py`: its names become the keys that YAML would have set.
+
+The names are those of the CellMap challenge (SEEDS E1 to E22), with their documented defaults; keys of ours (`task`,
+`data`, `trainer`, ...) may stand beside them. Overrides on the command line win over the file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asparagus.compose.composer import Request, compose_config
+from asparagus.compose.overrides import key_of
+from asparagus.compose.spellings import put
+from asparagus.errors import ConfigError, one_of
+from asparagus.python_file import digest_of, execute, lines_of, suspicious
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from asparagus.compose.origins import Setting
+
+DEFAULT_STAGE = "train_seg"
+DEFAULTS: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "batch_size": 8,
+    "epochs": 1000,
+    "iterations_per_epoch": 1000,
+    "random_seed": 42,
+    "input_array_info": {"shape": (1, 128, 128), "scale": (8, 8, 8)},
+    "model_name": "2d_unet",
+}
+"""As the challenge documents them; what else it has defaults for is the data module's, or ours."""
+RENAMED = {
+    "learning_rate": "optim.lr",
+    "batch_size": "data.batch_size",
+    "epochs": "trainer.max_epochs",
+    "random_seed": "seed",
+    "validation_batch_limit": "trainer.limit_val_batches",
+    "datasplit_path": "data.datasplit_path",
+    "validation_prob": "data.validation_prob",
+    "classes": "data.classes",
+    "target_array_info": "data.target_array_info",
+    "spatial_transforms": "data.spatial_transforms",
+    "validation_time_limit": "data.validation_time_limit",
+    "use_s3": "data.use_s3",
+}
+"""Name there -> key here. What only a data module can do is an argument of it: one that does not take it says so."""
+OURS = (
+    "stage",
+    "task",
+    "init_from",
+    "data",
+    "optim",
+    "loss",
+    "trainer",
+    "callbacks",
+    "plugins",
+    "logger",
+    "script",
+    "transfer",
+    "checkpoint",
+    "resources",
+    "run",
+    "site",
+)
+NETWORKS = {
+    "unet": "asparagus.models.unet.UNet",
+    "resnet": "monai.networks.nets.SegResNet",
+    "vitnet": "monai.networks.nets.UNETR",
+}
+MODEL_NAMES = ("2d_unet", "2d_resnet", "3d_unet", "3d_resnet", "vitnet")
+ACCELERATORS = {"cuda": "gpu", "cpu": "cpu", "mps": "mps"}
+LOADS = ("latest", "best")
+ELSEWHERE = {
+    "model_save_path": "checkpoints lie in the run's own folder, <run folder>/checkpoints",
+    "load_model": "give init_from = 'run:<id>/last' or 'run:<id>/best'",
+    "model_to_load": "give init_from = 'run:<id>/last' or 'run:<id>/best'",
+}
+"""Names whose wish has another place here."""
+
+log = logging.getLogger("asparagus")
+
+
+def compose_python(request: Request) -> DictConfig:
+    """Compose the stage that a Python config is for, with its names and then the overrides on top.
+
+    Raises:
+        ConfigError: The file cannot be run, or a name in it has a value that cannot be meant.
+    """
+    from omegaconf import OmegaConf
+
+    base = compose_config(base_of(request))
+    OmegaConf.set_struct(base, value=False)
+    config = OmegaConf.merge(base, OmegaConf.create(_tree(_file(request))))
+    for override in request.overrides:
+        key = key_of(override)
+        if override.startswith("~"):
+            OmegaConf.update(config, key, None)
+        else:
+            OmegaConf.update(config, key, OmegaConf.select(base, key), merge=False, force_add=True)
+    if "samples_per_epoch" not in base.data:
+        _set_samples(config, _names(_file(request)))
+    assert isinstance(config, type(base))
+    return config
+
+
+def base_of(request: Request) -> Request:
+    """Return the request for the stage that a Python config names (`stage = "train_cls"`), or for segmentation."""
+    return replace(request, config=str(_names(_file(request)).get("stage", DEFAULT_STAGE)))
+
+
+def settings_of(request: Request) -> Iterator[Setting]:
+    """Yield where each key is set by the file."""
+    from asparagus.compose.origins import Setting, shown
+
+    file = _file(request)
+    for name, line in lines_of(file).items():
+        keys = {"model_name": "model", "model_kwargs": "model", "input_array_info": "data.patch_size"}
+        key = RENAMED.get(name) or keys.get(name) or name
+        value = _names(file).get(name)
+        yield Setting(key, str(value), f"{shown(file)}:{line}")
+
+
+def _file(request: Request) -> Path:
+    file = Path(request.config).expanduser().absolute()
+    if not file.is_file():
+        raise ConfigError(f"{file}: there is no such file. Give the path of a training config in Python.")
+    return file
+
+
+def _names(file: Path) -> dict[str, Any]:
+    return {name: value for name, value in execute(file).items() if not name.startswith("_")}
+
+
+def _tree(file: Path) -> dict[str, Any]:
+    """Return the config that a file's names stand for."""
+    names = _names(file)
+    given = {**DEFAULTS, **{name: value for name, value in names.items() if value is not None}}
+    _warn(file, names)
+    tree: dict[str, Any] = {}
+    put(tree, "optim.name", "radam")
+    put(tree, "optim.sched", None)
+    for name, key in RENAMED.items():
+        if name in given:
+            put(tree, key, _plain(given[name], name))
+    put(tree, "run.name", str(given["model_name"]))
+    _shape(tree, given["input_array_info"])
+    _network(tree, given, file)
+    _places(tree, given, file)
+    for name in OURS:
+        if name in given:
+            put(tree, name, _plain(given[name], name))
+    return tree
+
+
+def _warn(file: Path, names: Mapping[str, Any]) -> None:
+    """Say what is read and not done, and what a config has no need of."""
+    for name in sorted(ELSEWHERE.keys() & names.keys()):
+        log.warning("%s: %s is not used: %s", file.name, name, ELSEWHERE[name])
+    for line in suspicious(file):
+        log.warning("%s. It runs with your rights; FORCE_SAFE_CONFIG=1 refuses such files.", line)
+
+
+def _set_samples(config: Any, names: Mapping[str, Any]) -> None:
+    """Set the items of an epoch: so many independent random batches on each worker (SEEDS E12)."""
+    iterations = names.get("iterations_per_epoch", DEFAULTS["iterations_per_epoch"])
+    for name, value in (("iterations_per_epoch", iterations), ("batch_size", config.data.batch_size)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name}: {value!r} is not a whole number of at least 1.")
+    workers = config.resources.workers if isinstance(config.resources.workers, int) else 0
+    config.data.samples_per_epoch = iterations * config.data.batch_size * max(1, workers)
+
+
+def _shape(tree: dict[str, Any], info: Any) -> None:
+    """`shape` in voxels z, y, x; a first axis of 1 is two-dimensional (SEEDS E9)."""
+    shape = info.get("shape") if isinstance(info, Mapping) else None
+    axes = 3
+    if not isinstance(shape, (list, tuple)) or len(shape) != axes:
+        raise ConfigError(f"input_array_info: {info!r} has to be {{'shape': (z, y, x), 'scale': (z, y, x)}}.")
+    flat = shape[0] == 1
+    put(tree, "model.dimensions", "2D" if flat else "3D")
+    put(tree, "data.patch_size", [int(size) for size in (shape[1:] if flat else shape)])
+
+
+def _network(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None:
+    """A network that the file builds, or one of the built-in names (SEEDS E15, E17, E18)."""
+    if "model" in given:
+        if isinstance(given["model"], Mapping):  # our own section
+            put(tree, "model", _plain(given["model"], "model"))
+            return
+        section = {"_target_": "asparagus.python_file.model_of", "file": str(file), "digest": digest_of(file)}
+        put(tree, "model.net", section)
+        return
+    name = str(given["model_name"]).lower()
+    kind = next((kind for kind in NETWORKS if kind in name), None)
+    if kind is None or (kind != "vitnet" and name[:2] not in ("2d", "3d")):
+        raise ConfigError(one_of("model_name", given["model_name"], MODEL_NAMES))
+    options = _plain(given.get("model_kwargs", {}), "model_kwargs")
+    put(tree, "model.net", {"_target_": NETWORKS[kind], **options})
+
+
+def _places(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None:
+    """Where it trains and what it writes beside the record."""
+    device = given.get("device")
+    if device is not None:
+        kind = str(device).partition(":")[0]
+        if kind not in ACCELERATORS:
+            raise ConfigError(one_of("device", device, ACCELERATORS))
+        put(tree, "trainer.accelerator", ACCELERATORS[kind])
+    if "load_model" in given and given["load_model"] not in LOADS:
+        raise ConfigError(one_of("load_model", given["load_model"], LOADS))
+    if "logs_save_path" in given:
+        logs = file.parent / str(given["logs_save_path"]).format(model_name=given["model_name"])
+        logger = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": str(logs), "name": ""}
+        put(tree, "logger.tensorboard", logger)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Return a value as YAML would hold it.
+
+    Raises:
+        ConfigError: It is an object; objects are described by a `_target_`.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part, f"{name}.{key}") for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part, f"{name}[{index}]") for index, part in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise ConfigError(
+        f"{name}: a {type(value).__name__} cannot be written into the run's config. Describe it: "
+        "{'_target_': 'dotted.path', ...}. Only `model` may be an object."
+    )

@@ -1,0 +1,139 @@
+"""Training configs written in Python: executed where the user names one, and only there.
+
+This is no sandbox. `FORCE_SAFE_CONFIG=1` refuses a file that imports os, subprocess or sys, or calls eval, exec,
+compile or `__import__`; without it these are reported. Neither makes a stranger's file safe to run.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import os
+import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from asparagus.errors import ConfigError
+
+FORCE = "FORCE_SAFE_CONFIG"
+IMPORTS = frozenset({"os", "subprocess", "sys"})
+CALLS = frozenset({"eval", "exec", "compile", "__import__"})
+NAME = "__asparagus_config__"
+"""`__name__` while a file is read: its `if __name__ == "__main__":` does not run."""
+
+_read: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def execute(file: Path) -> dict[str, Any]:
+    """Run a Python file in its own folder, once per content, and return its names.
+
+    Raises:
+        ConfigError: It cannot be read or run, or `FORCE_SAFE_CONFIG` refuses it.
+    """
+    file = file.absolute()
+    key = (str(file), digest_of(file))
+    if key not in _read:
+        if os.environ.get(FORCE, "").lower() not in ("", "0", "false") and (unsafe := suspicious(file)):
+            raise ConfigError(*(f"{FORCE} is set, and {line}. Take it out, or unset {FORCE}." for line in unsafe))
+        _read[key] = _run(file)
+    return _read[key]
+
+
+def suspicious(file: Path) -> list[str]:
+    """Return what a file does that a config has no need of, each with its line."""
+    return [f"{file.name}:{line} {what}" for line, what in _walk(_parsed(file))]
+
+
+def lines_of(file: Path) -> dict[str, int]:
+    """Return the line on which each name of a file is assigned last."""
+    found: dict[str, int] = {}
+    for node in _parsed(file).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        found |= {target.id: node.lineno for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def digest_of(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}).") from error
+
+
+def model_of(file: str, digest: str, name: str = "model") -> Any:
+    """Return the network that a training config builds; what a run's own config names as its `_target_`.
+
+    Args:
+        file: Absolute path of the config.
+        digest: Its SHA-256 when the run was planned.
+        name: Of the network in it.
+
+    Raises:
+        ConfigError: The file is not there, has changed since, or has no such name.
+    """
+    now = digest_of(Path(file))
+    if now != digest:
+        raise ConfigError(
+            f"{file}: has changed since this run was planned, and its model may have too. Launch it anew."
+        )
+    return copy.deepcopy(execute(Path(file))[name])
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), filename=str(file))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise ConfigError(f"{file}{f':{line}' if line else ''}: is no Python: {error.args[0]}.") from error
+
+
+def _walk(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from ((node.lineno, f"imports {name}") for name in names if name.split(".")[0] in IMPORTS)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
+            yield node.lineno, f"calls {node.func.id}"
+
+
+def _run(file: Path) -> dict[str, Any]:
+    _parsed(file)
+    with _in_folder(file.parent):
+        try:
+            return runpy.run_path(str(file), run_name=NAME)
+        except Exception as error:
+            line = _line(error, file)
+            raise ConfigError(f"{file}{line}: failed to execute: {type(error).__name__}: {error}") from error
+
+
+def _line(error: Exception, file: Path) -> str:
+    trace, found = error.__traceback__, ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(file):
+            found = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Be where the config lies: its relative paths and its neighbours are meant from there."""
+    before = Path.cwd()
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path.remove(str(folder))
