@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 CASES = {"train": 8, "val": 2}
 TASK_OF = {"pretrain": "Task998_LauritSyn", "seg": "Task997_LauritSynSeg", "cls": "Task996_LauritSynCls"}
 """What the mandatory `task` of a root config is filled with, by the stage's kind."""
+DEMOS = "pytorch_lightning.demos.boring_classes"
+OWN = ("task=Own", f"model.module._target_={DEMOS}.BoringModel", f"data._target_={DEMOS}.BoringDataModule")
+"""A module and data of one's own, which the stages train and finetune are for."""
 ROOMY = ("site.cpus_per_node=8", "site.gpus_per_node=8")
 """The plan must not depend on the machine that runs the tests."""
 
@@ -60,16 +64,28 @@ def ready(home, every_task, monkeypatch) -> Path:
     return home
 
 
+def launched(config: str) -> tuple[str, ...]:
+    """Return the words that launch a config: its name, or as its first lines say for one that goes on top of a stage."""
+    if config.startswith("experiment/"):
+        header = re.search(r"^# asp-launch (.*)$", (CONFIGS / f"{config}.yaml").read_text(), flags=re.MULTILINE)
+        assert header, f"{config} does not say how it is launched"
+        return tuple(word for word in header[1].split() if not word.startswith("init_from="))
+    return (config,)
+
+
 def mandatory(config: str, home: Path) -> tuple[str, ...]:
     """Return what a person has to give on the command line for this config."""
-    composed = compose_config(Request(config))
+    name, *words = launched(config)
+    composed = compose_config(Request(name, tuple(words)))
     stage = STAGES[composed.stage]
+    if stage.kind == "own":
+        return (*words, *OWN, *((f"init_from=file:{home}/weights.pt",) if stage.init_from == "required" else ()))
     task = (f"task={TASK_OF[stage.kind]}",) if OmegaConf.is_missing(composed, "task") else ()
-    return task + ((f"init_from=file:{home}/weights.pt",) if stage.init_from == "required" else ())
+    return tuple(words) + task + ((f"init_from=file:{home}/weights.pt",) if stage.init_from == "required" else ())
 
 
 def plan_of(config: str, *overrides: str) -> Plan:
-    spec = compose(Request(config, (*overrides, *ROOMY)))
+    spec = compose(Request(launched(config)[0], (*overrides, *ROOMY)))
     found = check(spec)
     return make_plan(spec, cases=found.cases, parent=found.parent)
 
@@ -86,10 +102,11 @@ def test_the_shelf_was_found():
 def test_a_config_composes_checks_and_plans(config, resources, workers, ready):
     plan = plan_of(config, f"resources={resources}", *mandatory(config, ready))
     stage = STAGES[plan.spec.stage]
-    each, accumulated = plan.spec.data["batch_size"], plan.spec.trainer["accumulate_grad_batches"]
-    assert (plan.workers, plan.cases) == (workers, CASES)
+    each, accumulated = plan.spec.data.get("batch_size", 1), plan.spec.trainer["accumulate_grad_batches"]
+    assert plan.workers == workers
+    assert plan.cases == (CASES if plan.spec.data["_target_"].endswith("CaseDataModule") else None)
     assert plan.global_batch == each * max(1, workers) * accumulated
-    assert plan.spec.checkpoint.monitor == stage.monitor
+    assert plan.spec.checkpoint.monitor in (stage.monitor, *stage.metrics)
     assert (plan.parent is not None) == (stage.init_from == "required")
     assert Plan.from_dict(json.loads(plan.to_json())) == plan
 
@@ -97,7 +114,8 @@ def test_a_config_composes_checks_and_plans(config, resources, workers, ready):
 @pytest.mark.parametrize("config", EXPERIMENTS)
 def test_an_experiment_leaves_nothing_open_but_its_parent(config, ready):
     given = mandatory(config, ready)
-    assert [word for word in given if not word.startswith("init_from=")] == []
+    words = list(launched(config)[1:])
+    assert [word for word in given if not word.startswith("init_from=") and word not in words] == []
 
 
 @pytest.mark.parametrize("config", ROOTS)

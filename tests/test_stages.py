@@ -90,13 +90,20 @@ def fit(root, module, stage, task, *, epochs, dimensions="3D", ckpt_path=None, *
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=str)
-def test_every_row_names_a_stage_module(stage):
+def test_every_row_names_a_stage_module_or_leaves_it_to_the_user(stage):
+    if stage.kind == "own":
+        assert (stage.module, stage.network) == ("", "net")
+        return
     module, _, name = stage.module.rpartition(".")
     assert issubclass(getattr(importlib.import_module(module), name), StageModule)
 
 
 def test_only_finetuning_requires_a_parent():
-    assert {name for name, stage in STAGES.items() if stage.init_from == "required"} == {"finetune_seg", "finetune_cls"}
+    assert {name for name, stage in STAGES.items() if stage.init_from == "required"} == {
+        "finetune_seg",
+        "finetune_cls",
+        "finetune",
+    }
 
 
 # building

@@ -141,9 +141,10 @@ def _run(spec: Spec) -> Iterator[str]:
     if run.resume_from_checkpoint is not None and not Path(run.resume_from_checkpoint).expanduser().exists():
         yield f"run.resume_from_checkpoint: {run.resume_from_checkpoint} does not exist. Give a Lightning checkpoint."
     if not spec.resources.workers and spec.resources.gpus_per_worker:
+        gpus = f"resources.gpus_per_worker: {spec.resources.gpus_per_worker:g}"
         yield (
-            f"resources.gpus_per_worker: {spec.resources.gpus_per_worker:g} and resources.workers=0 exclude each other: in "
-            "this process the Trainer takes what trainer.accelerator says. Give resources.workers=1 or more."
+            f"{gpus} and resources.workers=0 exclude each other: "
+            "in this process the Trainer takes what trainer.accelerator says. Give resources.workers=1 or more."
         )
     if _lacks_gpu(spec):
         yield (

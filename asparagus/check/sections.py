@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from asparagus.check.signature import Signature, TargetMissingError, signature_of
-from asparagus.data import BATCH_SIZES, LOADER_KEYS
+from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_KEYS
 from asparagus.errors import did_you_mean, one_of
 from asparagus.optim import OPTIMIZERS, REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, SCHEDULES
+from asparagus.registry import DATASETS
 from asparagus.spec import Spec
 from asparagus.stages import Stage
 from asparagus.targets import SPECIAL
@@ -31,6 +32,7 @@ GIVEN: dict[str, frozenset[str]] = {
     "module": frozenset({"net", "optim", "n_classes", "patch_size", "class_names", "loss", "seed"}),
     "optim": frozenset({"params"}),
     "loader": frozenset({"root", "data_source", "sampler"}),
+    "dataset": frozenset({"root", "subset", "image_transform"}),
     "sched": frozenset({"optimizer", "max_steps"}),
     "logger": frozenset({"save_dir"}),
     "script": frozenset({"trainer", "module", "datamodule", "ckpt_path"}),
@@ -169,6 +171,19 @@ def _loader(where: str, loader: Any) -> Iterator[str]:
         yield f"{where}.dataset: is missing. Give a section with a _target_, or with a name and a root."
     for key, value in loader.items():
         yield from _nested(f"{where}.{key}", value, GIVEN["loader"])
+    if isinstance(dataset := loader.get("dataset"), dict) and "_target_" not in dataset:
+        yield from _dataset(f"{where}.dataset", dataset)
+
+
+def _dataset(where: str, section: dict[str, Any]) -> Iterator[str]:
+    """Check `{name: cases, root: ..., ...}` against what the name stands for."""
+    name = section.get("name")
+    if not isinstance(name, str) or (name not in BUILT_IN and "." not in name):
+        see = "Others are registered, or given by their _target_."
+        yield one_of(f"{where}.name", name, [*BUILT_IN, *DATASETS], see=see)
+        return
+    arguments = {key: value for key, value in section.items() if key != "name"}
+    yield from call(where, BUILT_IN.get(name, name), arguments, GIVEN["dataset"])
 
 
 def _install(path: str) -> str:

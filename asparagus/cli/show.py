@@ -48,7 +48,7 @@ def help_of(request: Request) -> str:
     folders = [*request.config_dirs, *search_folders(request.config)]
     groups = "\n".join(f"{group}: {', '.join(options)}" for group, options in groups_in(folders).items())
     return (
-        f"{request.config}\n\n"
+        f"usage: asp-launch {request.config} [OVERRIDE ...] [options]\n\n"
         f"== Configuration groups ==\nCompose your configuration from those groups (group=option)\n\n{groups}\n\n"
         f"== Config ==\nOverride anything in the config (foo.bar=value)\n\n{config_as_yaml(composed)}\n"
         "asp-launch --help shows the options; --info where each value comes from."

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 TWICE = re.compile(r"Multiple values for ([\w/.@-]+)\.")
 NOT_THERE = re.compile(r"Could not override '([^']+)'.\s*No match in the defaults list")
+NEEDS_STAGE = re.compile(r"In '[^']+': Could not override '[^']+'. No match in the defaults list")
 PYTHON = ".py"
 YAML = (".yaml", ".yml")
 
@@ -192,6 +193,12 @@ def _explain(error: Exception, source: Source) -> str:
     if "Could not delete from config" in text:
         key = text.split("'")[1]
         return f"~{key}: there is no such key in {source.name}, so it cannot be taken out. --cfg job shows them."
+    if NEEDS_STAGE.search(text):
+        name = source.name.removeprefix("experiment/")
+        return (
+            f"{source.name}: says `override`, and there is nothing below it to override. Choose it on top of a stage: "
+            f"asp-launch train_cls experiment={name}; or name the stage in its defaults list (- /train_cls)."
+        )
     cause = f" {error.__cause__}" if error.__cause__ else ""
     return f"{source.name}: {' '.join(text.split())}{cause}"
 

@@ -51,9 +51,10 @@ def _targets(node: Any, path: str = "") -> Iterator[str]:
         else:
             near = did_you_mean(target, known())
             names = ", ".join(known()) or "none"
+            where = f"{path}._target_: {target!r}"
             yield (
-                f"{path}._target_: {target!r} is neither a dotted path nor a registered name. {near} Registered: {names}. A "
-                "module that registers names is named in the list `imports`."
+                f"{where} is neither a dotted path nor a registered name. {near} Registered: {names}. "
+                "A module that registers names is named in the list `imports`."
             ).replace("  ", " ")
 
 
@@ -79,4 +80,4 @@ def _datasets(node: Any) -> None:
     for key, value in node.items():
         _datasets(value)
         if key == "dataset" and isinstance(value, dict) and (entry := DATASETS.get(value.get("name"))):
-            node[key] = {**entry.defaults, **{k: v for k, v in value.items() if k != "name"}, "_target_": entry.path}
+            node[key] = {**entry.defaults, **value, "name": entry.path}

@@ -1,7 +1,8 @@
 """How other launchers spell what we call otherwise: read as documented there, turned into our keys here.
 
 Five systems' experiment files are meant to feel at home (docs/coming-from.md). A row says which key of theirs is
-which of ours; a function turns a section whose shape differs. What has no counterpart here is a problem that says where to go.
+which of ours; a function turns a section whose shape differs. What has no counterpart here is a problem that
+says where to go.
 """
 
 from __future__ import annotations

@@ -13,6 +13,12 @@ MAKERS: dict[str, str] = {
 Strings, so that the client can list them without importing torch.
 """
 
+BUILT_IN: dict[str, str] = {
+    "cases": "asparagus.data.datasets.cases",
+    "image_folder": "asparagus.data.loaders.image_folder",
+}
+"""Datasets that a loader section may call by `name`, beside the registered ones: name -> dotted path."""
+
 BATCH_SIZES = ("batch_size", "batch_size_per_gpu")
 LOADER_KEYS = (
     "dataset",

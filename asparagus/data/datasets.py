@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from asparagus.data.layout import DIMENSIONS, read_split, read_task
 from asparagus.data.sampler import Key
 from asparagus.data.transforms import crop, flip, jitter, middle_starts, random_starts
 from asparagus.errors import ConfigError, DataError, one_of
@@ -35,6 +36,47 @@ class Loaded(NamedTuple):
     """segmentation: [1, ...] int64; classification: int64 scalar; pretraining: None."""
     locations: tuple[tuple[tuple[int, ...], ...], ...] = ()
     """For each foreground class that is present: voxel coordinates in it."""
+
+
+def cases(
+    root: str | Path,
+    subset: str = "train",
+    *,
+    task: str,
+    kind: str = "cls",
+    split: str = "split_80_20",
+    fold: int = 0,
+    dimensions: str = "3D",
+    patch_size: Sequence[int] | None = None,
+    augment: bool = False,
+    seed: int = 0,
+) -> CaseDataset:
+    """Return the cases of one part of a task's split, for a loader section: `dataset: {name: cases, task: ...}`.
+
+    Args:
+        root: The data folder that holds the task's folder.
+        subset: `train` or `val`.
+        task: Name of the task.
+        kind: `pretrain`, `seg` or `cls`.
+        split: Name of the split file, without `.json`.
+        fold: Which of its folds.
+        dimensions: `2D` or `3D`.
+        patch_size: Voxels per axis; None keeps whole cases.
+        augment: Mirror and jitter the training items.
+        seed: Decides patches and augmentation.
+
+    Raises:
+        DataError: no such task, split or fold.
+        ConfigError: an unknown part or dimensions.
+    """
+    parts = read_split(read_task(root, task), split, fold)
+    if subset not in parts:
+        raise ConfigError(one_of("dataset.subset", subset, parts))
+    if dimensions not in DIMENSIONS:
+        raise ConfigError(one_of("dataset.dimensions", dimensions, DIMENSIONS))
+    whether = {"train": subset == "train", "augment": augment}
+    axes = DIMENSIONS[dimensions]
+    return CaseDataset(parts[subset], kind, dimensions=axes, patch_size=patch_size, seed=seed, **whether)
 
 
 class CaseDataset(Dataset[Item]):
@@ -81,9 +123,10 @@ class CaseDataset(Dataset[Item]):
         """Return the number of cases."""
         return len(self.files)
 
-    def __getitem__(self, key: Key) -> Item:
+    def __getitem__(self, key: Key | int) -> Item:
         """Return `image` [C, ...] float32 and, unless pretraining, `label` int64: [...] to segment, else a scalar."""
-        epoch, index = key
+        # A sampler of someone else's gives indices alone: what is random then follows torch's own stream.
+        epoch, index = (int(torch.randint(2**31, ())), key) if isinstance(key, int) else key
         case = self._case(index)
         rng = np.random.default_rng([self.seed, epoch, index]) if self.train else None
         image, mask = self._cut(case, rng)

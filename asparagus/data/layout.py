@@ -15,6 +15,7 @@ from asparagus.errors import DataError, did_you_mean
 DATASET_FILE = "dataset.json"
 PATHS_FILE = "paths.json"
 PARTS = ("train", "val")
+DIMENSIONS = {"2D": 2, "3D": 3}
 
 
 @dataclass(frozen=True)

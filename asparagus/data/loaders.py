@@ -15,13 +15,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler
 
-from asparagus.data import BATCH_SIZES, LOADER_KEYS
+from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_KEYS
 from asparagus.errors import ConfigError, DataError, one_of
 from asparagus.registry import DATASETS
 from asparagus.targets import instantiate, locate, parameters_of, target_of
-
-BUILT_IN: dict[str, str] = {"image_folder": "asparagus.data.loaders.image_folder"}
-"""Datasets that a section may call by `name`, beside the registered ones: name -> dotted path."""
 
 SAMPLERS = ("sampler", "batch_sampler")
 FUNCTIONS = ("collate_fn", "worker_init_fn")
@@ -261,7 +258,7 @@ def dataset(
     """Build a dataset by its name: one of `BUILT_IN`, or one that was registered.
 
     Args:
-        name: What it is called.
+        name: What it is called: a built-in or registered name, or a dotted path.
         root: The folder of its files.
         subset: The part or parts of it to use; None is handed on to a dataset that knows subsets.
         image_transform: What is done to each image.
@@ -272,7 +269,7 @@ def dataset(
     """
     _check_name(name, "dataset.name")
     entry = DATASETS.get(name)
-    path, defaults = (entry.path, entry.defaults) if entry else (BUILT_IN[name], {})
+    path, defaults = (entry.path, entry.defaults) if entry else (BUILT_IN.get(name, name), {})
     factory = locate(path, key="dataset")
     # A dataset that does not know the word need not hear that there is none.
     takes = parameters_of(factory).keys() - defaults.keys()
@@ -363,7 +360,7 @@ def _dataset_section(value: Any, key: str) -> Any:
 
 
 def _check_name(name: Any, key: str) -> None:
-    if str(name) not in (*BUILT_IN, *DATASETS):
+    if str(name) not in (*BUILT_IN, *DATASETS) and "." not in str(name):
         see = "Others are registered, or given by their `_target_`."
         raise ConfigError(one_of(key, name, [*BUILT_IN, *DATASETS], see=see))
 

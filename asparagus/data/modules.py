@@ -9,11 +9,9 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from asparagus.data.datasets import CaseDataset
-from asparagus.data.layout import Task, read_split, read_task
+from asparagus.data.layout import DIMENSIONS, Task, read_split, read_task
 from asparagus.data.sampler import EpochSampler
 from asparagus.errors import ConfigError, one_of
-
-DIMENSIONS = {"2D": 2, "3D": 3}
 
 
 class CaseDataModule(pl.LightningDataModule):

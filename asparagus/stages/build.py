@@ -10,14 +10,12 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from asparagus.data.layout import Task
+from asparagus.data.layout import DIMENSIONS, Task
 from asparagus.errors import ConfigError, one_of
 from asparagus.models.build import build_network
 from asparagus.stages import Stage
 from asparagus.stages.base import StageModule
 from asparagus.targets import instantiate, locate, parameters_of, target_of
-
-DIMENSIONS = {"2D": 2, "3D": 3}
 
 
 def build_module(

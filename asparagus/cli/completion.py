@@ -1,0 +1,396 @@
+"""`asp completion SHELL`: a script for the shell, and the candidates that it asks for whenever TAB is pressed.
+
+The scripts know nothing: they hand over the line up to the cursor and show what comes back. What can come next is found
+where everything else finds it: argparse, the search path, the composed config, the schema, the signatures of targets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from asparagus.check.sections import GIVEN, SCHEDULE_KEYS
+from asparagus.check.signature import Signature, TargetMissingError, signature_of
+from asparagus.check.trainer import ONE_OF, STRATEGIES, TRAINER
+from asparagus.cli.launch import YAML_OR_PYTHON, parser
+from asparagus.cli.main import COMMANDS
+from asparagus.cli.show import groups_in
+from asparagus.compose import Request, compose_config, known_configs, search_folders
+from asparagus.compose.spellings import get
+from asparagus.data import MAKERS
+from asparagus.data.layout import known_splits, known_tasks, read_task
+from asparagus.data.split import SPLITS
+from asparagus.errors import AsparagusError
+from asparagus.optim import OPTIMIZERS, SCHEDULES
+from asparagus.paths import get_paths, load_environment
+from asparagus.spec import MODES, PARTS, Spec
+from asparagus.stages import STAGES
+
+Tree = dict[str, Any]
+
+EPILOG = """Load it where your shell starts:
+  bash   source <(asp completion bash)    in ~/.bashrc (bash 4.4 or newer)
+  zsh    source <(asp completion zsh)     in ~/.zshrc, after compinit if you call it
+  fish   asp completion fish | source     in ~/.config/fish/config.fish
+
+Completed are commands, options, config names, groups and their options, keys level by level (che<TAB> is checkpoint.,
+checkpoint.k<TAB> is checkpoint.keep_best=), and the values of a key where they are few. Your environment is looked at
+when TAB is pressed, not when the script is loaded.
+"""
+
+# The part of a word behind the last `=` or `:` is all that bash replaces ($2), so it is told where the word began.
+BASH = r"""_asp_complete() {
+    local asp=asp-completion
+    [[ $1 == */* ]] && asp=${1%/*}/asp-completion
+    mapfile -t COMPREPLY < <("${asp/#\~\//$HOME/}" --line="${COMP_LINE:0:COMP_POINT}" --word="$2" 2>/dev/null)
+    [[ $2 == [\"\']* ]] || COMPREPLY=("${COMPREPLY[@]// /\\ }")
+    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[.=/] ]]; then compopt -o nospace 2>/dev/null; fi
+    return 0
+}
+complete -F _asp_complete PROGRAMS
+"""
+ZSH = r"""_asp_complete() {
+    local asp=asp-completion
+    [[ $words[1] == */* ]] && asp=${~words[1]:h}/asp-completion
+    local -a found=(${(f)"$($asp --line="${words[1,CURRENT-1]} $PREFIX" 2>/dev/null)"})
+    compadd -S '' -- ${(M)found:#*[.=/]}
+    compadd -- ${found:#*[.=/]}
+}
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
+compdef _asp_complete PROGRAMS
+"""
+FISH = r"""function __asp_complete
+    set -l line (commandline -cp)
+    set -l typed (commandline -opc)
+    set -l asp asp-completion
+    if string match -q '*/*' -- $typed[1]
+        set asp (string replace -r '[^/]*$' asp-completion -- $typed[1])
+    end
+    command $asp "--line=$line" 2>/dev/null
+end
+for program in PROGRAMS
+    complete -c $program -f -a '(__asp_complete)'
+end
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+PROGRAMS = ("asp", *(f"asp-{name}" for name in COMMANDS), "asp_split", "asp_getid", *(f"asp_{name}" for name in STAGES))
+"""What is completed: everything that is installed."""
+
+HELP = ("-h", "--help")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "": (*HELP, "--version"),
+    "runs": (*HELP, "--stage", "--task", "--json"),
+    "lineage": (*HELP, "--json"),
+    "ui": (*HELP, "--port"),
+    "doctor": (*HELP, "--json"),
+    "split": (*HELP, "--task", "-t", "--fn"),
+    "data": (*HELP, "--cases"),
+}
+"""Options of the commands that do not train; a command that is not listed has its help alone."""
+
+BOOLS = ("True", "False")
+KNOWN_VALUES: dict[str, Iterable[str]] = {
+    "stage": STAGES,
+    "model.dimensions": ("2D", "3D"),
+    "optim.name": OPTIMIZERS,
+    "optim.sched.name": SCHEDULES,
+    "run.mode": MODES,
+    "checkpoint.mode": ("min", "max"),
+    "trainer.strategy": STRATEGIES,
+    **{f"trainer.{name}": values for name, values in ONE_OF.items()},
+}
+"""What keys can be set to, where that is a short list; those of tasks and splits are looked up."""
+
+ANY_FILE = ("",)
+NO_FILE = ()
+FILE = "file:"
+"""How `init_from` names a path."""
+
+END = "\0"
+"""Marks the cursor: no line holds it."""
+
+
+def completion(arguments: Sequence[str]) -> int:
+    """Print the script of a shell; or, as the scripts ask for it, what can come next on a line."""
+    made = argparse.ArgumentParser(
+        "asp completion",
+        description="Print the completion script of a shell.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("shell", nargs="?", choices=SCRIPTS, help="whose script to print")
+    made.add_argument("--line", help=argparse.SUPPRESS)
+    made.add_argument("--word", help=argparse.SUPPRESS)
+    options = made.parse_args(arguments)
+    if options.line is not None:
+        for word in _without_a_sound(options.line, options.word):
+            print(word)
+        return 0
+    if options.shell is None:
+        made.error(f"which shell? Choose from {', '.join(SCRIPTS)}")
+    print(SCRIPTS[options.shell].replace("PROGRAMS", " ".join(PROGRAMS)), end="")
+    return 0
+
+
+def candidates(line: str, word: str | None = None) -> list[str]:
+    """Return what the last word of a line can become.
+
+    Args:
+        line: The command line up to the cursor, quoted as typed.
+        word: The part of its last word that the shell is going to replace; None for all of it.
+    """
+    words, typed = split(line)
+    program = next((place for place, name in enumerate(words) if Path(name).name in PROGRAMS), None)
+    if program is None:
+        return []
+    found = sorted({found for found in _found(*_command(words[program:]), typed) if found.startswith(typed)})
+    replaced = typed if word is None else split(f"asp {word}")[1]
+    kept = len(typed) - len(replaced) if typed.endswith(replaced) else 0
+    return [whole[kept:] for whole in found]
+
+
+def split(line: str) -> tuple[list[str], str]:
+    """Return the finished words of a line and the one at its end, empty after a space; quotes may still be open."""
+    for closing in ("", "'", '"'):
+        with contextlib.suppress(ValueError):
+            *words, last = shlex.split(f"{line}{END}{closing}")
+            return words, last.removesuffix(END)
+    return [], ""
+
+
+def _without_a_sound(line: str, word: str | None) -> list[str]:
+    """Return the candidates; none where finding them fails: the prompt is no place for errors."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            load_environment()
+            return candidates(line, word)
+        except (Exception, SystemExit):  # noqa: BLE001 - argparse exits; whatever it is, launching says it better
+            return []
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """Return the command's name and its finished words; `asp_train_seg` is `launch` with its CONFIG given."""
+    program, *rest = Path(words[0]).name, *words[1:]
+    if program == "asp":
+        return (rest[0], rest[1:]) if rest else ("", [])
+    name = program[len("asp-") :]
+    return ("launch", [name, *rest]) if name in STAGES else (name, rest)
+
+
+def _found(name: str, words: list[str], typed: str) -> Iterable[str]:
+    """Return every candidate of a command, fitting or not."""
+    trains = name in ("launch", "doctor")
+    options = _launch_options() if name == "launch" else dict.fromkeys(OPTIONS.get(name, HELP), False)
+    if typed.startswith("-"):
+        option, equals, _ = typed.partition("=")
+        return [f"{option}={value}" for value in _of_option(option, words, typed)] if equals else options
+    if words and words[-1].startswith("-") and (found := list(_of_option(words[-1], words[:-1], typed))):
+        return found
+    if words and options.get(words[-1]):
+        return ()
+    return _of_launch(words, typed) if trains else _plain_words(name, words, typed)
+
+
+def _launch_options() -> dict[str, bool]:
+    """Return the options of a launch, and which of them need a value."""
+    actions = parser()._actions  # noqa: SLF001 - argparse has no other way to ask
+    return {option: action.nargs is None for action in actions for option in action.option_strings}
+
+
+def _of_option(option: str, words: list[str], typed: str) -> Iterable[str]:
+    """Return the values of an option of whichever command: they mean the same in all."""
+    typed = typed.partition("=")[2] if typed.startswith("-") else typed
+    table: dict[str, Callable[[], Iterable[str]]] = {
+        "--stage": lambda: STAGES,
+        "--task": _tasks,
+        "--fn": lambda: SPLITS,
+        "--cfg": lambda: ("job", "hydra", "all"),
+        "--config-name": lambda: _configs(_request(words), typed),
+        "--config-dir": lambda: _files(typed, NO_FILE),
+        "--info": lambda: _removable(typed, _tree(_request(words))),
+        "--package": lambda: _sections(_tree(_request(words))),
+    }
+    short = {"-t": "--task", "-c": "--cfg", "-cn": "--config-name", "-cd": "--config-dir", "-p": "--package"}
+    return table.get(short.get(option, option), tuple)()
+
+
+def _plain_words(name: str, words: list[str], typed: str) -> Iterable[str]:
+    """Return what can stand at this place of a command that does not train."""
+    places: dict[str, list[Iterable[str]]] = {
+        "": [COMMANDS],
+        "completion": [SCRIPTS],
+        "data": [("make",), MAKERS],
+        "getid": [_files(typed, ANY_FILE)],
+    }
+    known = places.get(name, [])
+    return known[len(words)] if len(words) < len(known) else ()
+
+
+def _of_launch(words: list[str], typed: str) -> Iterable[str]:
+    request = _request(words)
+    if not request.config and "=" not in typed:
+        return _configs(request, typed)
+    return _overrides(request, typed)
+
+
+def _request(words: list[str]) -> Request:
+    """Return what has been typed so far as a request; its config is empty where it is still to come."""
+    options, _ = parser().parse_known_intermixed_args(words)
+    plain = list(options.words)
+    first = bool(plain) and (Path(plain[0]).is_file() or not ("=" in plain[0] or plain[0].startswith(("+", "~"))))
+    config = plain.pop(0) if first else ""
+    return Request(options.config_name or config, tuple(plain), tuple(options.config_dir))
+
+
+def _folders(request: Request) -> list[Path]:
+    """Return the search path of a request; a config that is a file brings its own folder."""
+    file = Path(request.config).expanduser()
+    beside = [file.parent] if file.suffix in YAML_OR_PYTHON else []
+    return [*beside, *(folder.expanduser() for folder in request.config_dirs), *search_folders(request.config)]
+
+
+def _configs(request: Request, typed: str) -> list[str]:
+    return [*known_configs(_folders(request)), *_files(typed, YAML_OR_PYTHON)]
+
+
+def _files(typed: str, endings: tuple[str, ...]) -> Iterator[str]:
+    """Yield the files and folders that a path may go on to; folders once something is typed, for there are many."""
+    start = typed[: typed.rfind("/") + 1]
+    hidden = typed[len(start) :].startswith(".")
+    folder = Path(start or ".").expanduser()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith(".") and not hidden:
+            continue
+        if path.is_dir() and (typed or endings != YAML_OR_PYTHON):
+            yield f"{start}{path.name}/"
+        elif path.name.endswith(endings):
+            yield f"{start}{path.name}"
+
+
+def _overrides(request: Request, typed: str) -> Iterable[str]:
+    """Return the overrides that a word may become: groups and their options, keys and their values."""
+    body = typed.lstrip("+~")
+    sign = typed.removesuffix(body)
+    key, equals, value = body.partition("=")
+    groups = groups_in(_folders(request))
+    if equals:
+        group = groups.get(key.lstrip("/").partition("@")[0])
+        values = group or _values(key, _tree(request)) or _paths(value)
+        return [f"{sign}{key}={value}" for value in values]
+    tree = _tree(request)
+    if sign == "~":
+        return [f"~{name}" for name in (*groups, *_removable(body, tree))]
+    return [f"{sign}{name}" for name in (*(f"{group}=" for group in groups), *_keys(body, tree))]
+
+
+def _tree(request: Request) -> Tree:
+    """Return the composed config: without the overrides where they are wrong, empty where it is wrong itself.
+
+    A config in Python is not run because somebody presses TAB: its keys are those of the stage that it starts from.
+    """
+    from omegaconf import OmegaConf
+
+    from asparagus.compose.python_config import DEFAULT_STAGE
+
+    if request.config.endswith(".py"):
+        request = dataclasses.replace(request, config=DEFAULT_STAGE)
+    for overrides in (request.overrides, ()):
+        with contextlib.suppress(AsparagusError):
+            tree = OmegaConf.to_container(compose_config(dataclasses.replace(request, overrides=overrides)))
+            return {str(key): value for key, value in tree.items()} if isinstance(tree, dict) else {}
+    return {}
+
+
+def _keys(typed: str, tree: Tree) -> Iterator[str]:
+    """Yield the keys on the level that is being typed: a section ends in a dot, a value's key in `=`."""
+    path, dot, _ = typed.rpartition(".")
+    node = _node(tree, path)
+    known = {name: isinstance(value, dict) for name, value in node.items()}
+    fields = _fields(path)
+    for name in {*known, *fields, *_arguments(path, tree)}:
+        is_section = known.get(name) or (name in fields and fields[name].default_factory is not dataclasses.MISSING)
+        yield f"{path}{dot}{name}{'.' if is_section else '='}"
+
+
+def _removable(typed: str, tree: Tree) -> Iterator[str]:
+    """Yield the keys that are there, on the level that is being typed; of sections also the way into them."""
+    path, dot, _ = typed.rpartition(".")
+    for name, value in _node(tree, path).items():
+        yield f"{path}{dot}{name}"
+        if isinstance(value, dict) and value:
+            yield f"{path}{dot}{name}."
+
+
+def _sections(tree: Tree, prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield f"{prefix}{name}"
+            yield from _sections(value, f"{prefix}{name}.")
+
+
+def _node(tree: Tree, path: str) -> Tree:
+    node = get(tree, path) if path else tree
+    return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
+
+
+def _fields(path: str) -> dict[str, dataclasses.Field[Any]]:
+    """Return the keys of a section that the schema types."""
+    part = PARTS.get(path) if path else Spec
+    return {item.name: item for item in dataclasses.fields(part)} if part else {}
+
+
+def _arguments(path: str, tree: Tree) -> set[str]:
+    """Return what the target of a section can be given, without what the launcher fills in."""
+    if path == "optim.sched":
+        return set(SCHEDULE_KEYS)
+    signature = _signature(path, tree)
+    filled_in = set().union(*(GIVEN.get(part, ()) for part in path.split(".")))
+    return set(signature.parameters) - filled_in if signature else set()
+
+
+def _signature(path: str, tree: Tree) -> Signature | None:
+    node = _node(tree, path)
+    target = TRAINER if path == "trainer" else node.get("_target_")
+    if path == "optim" and not target:
+        target = OPTIMIZERS.get(str(node.get("name")).lower())
+    try:
+        return signature_of(target) if isinstance(target, str) else None
+    except TargetMissingError:
+        return None
+
+
+def _values(key: str, tree: Tree) -> Iterable[str]:
+    """Return what a key can be set to, where that is a short list."""
+    if key == "task":
+        return _tasks()
+    if key == "data.split":
+        return known_splits(read_task(get_paths().data, str(tree.get("task"))))
+    return KNOWN_VALUES.get(key) or (BOOLS if _is_bool(key, tree) else ())
+
+
+def _paths(value: str) -> Iterable[str]:
+    """Return what a value that looks like a path may go on to."""
+    scheme = FILE if value.startswith(FILE) else ""
+    path = value.removeprefix(scheme)
+    return [f"{scheme}{file}" for file in _files(path, ANY_FILE)] if "/" in path else ()
+
+
+def _is_bool(key: str, tree: Tree) -> bool:
+    path, _, name = key.rpartition(".")
+    if isinstance(get(tree, key), bool):
+        return True
+    if field := _fields(path).get(name):
+        return field.type == "bool"
+    signature = _signature(path, tree)
+    return signature is not None and "bool" in signature.annotations.get(name, "")
+
+
+def _tasks() -> list[str]:
+    return known_tasks(get_paths().data)
