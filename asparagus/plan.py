@@ -218,6 +218,8 @@ def _model(spec: Spec) -> str:
 
 
 def _optimizer(spec: Spec) -> str:
+    if not spec.optim:
+        return ""
     sched = (spec.optim.get("sched") or {}).get("name", "constant")
     return f"{spec.optim.get('name')}, lr {spec.optim.get('lr')}, {sched}"
 

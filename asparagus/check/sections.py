@@ -49,7 +49,8 @@ def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
     if stage is not None:
         yield from _model(spec, stage)
     yield from _data(spec.data)
-    yield from _optim(spec.optim)
+    if spec.optim or _trains_by_optim(spec):
+        yield from _optim(spec.optim)
     if spec.loss and stage is not None and (stage.loss or "_target_" in spec.loss):
         yield from target("loss", {"_target_": stage.loss, **spec.loss}, frozenset())
     for name in ("callbacks", "plugins", "logger"):
@@ -220,6 +221,13 @@ def _network(spec: Spec, stage: Stage, *, needed: bool) -> Iterator[str]:
     elif needed:
         has = sorted(key for key in spec.model if key.endswith("_net")) or ["none"]
         yield f"model.{name}: {spec.stage} needs a network there, with its _target_. This model has: {', '.join(has)}."
+
+
+def _trains_by_optim(spec: Spec) -> bool:
+    """Tell whether the section `optim` is needed: a module of one's own may configure its own optimizers."""
+    module = spec.model.get("module")
+    own = module.get("_target_") if isinstance(module, dict) else None
+    return own is None or takes(own, "optim") is True
 
 
 def _optim(optim: dict[str, Any]) -> Iterator[str]:

@@ -93,6 +93,7 @@ def compose_python(request: Request) -> DictConfig:
     """
     from omegaconf import OmegaConf
 
+    request = _in_our_words(request)
     base = compose_config(base_of(request))
     OmegaConf.set_struct(base, value=False)
     config = OmegaConf.merge(base, OmegaConf.create(_tree(_file(request))))
@@ -106,6 +107,15 @@ def compose_python(request: Request) -> DictConfig:
         _set_samples(config, _names(_file(request)))
     assert isinstance(config, type(base))
     return config
+
+
+def _in_our_words(request: Request) -> Request:
+    """Spell overrides as the file does: `batch_size=4` is `data.batch_size=4`."""
+    words = []
+    for override in request.overrides:
+        key, equals, value = override.partition("=")
+        words.append(f"{RENAMED.get(key, key)}{equals}{value}")
+    return replace(request, overrides=tuple(words))
 
 
 def base_of(request: Request) -> Request:

@@ -84,6 +84,8 @@ HARDWARE = {
     "compile_mode": "model.compile_mode",
     "num_workers": "",  # of the node: shared by its devices
 }
+TRAINERS = ("pytorch_lightning.Trainer", "lightning.Trainer", "lightning.pytorch.Trainer")
+"""What `trainer._target_` may be: there is one Trainer."""
 ALL_GPUS = -1
 
 
@@ -268,6 +270,10 @@ def _trainer(tree: Tree, problems: list[str]) -> None:
     trainer = tree.get("trainer")
     if not isinstance(trainer, dict):
         return
+    if (target := trainer.pop("_target_", TRAINERS[0])) not in TRAINERS:
+        problems.append(f"trainer._target_: {target!r} given, but the Trainer is Lightning's. Code goes into `script`.")
+    for key in ("_convert_", "_recursive_"):
+        trainer.pop(key, None)
     for key, section in (("callbacks", "callbacks"), ("logger", "logger")):
         given = trainer.pop(key, None)
         if given in (None, True, False):
