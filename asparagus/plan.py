@@ -30,8 +30,8 @@ class Plan:
     """Ray workers; 0 trains in the process of the driver."""
     cpus_per_worker: float
     gpus_per_worker: float
-    global_batch: int
-    """Samples per optimizer step: batch per worker x workers x accumulation."""
+    global_batch: int | None
+    """Samples per optimizer step: batch per worker x workers x accumulation; None where only the data module knows."""
     run_root: str
     """The run's folder is `<run_root>/run_id=<N>`."""
     cases: dict[str, int] | None = None
@@ -116,13 +116,13 @@ def make_plan(
     if too_much := "\n".join(misfits(spec)):
         raise PlanError(too_much)
     accumulate = int(spec.trainer.get("accumulate_grad_batches") or 1)
-    batch = int(spec.data.get("batch_size") or 1)
+    batch = spec.data.get("batch_size")
     return Plan(
         spec=_with_attributes(dataclasses.replace(spec, checkpoint=_checkpointing(spec)), cases),
         workers=resources.workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
-        global_batch=batch * max(1, resources.workers) * accumulate,
+        global_batch=int(batch) * max(1, resources.workers) * accumulate if batch else None,
         run_root=f"{spec.paths.models}/{spec.task}/{spec.stage}",
         cases=cases,
         parent=parent,
@@ -226,7 +226,9 @@ def _optimizer(spec: Spec) -> str:
 
 def _batch(plan: Plan) -> str:
     accumulate = int(plan.spec.trainer.get("accumulate_grad_batches") or 1)
-    batch = plan.spec.data.get("batch_size") or 1
+    batch = plan.spec.data.get("batch_size")
+    if not batch:
+        return f"the data module's x {plan.world_size} workers x {accumulate} accumulated"
     return f"{batch} per worker x {plan.world_size} x {accumulate} accumulated = {plan.global_batch} per step"
 
 

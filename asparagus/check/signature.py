@@ -83,10 +83,10 @@ def signature_of(target: str) -> Signature | None:
     module, rest = _find_module(parts)
     if not rest:
         raise TargetMissingError("it is a module, and a class or function in one is needed")
-    if module is None or len(rest) != 1:
+    if module is None:
         return None
     place = _find_name(module, rest[0], MAX_HOPS)
-    return _signature(place, MAX_HOPS) if place else None
+    return _signature(place, MAX_HOPS) if place and len(rest) == 1 else None
 
 
 def _find_module(parts: list[str]) -> tuple[Module | None, list[str]]:
@@ -99,14 +99,25 @@ def _find_module(parts: list[str]) -> tuple[Module | None, list[str]]:
         return _module(Path(spec.origin or ""), ""), parts[1:]
     folder = Path(next(iter(spec.submodule_search_locations)))
     for index, part in enumerate(parts[1:], start=1):
-        if (folder / part).is_dir() and (folder / part / "__init__.py").is_file():
+        if _is_package(folder / part, parts[index + 1 :]):
             folder /= part
             continue
         package = ".".join(parts[:index])
         if (folder / f"{part}.py").is_file():
             return _module(folder / f"{part}.py", package), parts[index + 1 :]
+        if any(folder.glob(f"{part}.*")):  # compiled
+            return None, parts[index:]
+        if not any(folder.glob("__init__.*")) and len(list(spec.submodule_search_locations)) == 1:
+            names = [path.stem for path in folder.iterdir()]
+            raise TargetMissingError(f"{package} has no module {part!r}. {did_you_mean(part, names)}".strip())
         return _module(folder / "__init__.py", package), parts[index:]
     return None, []
+
+
+def _is_package(folder: Path, following: list[str]) -> bool:
+    """Tell whether a folder is a package: it says so itself, or holds the next module on the path."""
+    holds = following and ((folder / following[0]).is_dir() or (folder / f"{following[0]}.py").is_file())
+    return (folder / "__init__.py").is_file() or bool(holds)
 
 
 def _module(file: Path, package: str) -> Module | None:

@@ -74,7 +74,10 @@ FISH = r"""function __asp_complete
     end
     command $asp "--line=$line" 2>/dev/null
 end
+# fish brings completions of another program called asp: once loaded and erased, they stay away
+complete -C 'asp ' >/dev/null 2>&1
 for program in PROGRAMS
+    complete -c $program -e
     complete -c $program -f -a '(__asp_complete)'
 end
 """

@@ -76,7 +76,7 @@ def _config(words: Sequence[str], around: Surroundings) -> Iterator[Finding]:
 
 def _in_one_line(plan: Plan) -> str:
     spec, where = plan.spec, f"on {plan.workers} Ray worker(s)" if plan.workers else "in this process"
-    return f"{spec.stage} of {spec.task}, {plan.global_batch} samples per step, {where}"
+    return f"{spec.stage} of {spec.task}, {plan.global_batch or "the data module's"} samples per step, {where}"
 
 
 def _show(console: Console, finding: Finding) -> None:

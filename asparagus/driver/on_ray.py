@@ -70,7 +70,14 @@ def worker_environment(site: Site) -> dict[str, str]:
         kept["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; saves an actor
         kept["RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING"] = "0"  # it would log to our screen: it runs here
     asparagus = {name: value for name, value in os.environ.items() if name.startswith("ASPARAGUS_")}
-    return {**kept, **asparagus, **site.env}
+    return {**kept, **asparagus, "PYTHONPATH": _python_path(), **site.env}
+
+
+def _python_path() -> str:
+    """Return where workers look for code of one's own: where this process does, made absolute (workers are elsewhere)."""
+    here = Path.cwd()
+    own = [str(here), str(here / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return os.pathsep.join(dict.fromkeys(place for place in own if place))
 
 
 def _connect(site: Site, environment: dict[str, str]) -> None:

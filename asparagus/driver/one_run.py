@@ -211,7 +211,8 @@ def _write_error(begun: Begun, error: RunError) -> None:
 
 def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
     spec = plan.spec
-    facts = {"global_batch": str(plan.global_batch), "world_size": str(plan.world_size)}
+    facts = {"world_size": str(plan.world_size)}
+    facts |= {"global_batch": str(plan.global_batch)} if plan.global_batch else {}
     cases = {f"cases.{part}": str(count) for part, count in (plan.cases or {}).items()}
     return RunRecord(
         run_id=run_id,
