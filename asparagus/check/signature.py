@@ -173,7 +173,13 @@ def _find_elsewhere(module: Module, name: str, body: list[ast.stmt], hops: int) 
         if isinstance(node, ast.Import)
         for alias in node.names
     }
-    if "__getattr__" in names or name in imported:
+    assigned = {
+        node.id
+        for statement in body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    if "__getattr__" in names or name in imported | assigned:
         return None
     where = module.package or module.file.stem
     raise TargetMissingError(f"{where} has no {name!r}. {did_you_mean(name, names)}".strip())

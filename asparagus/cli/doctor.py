@@ -76,7 +76,8 @@ def _config(words: Sequence[str], around: Surroundings) -> Iterator[Finding]:
 
 def _in_one_line(plan: Plan) -> str:
     spec, where = plan.spec, f"on {plan.workers} Ray worker(s)" if plan.workers else "in this process"
-    return f"{spec.stage} of {spec.task}, {plan.global_batch or "the data module's"} samples per step, {where}"
+    batch = f", {plan.global_batch} samples per step" if plan.global_batch else ""
+    return f"{spec.stage} of {spec.task}{batch}, {where}"
 
 
 def _show(console: Console, finding: Finding) -> None:
