@@ -14,7 +14,7 @@ from typing import Any
 from asparagus.errors import ConfigError
 
 NAMED_LIKE_ONE = re.compile(
-    r"secret|token|passw(or)?d|passphrase|credential|api_?key|access_?key|private_?key|(^|_)(key|pwd|auth)($|_)",
+    r"secret|passw(or)?d|passphrase|credential|api_?key|access_?key|private_?key|(^|_)(key|token|pwd|auth)($|_)",
     re.IGNORECASE,
 )
 REFERENCE = re.compile(r"\$\{\s*(?:oc\.env|secret)\s*:\s*([A-Za-z_]\w*)\s*(?:,([^}]*))?\}")

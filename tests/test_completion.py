@@ -267,12 +267,12 @@ def test_nothing_heavy_is_imported(line, home):
 
 
 def test_tab_is_answered_at_once(asp, home):
-    taken = []
-    for _ in range(3):
+    def taken() -> float:
         started = time.perf_counter()
         assert asp("asp-completion", f"--line={DIGITS}optim.name=sgd trainer.max_e").stdout == "trainer.max_epochs=\n"
-        taken.append(time.perf_counter() - started)
-    assert min(taken) < SECONDS
+        return time.perf_counter() - started
+
+    assert any(taken() < SECONDS for _ in range(8)), "others may be busy on this machine, but not each time"
 
 
 # The command.

@@ -85,14 +85,16 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
 
 def needs_task(spec: Spec) -> bool:
     """Tell whether the data come from a folder of ASPARAGUS_DATA: a data module of one's own may know better."""
-    return takes(spec.data.get("_target_"), "task") is not False
+    return takes(spec.data.get("_target_"), "task") is True
 
 
 def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Parent | None:
     """Resolve `init_from`; the run folder answers, so neither MLflow nor torch is needed."""
+    if spec.run.resume_from_checkpoint is not None:
+        return None  # its whole state, weights included, comes from there
     needed = stage.init_from if stage else "optional"
     if spec.init_from is None:
-        if needed == "required" and spec.run.mode == "fit" and spec.run.resume_from_checkpoint is None:
+        if needed == "required" and spec.run.mode == "fit":
             problems.append(
                 f"init_from: {spec.stage} starts from a pretrained run, and none was given. Give run:<id>/last, "
                 f"run:<id>/best or file:/path/to/weights (asp runs lists the ids), or train from scratch with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ GIVEN: dict[str, frozenset[str]] = {
 SCHEDULE_KEYS = frozenset({"name", "min_lr", "warmup_steps", "warmup_ratio", "max_steps"})
 LOADERS = "asparagus.data.loaders.LoaderDataModule"
 EXTRAS = {"wandb": "wandb", "tensorboard": "tensorboard", "comet_ml": "comet_ml", "neptune": "neptune"}
+NEEDS = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "NeptuneLogger": "neptune"}
+"""Loggers of Lightning's that need a package which Lightning does without."""
 PLACEHOLDER = "${"
 
 
@@ -56,6 +59,8 @@ def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
     for name in ("callbacks", "plugins", "logger"):
         for key, section in getattr(spec, name).items():
             yield from _entry(f"{name}.{key}", section, GIVEN.get(name, frozenset()))
+    for key, section in spec.logger.items():
+        yield from _logger(f"logger.{key}", section)
     if spec.script:
         yield from target("script", spec.script, GIVEN["script"])
 
@@ -97,7 +102,8 @@ def call(
     try:
         signature = signature_of(path)
     except TargetMissingError as error:
-        yield f"{where}: {path} cannot be imported: {error}.{_install(path)}"
+        reason = str(error) if str(error).endswith(("?", ".")) else f"{error}."
+        yield f"{where}: {path} cannot be imported: {reason}{_install(path)}"
         return
     if signature is None:
         return
@@ -136,6 +142,13 @@ def _entry(where: str, section: Any, given: frozenset[str]) -> Iterator[str]:
         yield from target(where, section, given)
     elif section is not None:
         yield f"{where}: {section!r} given, but it is a section: a _target_ and its arguments."
+
+
+def _logger(where: str, section: Any) -> Iterator[str]:
+    path = str(section.get("_target_")) if isinstance(section, dict) else ""
+    package = NEEDS.get(path.rpartition(".")[2]) if "lightning" in path.partition(".")[0] else None
+    if package and importlib.util.find_spec(package) is None:
+        yield f"{where}: {path} needs {package}, which is not installed here. pip install {package}, or ~{where}."
 
 
 def _data(data: dict[str, Any]) -> Iterator[str]:

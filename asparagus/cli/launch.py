@@ -73,8 +73,9 @@ def launch(arguments: Sequence[str]) -> int:
         return 0
     plan = plan_request(request)
     if options.dry_run or options.check:
-        print(json.dumps(plan.to_dict()) if options.json else plan.describe(), flush=True)
-        return _check(plan) if options.check else 0
+        if not (options.json and options.check):
+            print(json.dumps(plan.to_dict()) if options.json else plan.describe(), flush=True)
+        return _check(plan, as_json=options.json) if options.check else 0
     outcome = carry_out(plan)
     if options.json:
         print(json.dumps(outcome.to_dict()))
@@ -112,17 +113,25 @@ def _shown(request: Request, options: argparse.Namespace) -> str:
     return show.info(request, options.info)
 
 
-def _check(plan: Plan) -> int:
+def _check(plan: Plan, *, as_json: bool) -> int:
     """Rehearse the run, print what was looked at line by line, and return the exit status."""
+    import dataclasses
+    import sys
+
     from asparagus.submit import package
     from asparagus.worker.rehearsal import rehearse
 
-    wrong = 0
+    findings = []
     for finding in rehearse(plan.spec, plan.parent.checkpoint if plan.parent else None):
-        print(finding.line(), flush=True)
-        wrong += not finding.ok
-    print(f"{'ok':<4} {'package':<10} {package(Path.cwd()).describe()}")
-    return 2 if wrong else 0
+        print(finding.line(), flush=True, file=sys.stderr if as_json else sys.stdout)
+        findings.append(finding)
+    travels = package(Path.cwd()).describe()
+    if as_json:
+        told = [*map(dataclasses.asdict, findings), {"what": "package", "found": travels, "ok": True}]
+        print(json.dumps({"plan": plan.to_dict(), "check": told}))
+    else:
+        print(f"{'ok':<4} {'package':<10} {travels}")
+    return 0 if all(finding.ok for finding in findings) else 2
 
 
 def _request(options: argparse.Namespace) -> Request:

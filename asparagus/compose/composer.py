@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Result = TypeVar("Result")
+SEARCHED: dict[Path, None] = {}
+"""Every folder that this process has looked for experiment files in."""
 TWICE = re.compile(r"Multiple values for ([\w/.@-]+)\.")
 NOT_THERE = re.compile(r"Could not override '([^']+)'.\s*No match in the defaults list")
 NEEDS_STAGE = re.compile(r"In '[^']+': Could not override '[^']+'. No match in the defaults list")
@@ -80,7 +82,7 @@ def with_hydra(source: Source, call: Callable[[str, list[str]], Result]) -> Resu
     for _ in range(len(words) + 1):
         try:
             with _standing_in(source):
-                return call(source.name, words)
+                return call(_at_the_root(source.name), words)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             if (meant := _meant(str(error), words)) is None:
                 raise ConfigError(_explain(error, source)) from error
@@ -125,6 +127,25 @@ def known_configs(folders: list[Path]) -> list[str]:
     return sorted(names)
 
 
+def is_variable(key: str, groups: Iterable[str]) -> bool:
+    """Tell whether an experiment file in one of these groups refers to `${key}`, chosen this time or not."""
+    use = re.compile(rf"\$\{{{re.escape(key)}[}}\[.]")
+    patterns = ["*.yaml", *(f"{group}/{depth}" for group in groups for depth in ("*.yaml", "*/*.yaml"))]
+    files = (file for folder in SEARCHED for pattern in patterns for file in folder.glob(pattern))
+    return any(use.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
+
+
+def _at_the_root(name: str) -> str:
+    """Return a config at the root that is this one: what is added to it (`+logger=csv`) is looked for beside it."""
+    if "/" not in name:
+        return name
+    from hydra.core.config_store import ConfigStore
+
+    root = name.replace("/", ".")
+    ConfigStore.instance().store(name=root, node={"defaults": [name]})
+    return root
+
+
 @contextmanager
 def _standing_in(source: Source) -> Iterator[None]:
     """Have Hydra's global state be ours for a while; an application that is Hydra's own gets its state back."""
@@ -135,6 +156,7 @@ def _standing_in(source: Source) -> Iterator[None]:
     before, searched = current.hydra, list(hydra_plugin.FOLDERS)
     current.clear()
     hydra_plugin.register(list(source.folders[1:]))
+    SEARCHED.update(dict.fromkeys(source.folders))
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(source.folders[0])):
             yield

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asparagus.compose.composer import PYTHON, Request, compose_config
+from asparagus.compose.composer import PYTHON, Request, compose_config, is_variable
 from asparagus.compose.names import spelled_out
-from asparagus.compose.resolve import masked, plain_values
+from asparagus.compose.resolve import Values, masked, plain_values
 from asparagus.compose.schema import fill
 from asparagus.compose.spellings import get, spelled_our_way
 from asparagus.errors import ConfigError
 from asparagus.paths import get_paths, get_tracking_uri
+from asparagus.spec import Spec
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from asparagus.spec import Site, Spec
+    from asparagus.spec import Site
+
+
+log = logging.getLogger("asparagus")
 
 
 def compose(request: Request) -> Spec:
@@ -58,11 +63,20 @@ def spec_of(config: DictConfig) -> Spec:
     problems = values.problems
     tree = spelled_our_way(values.tree, _gpus(values.tree), problems)
     tree = spelled_out(tree, problems)
-    spec, found = fill(tree, paths, values.missing, values.referenced)
+    spec, found = fill(tree, paths, values.missing, values.referenced | _idle(tree, values))
     problems += found
     if spec is None or problems:
         raise ConfigError(*problems)
     return dataclasses.replace(spec, site=_with_this_machine(spec))
+
+
+def _idle(tree: dict[str, Any], values: Values) -> set[str]:
+    """Return the variables at the root that nothing refers to this time: an override replaced what did."""
+    known = {field.name for field in dataclasses.fields(Spec)} | {name.split(".")[0] for name in values.referenced}
+    found = {key for key in tree.keys() - known if is_variable(key, [*values.tree, "experiment"])}
+    for key in sorted(found):
+        log.warning("%s: is set, and nothing refers to it: what does so elsewhere was replaced here", key)
+    return found
 
 
 def config_as_yaml(config: DictConfig, *, resolve: bool = False) -> str:

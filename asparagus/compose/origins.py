@@ -49,10 +49,12 @@ class Origins:
         return [item for item in self.settings if item.key == key or item.key.startswith(f"{key}.")]
 
     def nearest(self, key: str) -> Setting | None:
-        """Return what set a key in the end, under any of its spellings; else what set the section around it."""
+        """Return what set a key in the end, under any of its spellings; else what set a part, or the section around."""
         while key:
             spellings = (key, *sources_of(key))
-            if found := [item for item in self.settings if item.key in spellings]:
+            exact = [item for item in self.settings if item.key in spellings]
+            targets = [item for name in spellings for item in self.settings if item.key == f"{name}._target_"]
+            if found := exact or targets or [item for name in spellings for item in self.of(name)]:
                 return found[-1]
             key = key.rpartition(".")[0]
         return None

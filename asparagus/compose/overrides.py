@@ -14,6 +14,7 @@ from asparagus.errors import ConfigError, one_of
 
 SIGNS = ("+", "~")
 QUOTED = re.compile(r"""^(?:'.*'|".*"|\[.*\]|\{.*\}|[a-z_]+\(.*\)|.*\$\{.*)$""", re.DOTALL)
+NESTED = re.compile(r"^[^'\"\[{]*\$\{[^}]*\$\{")
 SWEEP = re.compile(r"^(?:(?:choice|range|interval|tag|shuffle|sort|glob)\(.*\)|[^'\"\[{(]*,.*)$", re.DOTALL)
 HYDRAS = "hydra."
 ALLOWED_OF_HYDRA = ("hydra.searchpath",)
@@ -57,7 +58,8 @@ def _normalise(override: str, folders: list[Path]) -> str:
         )
     _must_be_one(override, key, value, folders)
     quoted = f"{key}={_quote(value)}"
-    if key.startswith(SIGNS) or _is_group(key, folders) or key in ALLOWED_OF_HYDRA:
+    is_choice = _is_group(key, folders) and not value.startswith("{")  # data={_target_: ...} is the section itself
+    if key.startswith(SIGNS) or is_choice or key in ALLOWED_OF_HYDRA:
         return quoted
     return f"++{quoted}"
 
@@ -84,8 +86,8 @@ def _must_be_one(override: str, key: str, value: str, folders: list[Path]) -> No
 
 
 def _quote(value: str) -> str:
-    """Quote a value that holds `=`, as in epoch=4-step=25.ckpt, unless it is quoted or structured already."""
-    if "=" not in value or QUOTED.match(value):
+    """Quote a value that holds `=` (epoch=4-step=25.ckpt) or `${...${`, unless it is quoted or structured already."""
+    if not NESTED.match(value) and ("=" not in value or QUOTED.match(value)):
         return value
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -55,6 +55,9 @@ RENAMED: dict[str, str] = {
 SAME_THING = ("task", "stage", "pretrained_run_id", "pretrained_checkpoint_name")
 """Keys that nothing on the shelf sets: two different values of them were both meant."""
 
+BUILT_BY_THEMSELVES = ("module", "datamodule")
+"""Sections whose inner ones are theirs to build: `_recursive_` is false unless they say otherwise (SEEDS C27)."""
+
 GONE: dict[str, str] = {
     "run.dir": "Runs have their own folders under ASPARAGUS_MODELS.",
     "exp_manager.exp_dir": "Runs have their own folders under ASPARAGUS_MODELS.",
@@ -161,6 +164,10 @@ def _move(tree: Tree, old: str, new: str, problems: list[str]) -> None:
         problems.append(f"{old}: {given!r} and {new}: {before!r} mean the same key. Give one of them.")
     if new == "run.id" and isinstance(given, str) and not given.isdigit():
         new = "run.name"
+    if old in BUILT_BY_THEMSELVES and isinstance(given, dict):
+        given = {"_recursive_": False, **given}
+    if old == "model.optim" and isinstance(given, dict) and {"name", "_target_"} & given.keys():
+        tree.pop("optim", None)  # another optimizer's settings, or its schedule, were never meant
     put(tree, new, given)
 
 
@@ -172,10 +179,11 @@ def _modes(tree: Tree, problems: list[str]) -> None:
         put(tree, "run.mode", mode)
     if isinstance(mode := get(tree, "run.mode"), str):
         put(tree, "run.mode", mode.lower())
-    _pop(tree, "pretrained")
+    wanted = _pop(tree, "pretrained") is not False
     weights = [_pop(tree, key) for key in ("run.pretrained_checkpoint_path", "checkpoint_path")]
     if isinstance(tree.get("checkpoint"), str):
-        weights.append(tree.pop("checkpoint"))
+        path = tree.pop("checkpoint")
+        weights.append(path if wanted and path != "None" else None)
     for path in filter(None, weights):
         if tree.get("init_from") not in (None, f"file:{path}"):
             problems.append(
@@ -311,11 +319,13 @@ def _devices(tree: Tree, gpus: int, problems: list[str]) -> None:
         )
         return
     each = gpus if count == ALL_GPUS else count
+    asked = get(tree, "resources.workers")
     if each * nodes <= 1:
         if not each and on_gpu:
             trainer["accelerator"] = "cpu"
+        elif isinstance(devices, list) and not asked:
+            trainer["devices"] = devices  # which one
         return
-    asked = get(tree, "resources.workers")
     if asked not in (None, 0, each * nodes):
         problems.append(
             f"trainer.devices: {devices!r} on {nodes} node(s) are {each * nodes} processes, but resources.workers is "

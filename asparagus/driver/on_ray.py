@@ -74,7 +74,7 @@ def worker_environment(site: Site) -> dict[str, str]:
 
 
 def _python_path() -> str:
-    """Return where workers look for code of one's own: where this process does, made absolute (workers are elsewhere)."""
+    """Return where workers look for code of one's own: where this process does, made absolute."""
     here = Path.cwd()
     own = [str(here), str(here / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return os.pathsep.join(dict.fromkeys(place for place in own if place))

@@ -27,7 +27,7 @@ class InProcess:
 
     def trainer_arguments(self, strategy: str) -> dict[str, Any]:
         """Return arguments for one device."""
-        return {"devices": 1, "strategy": strategy}
+        return {"strategy": strategy}
 
     def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
         """Do nothing: a checkpoint that lies in the folder counts."""

@@ -133,7 +133,7 @@ class Rehearsal:
             metrics = scalars(trainer)
         self._logged = set(metrics)
         nan = [name for name, value in metrics.items() if math.isnan(value)]
-        told = f"{', '.join(nan)} is not a number" if nan else _few(metrics)
+        told = f"not a number: {', '.join(nan)}" if nan else _few(metrics)
         yield Finding("batch", f"{shapes} through {self._spec.run.mode}: {told}", ok=not nan)
 
     def _trainer(self, folder: str) -> pl.Trainer:

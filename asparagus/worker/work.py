@@ -68,6 +68,7 @@ def build(
             "enable_model_summary": False,
             "use_distributed_sampler": not parts.shards,
             "default_root_dir": folder,
+            "devices": 1,
             **asked,
             **ours,
             "plugins": [*(asked.get("plugins") or []), *ours.get("plugins", [])] or None,
