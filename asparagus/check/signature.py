@@ -10,6 +10,7 @@ import ast
 import importlib.machinery
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,8 +18,19 @@ from typing import NamedTuple
 
 from asparagus.errors import did_you_mean
 
-PLAIN: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict}
-WRAPPERS = {"Optional", "Union", "None"}
+PLAIN: dict[str, type] = {
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "str": str,
+    "list": list,
+    "dict": dict,
+    "Path": str,
+    "_PATH": str,
+}
+"""What a value of YAML has to be for an annotation of this name."""
+LISTS = {"list", "List", "Sequence", "Iterable", "Collection", "tuple", "Tuple"}
+MAPPINGS = {"dict", "Dict", "Mapping", "MutableMapping"}
 MAX_HOPS = 12
 """Re-exports and base classes followed before giving up."""
 
@@ -40,18 +52,17 @@ class Signature:
 
     def mismatch(self, name: str, value: object) -> str:
         """Return the types that a plain parameter takes when `value` is of none of them, else an empty string."""
-        kinds = {
-            PLAIN.get(part)
-            for part in re.findall(r"[A-Za-z_.]+", self.annotations.get(name, ""))
-            if part not in WRAPPERS
-        }
-        if not kinds or None in kinds or value is None:
+        annotation = self.annotations.get(name, "")
+        try:
+            fits = _fits(ast.parse(annotation, mode="eval").body, value) if annotation else None
+        except SyntaxError:
             return ""
-        allowed = {kind for kind in kinds if kind}
-        if float in allowed:
-            allowed.add(int)
-        fits = any(isinstance(value, kind) for kind in allowed) and (not isinstance(value, bool) or bool in allowed)
-        return "" if fits else " or ".join(sorted(kind.__name__ for kind in allowed))
+        if fits is not False:
+            return ""
+        words = re.findall(r"\w+", annotation)
+        plain = {PLAIN[word].__name__ for word in words if word in PLAIN} | ({"int"} if "float" in words else set())
+        known = all(word in PLAIN or word in ("Optional", "Union", "None") for word in words)
+        return " or ".join(sorted(plain)) if known else annotation.replace(" | None", "")
 
 
 class Place(NamedTuple):
@@ -221,12 +232,75 @@ def _of_arguments(args: ast.arguments, *, skip_first: bool) -> Signature:
     keyword = [arg.arg for arg in args.kwonlyargs]
     required = [arg.arg for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True) if default is None]
     annotated = [arg for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs] if arg.annotation is not None]
+    defaults = [
+        *zip(reversed(positional), reversed(args.defaults), strict=False),
+        *zip(keyword, args.kw_defaults, strict=True),
+    ]
+    open_ = {name for name, default in defaults if isinstance(default, ast.Constant) and default.value is None}
     return Signature(
         (*positional, *keyword),
         (*without_default, *required),
         takes_anything=args.kwarg is not None,
-        annotations={arg.arg: ast.unparse(arg.annotation).strip("'\"") for arg in annotated if arg.annotation},
+        annotations={arg.arg: _annotation(arg) + (" | None" if arg.arg in open_ else "") for arg in annotated},
     )
+
+
+def _annotation(arg: ast.arg) -> str:
+    """Return an annotation as source, also one that is written as a text."""
+    node = arg.annotation
+    return (
+        str(node.value) if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node or arg)
+    )
+
+
+def _fits(node: ast.expr, value: object) -> bool | None:  # noqa: PLR0911 - one line per kind of annotation
+    """Tell whether a plain value is what an annotation says; None where it does not tell."""
+    if isinstance(node, ast.BinOp):
+        return _any(_fits(part, value) for part in (node.left, node.right))
+    if isinstance(node, ast.Constant):
+        return value is None if node.value is None else None
+    if isinstance(node, ast.Subscript):
+        return _fits_generic(_last(node.value), _parts(node.slice), value)
+    name = _last(node)
+    if name == "Tensor" or name in LISTS:
+        return None if isinstance(value, list) or (name == "Tensor" and isinstance(value, (int, float))) else False
+    if name not in PLAIN:
+        return None
+    kind = PLAIN[name]
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _fits_generic(name: str, parts: list[ast.expr], value: object) -> bool | None:
+    if name in ("Optional", "Union"):
+        return _any([value is None and name == "Optional", *(_fits(part, value) for part in parts)])
+    if name == "Literal":
+        return any(isinstance(part, ast.Constant) and part.value == value for part in parts)
+    if name in MAPPINGS:
+        return None if isinstance(value, dict) else False
+    if name not in LISTS:
+        return None
+    if not isinstance(value, list):
+        return False
+    if name in ("tuple", "Tuple") and not any(isinstance(part, ast.Constant) for part in parts):
+        each = [_fits(part, item) for part, item in zip(parts, value, strict=False)]
+        return False if len(parts) != len(value) or False in each else None
+    return False if any(_fits(parts[0], item) is False for item in value) else None
+
+
+def _any(found: Iterable[bool | None]) -> bool | None:
+    """Return True if anything fits, None if something may, else False."""
+    answers = list(found)
+    return True if True in answers else None if None in answers else False
+
+
+def _last(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _parts(node: ast.expr) -> list[ast.expr]:
+    return list(node.elts) if isinstance(node, ast.Tuple) else [node]
 
 
 def _of_fields(node: ast.ClassDef) -> Signature:

@@ -144,12 +144,13 @@ def _request(options: argparse.Namespace) -> Request:
         words, options.info = [options.info], ""
     named = bool(words) and (_is_file(words[0]) or not ("=" in words[0] or words[0].startswith(("+", "~"))))
     config = words.pop(0) if named else None
+    command = config if config and options.config_name else ""
     config = options.config_name or config
     if config is None:
         raise ConfigError(
             "CONFIG is missing. Give a name (asp-launch pretrain) or a .yaml file; asp-launch --help shows more."
         )
-    return Request(config, tuple(words), tuple(options.config_dir))
+    return Request(config, tuple(words), tuple(options.config_dir), command)
 
 
 def _is_file(word: str) -> bool:

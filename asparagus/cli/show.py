@@ -45,7 +45,7 @@ def info(request: Request, key: str) -> str:
 def help_of(request: Request) -> str:
     """Return a config's help: the groups that can be chosen from, and every key with its default value (SEEDS D1)."""
     composed = config_of(request)
-    folders = [*request.config_dirs, *search_folders(request.config)]
+    folders = [*request.config_dirs, *search_folders(request.command or request.config)]
     groups = "\n".join(f"{group}: {', '.join(options)}" for group, options in groups_in(folders).items())
     return (
         f"usage: asp-launch {request.config} [OVERRIDE ...] [options]\n\n"

@@ -38,6 +38,8 @@ class Request:
     overrides: tuple[str, ...] = ()
     config_dirs: tuple[Path, ...] = ()
     """Further folders, searched first (`-cd`)."""
+    command: str = ""
+    """The config that the command is named after, where `-cn` names another: its family's folders are seen."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _locate(request: Request) -> tuple[str, list[Path]]:
             raise ConfigError(
                 f"--config-dir: {folder} is not a folder. Give the folder that holds your experiment files."
             )
-    folders = [*given, *search_folders(request.config)]
+    folders = [*given, *search_folders(request.command or request.config)]
     file = Path(request.config).expanduser()
     if file.suffix in YAML:
         if not file.is_file():

@@ -30,6 +30,7 @@ from asparagus.record.run_folder import (
 )
 from asparagus.secrets import hide, references
 from asparagus.spec import Assignment, Parent
+from asparagus.stages import STAGES
 
 Watcher = Callable[[Event], None]
 """Sees every event of the journal, on a thread of its own."""
@@ -221,7 +222,11 @@ def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
         folder=str(folder.path),
         name=spec.run.name or f"{spec.stage}-{run_id}",
         params={**flatten(spec.to_dict()), **{f"plan.{key}": value for key, value in (facts | cases).items()}},
-        tags={"asparagus.monitor": str(spec.checkpoint.monitor), "asparagus.mode": str(spec.checkpoint.mode)},
+        tags={
+            "asparagus.monitor": str(spec.checkpoint.monitor),
+            "asparagus.mode": str(spec.checkpoint.mode),
+            "asparagus.module": (spec.model.get("module") or {}).get("_target_") or STAGES[spec.stage].module,
+        },
         parent=plan.parent,
         data_root=spec.paths.data,
         data_split=spec.data.get("split"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from asparagus import __version__
 from asparagus.record.numbers import folder_name
 from asparagus.spec import Spec
 
@@ -69,6 +70,7 @@ def create(models: Path, spec: Spec, run_id: int, plan_json: str) -> RunFolder:
     folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
     folder.path.mkdir(parents=True, exist_ok=False)
     header = f"# The exact experiment of run {run_id}. Repeat it: asp-launch {folder.config}\n"
+    header += f"# Of asparagus {__version__}.\n"
     # Its own number is taken: whoever repeats it gets the next one.
     again = dataclasses.replace(spec, run=dataclasses.replace(spec.run, id=None))
     body = yaml.safe_dump(again.to_dict(), sort_keys=False)

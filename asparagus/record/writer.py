@@ -20,6 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, M
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
+from asparagus import __version__
 from asparagus.checkpoint.folder import best_of, manifests
 from asparagus.data.layout import fingerprint, read_task
 from asparagus.errors import AsparagusError, RecordError
@@ -255,6 +256,7 @@ def _tags(record: RunRecord, code: Code, machine: Machine) -> dict[str, str]:
         f"{TAG}task": record.task,
         f"{TAG}folder": record.folder,
         f"{TAG}state": "running",
+        f"{TAG}version": __version__,
         "mlflow.user": machine.user,
         "mlflow.source.name": " ".join(record.command) or "asparagus",
         "mlflow.source.type": "LOCAL",
