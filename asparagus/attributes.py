@@ -39,22 +39,34 @@ def has_attributes(values: Any) -> bool:
     return ATTRIBUTE.search(str(values)) is not None
 
 
-def lengths(trainer: Mapping[str, Any], batches: int | None) -> dict[str, int | None]:
+def lengths(trainer: Mapping[str, Any], batches: float | None) -> dict[str, int | None]:
     """Return `iterations_per_epoch` and `max_iterations`, the latter in optimizer steps: what schedules count.
 
     Args:
-        trainer: The Trainer's arguments: `limit_train_batches`, `max_steps`, `max_epochs`, `accumulate_grad_batches`.
-        batches: Training batches of one epoch on one worker; None without training data.
+        trainer: The Trainer's arguments: `max_steps`, `max_epochs`, `accumulate_grad_batches`, and what limits batches.
+        batches: Training batches of one epoch on one worker: infinite for a stream that does not tell, None without
+            training data.
     """
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
     if batches is None:
         return {"iterations_per_epoch": None, "max_iterations": None}
-    limit = trainer.get("limit_train_batches")
-    if isinstance(limit, (int, float)) and not isinstance(limit, bool):
-        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
-    most = None
-    if isinstance(steps, int) and steps > ENDLESS:
-        most = steps
-    elif isinstance(epochs, int) and epochs > ENDLESS:
-        most = epochs * math.ceil(batches / int(trainer.get("accumulate_grad_batches") or 1))
-    return {"iterations_per_epoch": batches, "max_iterations": most}
+    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
+    if rehearsed := int(trainer.get("fast_dev_run") or 0):
+        limit, steps, epochs = rehearsed, rehearsed, 1
+    if isinstance(limit, int) and not isinstance(limit, bool):
+        batches = min(batches, limit)
+    elif isinstance(limit, float) and math.isfinite(batches):
+        batches = int(batches * limit)
+    ends = [float(steps)] if isinstance(steps, int) and steps > ENDLESS else []
+    if isinstance(epochs, int) and epochs > ENDLESS:
+        ends.append(epochs * _ceil(batches / int(trainer.get("accumulate_grad_batches") or 1)))
+    return {"iterations_per_epoch": _whole(batches), "max_iterations": _whole(min(ends, default=math.inf))}
+
+
+def _ceil(number: float) -> float:
+    return math.ceil(number) if math.isfinite(number) else number
+
+
+def _whole(number: float) -> int | None:
+    """Return a number that can be counted; None for what does not end, or does not tell."""
+    return int(number) if math.isfinite(number) else None

@@ -133,7 +133,8 @@ def make_plan(
 def _with_attributes(spec: Spec, cases: dict[str, int] | None) -> Spec:
     """Fill in the attributes of the run that are known by now; the worker knows the rest."""
     workers, per_worker = spec.resources.workers, spec.resources.gpus_per_worker
-    gpus = math.ceil(workers * per_worker) if workers else spec.site.gpus_per_node or 0
+    on_gpu = spec.trainer.get("accelerator") in (None, "auto", "gpu", "cuda")
+    gpus = math.ceil(workers * per_worker) if workers else int(on_gpu) * (spec.site.gpus_per_node or 0)
     known: dict[str, Any] = {
         "num_gpus": gpus if workers else min(1, gpus),
         "num_devices": max(1, workers),

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asparagus.check.sections import sections, takes
+from asparagus.check.sections import LOADERS, sections, takes
 from asparagus.check.trainer import trainer
 from asparagus.checkpoint.folder import pick
 from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
-from asparagus.plan import misfits
+from asparagus.plan import CASE_DATA, misfits
 from asparagus.record.numbers import find_folder
 from asparagus.secrets import defaults, references
 from asparagus.spec import MODES, Parent, Spec
@@ -25,6 +25,10 @@ ADDRESS = re.compile(r"local|auto|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "file")
 """Schemes of a tracking URI, without the driver (`postgresql+psycopg2`)."""
 LIGHTNINGS = "pytorch_lightning."
+PART_OF = {"fit": "train", "validate": "val", "test": "test"}
+"""Which data a `run.mode` looks at."""
+OWN = "own"
+"""The kind of stage whose data only a module of one's own knows."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def check(spec: Spec) -> Findings:
     task, cases = _data(spec, problems)
     parent = _parent(spec, stage, problems)
     problems += sections(spec, stage)
+    problems += _fits(spec, stage, task)
     problems += trainer(spec)
     for rule in (_numbers, misfits, _values, _run, _monitors, _secrets):
         problems += rule(spec)
@@ -86,6 +91,17 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
 def needs_task(spec: Spec) -> bool:
     """Tell whether the data come from a folder of ASPARAGUS_DATA: a data module of one's own may know better."""
     return takes(spec.data.get("_target_"), "task") is True
+
+
+def _fits(spec: Spec, stage: Stage | None, task: Task | None) -> Iterator[str]:
+    """Check what is asked of our data module against the task."""
+    if task is None or stage is None or spec.data.get("_target_") != CASE_DATA:
+        return
+    if spec.model.get("dimensions") == "3D" and task.dimensions == 2:  # noqa: PLR2004
+        yield f"model.dimensions: 3D does not fit {task.name}, whose cases are 2D. Set model.dimensions=2D."
+    if stage.kind == OWN and spec.data.get("kind") is None:
+        known = ", ".join(sorted({row.kind for row in STAGES.values()} - {OWN}))
+        yield f"data.kind: is missing: {stage.name} does not say how cases are read. Give one of: {known}."
 
 
 def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Parent | None:
@@ -140,6 +156,20 @@ def _run(spec: Spec) -> Iterator[str]:
         yield one_of("run.mode", run.mode, MODES)
     elif run.mode != "fit" and spec.init_from is None and run.resume_from_checkpoint is None:
         yield f"run.mode: {run.mode} needs weights to look at. Give init_from=run:<id>/best or file:/path/to/weights."
+    elif spec.data.get("_target_") == LOADERS and not spec.script and spec.data.get(part := PART_OF[run.mode]) is None:
+        yield f"data.{part}: is missing, and run.mode={run.mode} needs it. Give it a loader section."
+    own = "_target_" in (spec.model.get("module") or {})
+    if run.mode == "test" and not own and STAGES.get(spec.stage) is not None:
+        yield (
+            f"run.mode: test runs a test loop, and the module of {spec.stage} has none yet. Use run.mode=validate, or a "
+            "module of your own with a test_step."
+        )
+    own = "_target_" in (spec.model.get("module") or {})
+    if run.mode == "test" and not own and spec.stage in STAGES:
+        yield (
+            f"run.mode: test runs a test loop, and the module of {spec.stage} has none. Use run.mode=validate, or a module "
+            "of your own with a test_step."
+        )
     if run.resume_from_checkpoint is not None and not Path(run.resume_from_checkpoint).expanduser().exists():
         yield f"run.resume_from_checkpoint: {run.resume_from_checkpoint} does not exist. Give a Lightning checkpoint."
     if not spec.resources.workers and spec.resources.gpus_per_worker:
@@ -174,7 +204,7 @@ def _monitors(spec: Spec) -> Iterator[str]:
     if stage is None or own or foreign or not stage.metrics:
         return
     watched = {"checkpoint.monitor": spec.checkpoint.monitor}
-    watched |= {f"callbacks.{name}.monitor": entry.get("monitor") for name, entry in spec.callbacks.items() if entry}
+    watched |= {f"callbacks.{name}.monitor": entry.get("monitor") for name, entry in spec.callbacks.items() if entry in entries}
     for key, metric in watched.items():
         if isinstance(metric, str) and "${" not in metric and not _is_logged(metric, stage.metrics):
             near = did_you_mean(metric, stage.metrics)
@@ -255,7 +285,7 @@ def _notes(spec: Spec) -> Iterator[str]:
     if spec.run.resume_from_checkpoint is not None and spec.init_from is not None:
         yield "run.resume_from_checkpoint wins over init_from: the whole state comes from the checkpoint"
     if asked.get("fast_dev_run"):
-        yield "trainer.fast_dev_run: Lightning logs nothing and writes no checkpoint"
+        yield "trainer.fast_dev_run: Lightning logs nothing, and the weights are those of a few batches"
     module = (spec.model.get("module") or {}).get("_target_")
     if module and spec.optim and takes(module, "optim") is False:
         yield f"optim is not used: {module} takes no argument of that name and configures its own optimizers"

@@ -6,10 +6,11 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from asparagus.check import optimizer
 from asparagus.check.signature import Signature, TargetMissingError, signature_of
 from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_KEYS
 from asparagus.errors import did_you_mean, one_of
-from asparagus.optim import OPTIMIZERS, REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, SCHEDULES
+from asparagus.optim import OPTIMIZERS, REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, SCHEDULES, STEPPING
 from asparagus.registry import DATASETS
 from asparagus.spec import Spec
 from asparagus.stages import Stage
@@ -54,6 +55,7 @@ def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
     yield from _data(spec.data)
     if spec.optim or _trains_by_optim(spec):
         yield from _optim(spec.optim)
+        yield from optimizer.numbers(spec)
     if spec.loss and stage is not None and (stage.loss or "_target_" in spec.loss):
         yield from target("loss", {"_target_": stage.loss, **spec.loss}, frozenset())
     for name in ("callbacks", "plugins", "logger"):
@@ -80,15 +82,28 @@ def target(where: str, section: Mapping[str, Any], given: frozenset[str]) -> Ite
     if not isinstance(path, str):
         yield f"{where}._target_: is missing. Give the dotted path of a class, and its arguments beside it."
         return
+    yield from _special(where, section)
     arguments = {key: value for key, value in section.items() if key not in SPECIAL}
     yield from call(where, path, arguments, given, whole=not (section.get("_partial_") or section.get("_args_")))
     if section.get("_recursive_", True):
         for key, value in arguments.items():
-            yield from _nested(f"{where}.{key}", value)
+            yield from nested(f"{where}.{key}", value)
+
+
+def _special(where: str, section: Mapping[str, Any]) -> Iterator[str]:
+    for key, kind, written in (("_partial_", bool, "true"), ("_recursive_", bool, "true"), ("_args_", list, "[...]")):
+        if key in section and not isinstance(section[key], kind):
+            yield f"{where}.{key}: {section[key]!r} given, but it is a {kind.__name__}: {key}: {written}."
 
 
 def call(
-    where: str, path: str, arguments: Mapping[str, Any], given: frozenset[str], *, whole: bool = True
+    where: str,
+    path: str,
+    arguments: Mapping[str, Any],
+    given: frozenset[str],
+    *,
+    whole: bool = True,
+    named_by: str = "_target_",
 ) -> Iterator[str]:
     """Check arguments against the signature of a dotted path.
 
@@ -98,12 +113,13 @@ def call(
         arguments: As given.
         given: What the launcher adds.
         whole: Mandatory ones have to be there too.
+        named_by: The key of the section that holds the path.
     """
     try:
         signature = signature_of(path)
     except TargetMissingError as error:
         reason = str(error) if str(error).endswith(("?", ".")) else f"{error}."
-        yield f"{where}: {path} cannot be imported: {reason}{_install(path)}"
+        yield f"{where}.{named_by}: {path} cannot be imported: {reason}{_install(path)}"
         return
     if signature is None:
         return
@@ -117,10 +133,10 @@ def call(
 def _argument(full: str, path: str, signature: Signature, value: Any, given: frozenset[str]) -> Iterator[str]:
     key = full.rpartition(".")[2]
     if key.startswith("_") and key.endswith("_"):
-        yield one_of(f"{full} key", key, SPECIAL)
+        yield one_of(full, key, SPECIAL)
     elif key not in signature.parameters and not signature.takes_anything:
         near = did_you_mean(key, signature.parameters)
-        known = ", ".join(sorted(set(signature.parameters) - given))
+        known = ", ".join(sorted(set(signature.parameters) - given)) or "nothing from here"
         yield f"{full}: {path} takes no such argument. {near} It takes: {known}.".replace("  ", " ")
     elif isinstance(value, str) and PLACEHOLDER in value:
         return
@@ -128,13 +144,14 @@ def _argument(full: str, path: str, signature: Signature, value: Any, given: fro
         yield f"{full}: {value!r} given, but {path} takes {kind} there."
 
 
-def _nested(where: str, value: Any, given: frozenset[str] = frozenset()) -> Iterator[str]:
+def nested(where: str, value: Any, given: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Check every section with a `_target_` in a value."""
     if isinstance(value, dict) and "_target_" in value:
         yield from target(where, value, given)
         return
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in items:
-        yield from _nested(f"{where}[{key}]" if isinstance(key, int) else f"{where}.{key}", part)
+        yield from nested(f"{where}[{key}]" if isinstance(key, int) else f"{where}.{key}", part)
 
 
 def _entry(where: str, section: Any, given: frozenset[str]) -> Iterator[str]:
@@ -184,7 +201,7 @@ def _loader(where: str, loader: Any) -> Iterator[str]:
     if loader.get("dataset") is None:
         yield f"{where}.dataset: is missing. Give a section with a _target_, or with a name and a root."
     for key, value in loader.items():
-        yield from _nested(f"{where}.{key}", value, GIVEN["loader"])
+        yield from nested(f"{where}.{key}", value, GIVEN["loader"])
     if isinstance(dataset := loader.get("dataset"), dict) and "_target_" not in dataset:
         yield from _dataset(f"{where}.dataset", dataset)
 
@@ -197,7 +214,7 @@ def _dataset(where: str, section: dict[str, Any]) -> Iterator[str]:
         yield one_of(f"{where}.name", name, [*BUILT_IN, *DATASETS], see=see)
         return
     arguments = {key: value for key, value in section.items() if key != "name"}
-    yield from call(where, BUILT_IN.get(name, name), arguments, GIVEN["dataset"])
+    yield from call(where, BUILT_IN.get(name, name), arguments, GIVEN["dataset"], named_by="name")
 
 
 def _install(path: str) -> str:
@@ -267,13 +284,15 @@ def _schedule(sched: Any) -> Iterator[str]:
         yield f"optim.sched: {sched!r} given, but it is a section, e.g. {{name: cosine, warmup_ratio: 0.05}}."
         return
     if "_target_" in sched:
-        arguments = {key: value for key, value in sched.items() if key not in ("name", "interval")}
+        if sched.get("interval") not in (None, "step", "epoch"):
+            yield one_of("optim.sched.interval", sched["interval"], ("step", "epoch"))
+        arguments = {key: value for key, value in sched.items() if key not in ("name", *STEPPING)}
         yield from target("optim.sched", arguments, GIVEN["sched"])
         return
     if not isinstance(name := sched.get("name"), str) or name not in SCHEDULES:
         yield one_of("optim.sched.name", name, [*SCHEDULES, *REGISTERED_SCHEDULERS])
     for key in sched.keys() - SCHEDULE_KEYS:
-        yield one_of("optim.sched key", key, SCHEDULE_KEYS)
+        yield one_of(f"optim.sched.{key}", key, SCHEDULE_KEYS)
     if sched.get("warmup_steps") is not None and sched.get("warmup_ratio") is not None:
         yield "optim.sched: warmup_steps and warmup_ratio exclude each other. Give one of them."
     yield from _schedule_numbers(sched)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from asparagus.check.sections import call
+from asparagus.check.sections import call, nested
 from asparagus.errors import one_of
 from asparagus.spec import RAY_STRATEGIES, Spec
 
@@ -87,6 +87,8 @@ def trainer(spec: Spec) -> Iterator[str]:
         if asked[key]:
             yield f"trainer.{key}: cannot be set here. {OURS[key]}"
     yield from call("trainer", TRAINER, asked, frozenset())
+    for key, value in asked.items():
+        yield from nested(f"trainer.{key}", value)
     for rule in (_names, _strategy, _numbers, _shares, _length):
         yield from rule(spec)
 
@@ -109,7 +111,7 @@ def _strategy(spec: Spec) -> Iterator[str]:
         yield "trainer.strategy: 'dp' is gone from Lightning. Use ddp (with resources.workers=2 or more)."
     elif strategy is not None and workers and strategy not in RAY_STRATEGIES:
         yield one_of("trainer.strategy on Ray workers", strategy, RAY_STRATEGIES)
-    elif _plain(strategy) and strategy not in STRATEGIES:
+    elif isinstance(strategy, dict) or (_plain(strategy) and strategy not in STRATEGIES):
         yield one_of("trainer.strategy", strategy, STRATEGIES)
     if workers and spec.trainer.get("accelerator") not in (None, "auto", _kind(spec)):
         yield (

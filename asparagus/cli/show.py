@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asparagus.compose import Request, config_as_yaml, config_of, search_folders
 from asparagus.errors import ConfigError, did_you_mean
+from asparagus.spec import PARTS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -44,7 +46,7 @@ def info(request: Request, key: str) -> str:
 
 def help_of(request: Request) -> str:
     """Return a config's help: the groups that can be chosen from, and every key with its default value (SEEDS D1)."""
-    composed = config_of(request)
+    composed = _with_defaults(config_of(request))
     folders = [*request.config_dirs, *search_folders(request.command or request.config)]
     groups = "\n".join(f"{group}: {', '.join(options)}" for group, options in groups_in(folders).items())
     return (
@@ -62,6 +64,18 @@ def groups_in(folders: list[Path]) -> dict[str, list[str]]:
         for file in folder.glob("*/**/*.yaml"):
             found.setdefault(str(file.parent.relative_to(folder)), set()).add(file.stem)
     return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def _with_defaults(config: DictConfig) -> DictConfig:
+    """Add what no file sets and a default has: the rest of the typed sections."""
+    from omegaconf import OmegaConf
+
+    whole: DictConfig = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    for name, part in PARTS.items():
+        if name != "paths" and OmegaConf.is_dict(section := whole.get(name)):  # paths come from the environment
+            left = {key: value for key, value in asdict(part()).items() if key not in list(section)}
+            whole[name] = OmegaConf.merge(section, left)
+    return whole
 
 
 def _part(config: DictConfig, package: str | None) -> DictConfig:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from asparagus.compose.composer import PYTHON, Request, compose_config, is_variable
 from asparagus.compose.names import spelled_out
-from asparagus.compose.resolve import Values, masked, plain_values
+from asparagus.compose.overrides import key_of
+from asparagus.compose.resolve import Values, masked, plain_values, written
 from asparagus.compose.schema import fill
-from asparagus.compose.spellings import get, spelled_our_way
+from asparagus.compose.spellings import get, older_of, spelled_our_way
 from asparagus.errors import ConfigError
 from asparagus.paths import get_paths, get_tracking_uri
 from asparagus.spec import Spec
@@ -49,7 +50,22 @@ def config_of(request: Request, *, whole: bool = False) -> DictConfig:
         from asparagus.compose.python_config import compose_python
 
         return compose_python(request)
-    return compose_config(request, whole=whole)
+    return _typed_last(compose_config(request, whole=whole), request)
+
+
+def _typed_last(config: DictConfig, request: Request) -> DictConfig:
+    """Have the command line win over a file that spells the same key otherwise (SEEDS D16)."""
+    from omegaconf import OmegaConf
+
+    typed = [key_of(override) for override in request.overrides]
+    for place, override in enumerate(request.overrides):
+        value = written(config, typed[place])
+        if isinstance(value, dict) and "={" not in override:
+            continue  # a group
+        for old, section in older_of(typed[place]).items():
+            if old not in typed[place:] and OmegaConf.select(config, section, throw_on_missing=False) is not None:
+                OmegaConf.update(config, old, value, merge=False, force_add=True)
+    return config
 
 
 def spec_of(config: DictConfig) -> Spec:
@@ -67,7 +83,7 @@ def spec_of(config: DictConfig) -> Spec:
     problems += found
     if spec is None or problems:
         raise ConfigError(*problems)
-    return dataclasses.replace(spec, site=_with_this_machine(spec))
+    return dataclasses.replace(_absolute(spec), site=_with_this_machine(spec))
 
 
 def _idle(tree: dict[str, Any], values: Values) -> set[str]:
@@ -97,6 +113,18 @@ def config_as_yaml(config: DictConfig, *, resolve: bool = False) -> str:
         raise ConfigError(*values.problems)
     shown: str = yaml.safe_dump(values.tree, sort_keys=False)
     return shown
+
+
+def _absolute(spec: Spec) -> Spec:
+    """Have relative paths mean what they mean here: workers change directory."""
+    root, resumed = spec.data.get("root"), spec.run.resume_from_checkpoint
+    data = {**spec.data, "root": _path(root)} if isinstance(root, str) else spec.data
+    run = dataclasses.replace(spec.run, resume_from_checkpoint=_path(resumed)) if resumed else spec.run
+    return dataclasses.replace(spec, data=data, run=run)
+
+
+def _path(given: str) -> str:
+    return given if "://" in given or "${" in given else str(Path(given).expanduser().absolute())
 
 
 def _gpus(tree: dict[str, Any]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from asparagus.errors import did_you_mean, one_of
-from asparagus.optim import REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS
+from asparagus.optim import REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, STEPPING
 from asparagus.registry import DATASETS, Entry, Registry, find, known
 
 IMPORTS = "imports"
@@ -69,7 +69,7 @@ def _by_name(section: dict[str, Any], key: str, registry: Registry, problems: li
 def _unknown_fields(section: dict[str, Any], key: str, entry: Entry) -> Iterator[str]:
     if entry.fields is None:
         return
-    for name in section.keys() - {"name", "sched", "interval", *entry.fields}:
+    for name in section.keys() - {"name", "sched", *STEPPING, *entry.fields}:
         yield one_of(f"{key} key", name, entry.fields)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from asparagus.compose.composer import Request, compose_config
 from asparagus.compose.overrides import key_of
+from asparagus.compose.resolve import written
 from asparagus.compose.spellings import put
 from asparagus.errors import ConfigError, one_of
 from asparagus.python_file import digest_of, execute, lines_of, suspicious
@@ -102,7 +103,7 @@ def compose_python(request: Request) -> DictConfig:
         if override.startswith("~"):
             OmegaConf.update(config, key, None)
         else:
-            OmegaConf.update(config, key, OmegaConf.select(base, key), merge=False, force_add=True)
+            OmegaConf.update(config, key, written(base, key), merge=False, force_add=True)
     if "samples_per_epoch" not in base.data:
         _set_samples(config, _names(_file(request)))
     assert isinstance(config, type(base))

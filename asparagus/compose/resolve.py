@@ -56,6 +56,18 @@ def plain_values(config: DictConfig) -> Values:
     return values
 
 
+def written(config: DictConfig, key: str) -> Any:
+    """Return the value of a dotted key as it is written, interpolations and all; None where there is none."""
+    from omegaconf import OmegaConf
+
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
+    values = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else None
+    if isinstance(values, list):
+        return values[int(leaf)] if leaf.isdigit() and int(leaf) < len(values) else None
+    return values.get(leaf) if isinstance(values, dict) else None
+
+
 def masked(config: DictConfig) -> DictConfig:
     """Return the config with secrets that somebody wrote into it hidden; names of variables stay."""
     from omegaconf import OmegaConf

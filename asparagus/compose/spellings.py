@@ -106,6 +106,7 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
         if _pop(tree, key) is not None:
             problems.append(f"{key}: has no counterpart here. {advice}")
     _modes(tree, problems)
+    _null_means_so(tree)
     for old, new in RENAMED.items():
         _move(tree, old, new, problems)
     for step in (_own_module, _loggers, _parent, _hardware, _run_gpus, _trainer):
@@ -116,16 +117,25 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
 
 def sources_of(key: str) -> list[str]:
     """Return the documented spellings that set a key of ours: where a problem of it may come from."""
-    found = [old + key.removeprefix(new) for old, new in RENAMED.items() if f"{key}.".startswith(f"{new}.")]
     extra = {
         "init_from": ["pretrained_run_id", "pretrained_checkpoint_name", "checkpoint_path"],
+        "trainer.num_nodes": ["run.num_nodes", "hardware.num_nodes"],
+        "trainer.devices": ["run.gpus", "hardware.num_devices"],
         "resources.workers": ["trainer.devices", "trainer.num_nodes", "run.gpus", "run.num_nodes", "hardware"],
         "resources.gpus_per_worker": ["trainer.accelerator", "run.gpus", "hardware.accelerator"],
         "data.num_workers": ["hardware.num_workers"],
+        "callbacks": ["trainer.callbacks"],
+        "logger": ["trainer.logger", "exp_manager.create_tensorboard_logger", "exp_manager.create_wandb_logger"],
         "trainer.precision": ["hardware.precision"],
         "trainer.strategy": ["hardware.strategy"],
     }
-    return [*found, *extra.get(key, [])]
+    return [*older_of(key), *extra.get(key, [])]
+
+
+def older_of(key: str) -> dict[str, str]:
+    """Return the documented keys that are the same as a key of ours, each with what of it moves as a whole."""
+    moved = [*RENAMED.items(), ("model._model", "model.module")]
+    return {old + key.removeprefix(new): old for old, new in moved if f"{key}.".startswith(f"{new}.")}
 
 
 def get(tree: Mapping[str, Any], key: str) -> Any:
@@ -195,6 +205,15 @@ def _modes(tree: Tree, problems: list[str]) -> None:
         run["id"] = None
 
 
+def _null_means_so(tree: Tree) -> None:
+    """`run.seed: null` asks for a drawn seed, and `run.num_iterations` for no end by epochs (SEEDS D7, D14)."""
+    run = tree.get("run")
+    if isinstance(run, dict) and run.get("seed", ...) is None:
+        tree["seed"] = None
+    if get(tree, "run.num_iterations") is not None and get(tree, "run.num_epochs") is None:
+        put(tree, "trainer.max_epochs", -1)
+
+
 def _own_module(tree: Tree, problems: list[str]) -> None:  # noqa: ARG001 - one of the steps
     """`model.net: MyNet` with `model._model._target_: my.repo.${model.net}` (SEEDS A49)."""
     model = tree.get("model")
@@ -219,7 +238,7 @@ def _loggers(tree: Tree, problems: list[str]) -> None:
     manager.pop("create_checkpoint_callback", None)
     ours = [*LOGGERS, "name", "checkpoint_callback_params.{monitor,mode,save_top_k}", "wandb_logger_kwargs"]
     for key, value in manager.items():
-        if value not in ({}, None, False):
+        if value not in ({}, None, False, {"enable": False}):
             known = f"Of exp_manager, these are known here: {', '.join(ours)}."
             problems.append(f"exp_manager.{key}: has no counterpart here. {known}")
 
@@ -271,6 +290,10 @@ def _run_gpus(tree: Tree, problems: list[str]) -> None:
         elif count:
             put(tree, "trainer.accelerator", "gpu")
             put(tree, "trainer.devices", count)
+        else:
+            put(tree, "trainer.accelerator", "cpu")
+            if get(tree, "trainer.strategy") == "ddp":  # of GPUs, and there are none (SEEDS D9)
+                tree["trainer"].pop("strategy")
 
 
 def _trainer(tree: Tree, problems: list[str]) -> None:
@@ -314,8 +337,9 @@ def _devices(tree: Tree, gpus: int, problems: list[str]) -> None:
     count = (gpus if on_gpu else 1) if devices == "auto" else number_of(devices)
     if count is None or not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
         problems.append(
-            f"trainer.devices: {devices!r} on {nodes!r} node(s) is no number of devices. Give a number, a list of ids "
-            "or -1 (all of them), or resources.workers and resources.gpus_per_worker."
+            f"trainer.{'devices' if count is None else 'num_nodes'}: {devices!r} on {nodes!r} node(s) is no number of "
+            "devices. Give a number, a list of ids or -1 (all of them), or resources.workers and "
+            "resources.gpus_per_worker."
         )
         return
     each = gpus if count == ALL_GPUS else count
@@ -323,7 +347,7 @@ def _devices(tree: Tree, gpus: int, problems: list[str]) -> None:
     if each * nodes <= 1:
         if not each and on_gpu:
             trainer["accelerator"] = "cpu"
-        elif isinstance(devices, list) and not asked:
+        elif isinstance(devices, list) and on_gpu and not asked:
             trainer["devices"] = devices  # which one
         return
     if asked not in (None, 0, each * nodes):

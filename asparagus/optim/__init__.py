@@ -30,6 +30,9 @@ SCHEDULES: dict[str, str] = {
 }
 """`optim.sched.name` -> dotted path of a function `(step, Shape) -> learning rate`."""
 
+STEPPING = ("interval", "frequency", "monitor", "strict")
+"""Keys of `optim.sched` that are Lightning's: how often a scheduler of torch's kind is stepped, and on what."""
+
 REGISTERED_OPTIMIZERS = Registry("optimizers", OPTIMIZERS)
 REGISTERED_SCHEDULERS = Registry("schedulers", SCHEDULES)
 

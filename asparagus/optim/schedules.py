@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from asparagus.errors import ConfigError, did_you_mean, one_of
-from asparagus.optim import SCHEDULES
+from asparagus.optim import SCHEDULES, STEPPING
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 
 KEYS = ("name", "warmup_steps", "warmup_ratio", "min_lr", "max_steps")
@@ -75,9 +75,10 @@ def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None,
     return LambdaLR(optimizer, [_factor(schedule, shape) for shape in shapes])
 
 
-def interval_of(sched_config: Mapping[str, Any] | None) -> str:
-    """Return how often the schedule is stepped: per `step`, unless the section says `interval: epoch` (SEEDS D24)."""
-    return str((sched_config or {}).get("interval", "step"))
+def stepping_of(sched_config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return how Lightning steps the schedule: every `step`, unless the section says otherwise (SEEDS D5, D24)."""
+    asked = {key: value for key, value in (sched_config or {}).items() if key in STEPPING and value is not None}
+    return {"interval": "step", "frequency": 1, **asked}
 
 
 def _of_class(optimizer: Optimizer, config: Mapping[str, Any], max_steps: float) -> LRScheduler:
@@ -85,7 +86,7 @@ def _of_class(optimizer: Optimizer, config: Mapping[str, Any], max_steps: float)
     extra: dict[str, Any] = {"optimizer": optimizer}
     if "max_steps" in takes and config.get("max_steps") in (None, -1):
         extra["max_steps"] = int(max_steps)
-    arguments = {key: value for key, value in config.items() if key not in ("name", "interval", *extra)}
+    arguments = {key: value for key, value in config.items() if key not in ("name", *STEPPING, *extra)}
     schedule: LRScheduler = instantiate(arguments, key="optim.sched", extra=extra)
     return schedule
 

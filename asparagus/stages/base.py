@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from asparagus.optim.build import build_optimizer
-from asparagus.optim.schedules import build_schedule, interval_of
+from asparagus.optim.schedules import build_schedule, stepping_of
 
 
 class StageModule(pl.LightningModule):
@@ -59,8 +59,7 @@ class StageModule(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         sched = self.optim_config.get("sched")
         schedule = build_schedule(optimizer, sched, steps)
-        stepped = {"scheduler": schedule, "interval": interval_of(sched), "frequency": 1}
-        return {"optimizer": optimizer, "lr_scheduler": stepped}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **stepping_of(sched)}}
 
     def log_train(self, loss: Tensor, batch_size: int) -> None:
         """Log `train/loss` and `optim/lr` of this step, and `train/loss_epoch`, the epoch's mean over all ranks."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from asparagus.attributes import has_attributes, lengths, substituted
 from asparagus.callbacks.seeds import EpochSeeds
@@ -40,7 +44,7 @@ class Parts:
         self.spec = Spec.from_dict(reveal(spec.to_dict()))
         self._written = spec
         task = _task(self.spec)
-        self.datamodule, self.shards = _datamodule(self.spec, ranks)
+        self.datamodule, self.shards = _datamodule(self.spec, ranks, task)
         self._fill_in_lengths()
         filled = self.spec
         self.module = build_module(
@@ -92,11 +96,25 @@ class Parts:
         values = self.spec.to_dict()
         if not has_attributes(values):
             return
-        self.datamodule.prepare_data()
-        self.datamodule.setup("fit")
-        loader = self.datamodule.train_dataloader()
-        known = lengths(self.spec.trainer, None if loader is None else len(loader))
-        self.spec = Spec.from_dict(substituted(values, known))
+        try:
+            batches = _batches(self.datamodule)
+        except DataError:
+            if self.spec.run.mode == "fit":
+                raise
+            batches = None  # who looks at other data needs none to train on
+        self.spec = Spec.from_dict(substituted(values, lengths(self.spec.trainer, batches)))
+
+
+def _batches(datamodule: pl.LightningDataModule) -> float | None:
+    """Count the batches of a training epoch as the Trainer will: infinite for a stream, None without such data."""
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    if not is_overridden("train_dataloader", datamodule) or (loaders := datamodule.train_dataloader()) is None:
+        return None
+    combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
+    each = [math.inf if (length := sized_len(loader)) is None else length for loader in combined.flattened]
+    how = {"min_size": min, "sequential": sum}.get(combined._mode, max)  # noqa: SLF001 - nothing else tells
+    return float(how(each))
 
 
 def _task(spec: Spec) -> Task | None:
@@ -109,13 +127,13 @@ def _task(spec: Spec) -> Task | None:
         return None
 
 
-def _datamodule(spec: Spec, ranks: Ranks) -> tuple[pl.LightningDataModule, bool]:
+def _datamodule(spec: Spec, ranks: Ranks, task: Task | None) -> tuple[pl.LightningDataModule, bool]:
     """Build the data module with what it takes of the facts of the run; tell whether it shards its data itself."""
     given = {
         "root": spec.paths.data,
         "task": spec.task,
         "kind": STAGES[spec.stage].kind,
-        "dimensions": spec.model.get("dimensions") or "3D",
+        "dimensions": spec.model.get("dimensions") or (f"{task.dimensions}D" if task else "3D"),
         "seed": spec.seed,
         "rank": ranks.rank,
         "world_size": ranks.world_size,

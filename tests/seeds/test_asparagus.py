@@ -142,7 +142,9 @@ def three_families(home, monkeypatch) -> Path:
             folder = home / f"{name}{number}"
             write(folder / "model" / f"only_{name}{number}.yaml", "dimensions: 2D\n")
             write(folder / "model" / "clash.yaml", f"cls_net: {{_target_: from.{name}{number}}}\n")
-            write(folder / f"own_{name}{number}.yaml", f"defaults: [train_cls, _self_]\nrun: {{name: {name}{number}}}\n")
+            write(
+                folder / f"own_{name}{number}.yaml", f"defaults: [train_cls, _self_]\nrun: {{name: {name}{number}}}\n"
+            )
             write(folder / "common.yaml", f"defaults: [train_cls, _self_]\nrun: {{name: {name}{number}}}\n")
         monkeypatch.setenv(f"ASPARAGUS_{name}_CONFIGS", f"{home}/{name}1:{home}/{name}2")
     return home
@@ -279,13 +281,10 @@ def test_a18_the_folders_of_the_readme_are_searched(home, laurit, monkeypatch):
     monkeypatch.setenv("ASPARAGUS_DATA", str(laurit))
     configs = home / "configs"
     write(configs / "pretrain.yaml", (SHIPPED / "pretrain.yaml").read_text() + "seed: 998\n")
-    for group, name, new in (
-        ("hardware", "1gpu", "plugin"),
-        ("model", "unet_b_lw_dec", "model"),
-        ("plugins", "seg_Task997", "plugin"),
-    ):
-        text = (SHIPPED / group / f"{name}.yaml").read_text()
-        write(configs / {"plugins": "plugin"}.get(group, group) / f"{name}.yaml", text)
+    shelf = {"hardware/1gpu": "hardware", "model/unet_b_lw_dec": "model", "plugins/seg_Task997": "plugin"}
+    for shipped, folder in shelf.items():
+        text = (SHIPPED / f"{shipped}.yaml").read_text()
+        write(configs / folder / f"{Path(shipped).name}.yaml", text)
     line = [word.replace("+plugins=", "+plugin=") for word in README_LINE]
     spec = plan_of("pretrain", [*line, GPUS]).spec
     assert spec.seed == 998
@@ -356,7 +355,15 @@ def test_a21_loader_processes_are_shared_by_the_devices_of_a_node(devices, proce
 
 @pytest.mark.parametrize(
     "command",
-    ["asp_split", "asp_pretrain", "asp_finetune_seg", "asp_finetune_cls", "asp_train_seg", "asp_train_cls", "asp_getid"],
+    [
+        "asp_split",
+        "asp_pretrain",
+        "asp_finetune_seg",
+        "asp_finetune_cls",
+        "asp_train_seg",
+        "asp_train_cls",
+        "asp_getid",
+    ],
 )
 def test_a22_the_documented_commands_are_installed(command):
     installed = {script.name: script for script in importlib.metadata.entry_points(group="console_scripts")}
@@ -423,14 +430,19 @@ def test_a24_resolvers_that_are_no_more_say_what_is_instead(written, advice, hom
     assert "mine.yaml:2" in said
 
 
-@pytest.mark.parametrize("option", ["1gpu", "1gpu12cpu", "1gpu40cpu", "2gpus", "1node8gpus", "2nodes2gpus", "cpu", "osx"])
+@pytest.mark.parametrize(
+    "option", ["1gpu", "1gpu12cpu", "1gpu40cpu", "2gpus", "1node8gpus", "2nodes2gpus", "cpu", "osx"]
+)
 def test_a25_every_documented_hardware_is_on_the_shelf(option, home):
     shown = yaml.safe_load(config_as_yaml(config_of(Request(DIGITS, (f"+hardware={option}",)))))["hardware"]
     assert {"accelerator", "num_nodes", "num_devices", "num_workers", "precision"} <= shown.keys()
 
 
 def test_a25_a_folder_of_projects_is_launched_by_name(home, capsys):
-    write(home / "configs/projects/mine/first.yaml", "# @package _global_\ndefaults: [/experiment/digits, _self_]\nseed: 5\n")
+    write(
+        home / "configs/projects/mine/first.yaml",
+        "# @package _global_\ndefaults: [/experiment/digits, _self_]\nseed: 5\n",
+    )
     assert run("launch", ["projects/mine/first", "--dry-run"]) == 0
     assert plan_of("projects/mine/first").spec.seed == 5
 
@@ -488,7 +500,8 @@ def module(folder: Path, monkeypatch, name: str, text: str) -> None:
     """Write a module of the user's own and put its folder on the path."""
     write(folder / "own_code" / Path(*name.split(".")).with_suffix(".py"), text)
     monkeypatch.syspath_prepend(str(folder / "own_code"))
-    for known in [known for known in sys.modules if known.split(".")[0] == name.split(".")[0]]:
+    top = name.partition(".")[0]
+    for known in [known for known in sys.modules if known.partition(".")[0] == top]:
         monkeypatch.delitem(sys.modules, known)
 
 
@@ -550,23 +563,25 @@ def own_repo(tmp_path, monkeypatch) -> None:
     module(tmp_path, monkeypatch, "my.own.local.repo", FANCY)
 
 
-@pytest.mark.parametrize("stage", ["train_cls", "train"])
-def test_a49_a_module_of_ones_own_trains_as_the_readme_names_it(stage, home, own_repo, capsys):
-    defaults = {
-        "train_cls": "[train_cls, override data: images, _self_]",
-        "train": "[train, data: images, _self_]",
-    }[stage]
-    defaults = f"defaults: {defaults}\n" if stage == "train" else (
-        "defaults:\n  - train_cls\n  - override /data: images\n  - _self_\n"
-    )
-    if stage == "train":
-        defaults = "defaults:\n  - train\n  - /data: images\n  - _self_\n"
+TRAIN_CLS = "defaults:\n  - train_cls\n  - override /model: mlp\n  - override /data: images\n  - _self_\n"
+TRAIN = "defaults:\n  - train\n  - /data: images\n  - _self_\ndata: {kind: cls}\n"
+
+
+@pytest.mark.parametrize("defaults", [TRAIN_CLS, TRAIN], ids=["train_cls", "train"])
+def test_a49_a_module_of_ones_own_trains_as_the_readme_names_it(defaults, home, own_repo, capsys):
     write(home / "mine.yaml", defaults + README_MODULE + OF_DIGITS)
     outcome = outcome_of(capsys, "mine.yaml")
     assert outcome["metrics"]["fancy"] == 7.0
     assert Path(outcome["checkpoint"]).is_dir()
     saved = yaml.safe_load((Path(outcome["folder"]) / "config.yaml").read_text())
     assert saved["model"]["module"] == {"_target_": "my.own.local.repo.MyFancyLightningModule"}
+
+
+def test_a49_what_its_data_need_is_said_before_anything_starts(home, own_repo, capsys):
+    write(home / "mine.yaml", TRAIN.replace("data: {kind: cls}\n", "") + README_MODULE + OF_DIGITS)
+    assert "data.kind: is missing" in wrong(capsys, "mine.yaml")
+    said = wrong(capsys, "train_cls", "task=Task001_Digits", "data=images")
+    assert "model.dimensions: 3D does not fit Task001_Digits" in said
 
 
 def test_a49_it_is_built_with_its_arguments_and_can_be_switched(home, own_repo):
@@ -584,7 +599,7 @@ def test_a49_it_may_be_named_on_the_command_line(home, own_repo):
 
 
 def test_a49_it_may_be_named_in_a_core_base_of_ones_own(home, own_repo):
-    """"Go into /configs/core/base and change the relevant path to one of your liking."""
+    """ "Go into /configs/core/base and change the relevant path to one of your liking."""
     write(home / "configs" / "core" / "base.yaml", (SHIPPED / "core" / "base.yaml").read_text() + README_MODULE)
     _, built, _ = load_from_config(load_config([DIGITS]))
     assert type(built).__name__ == "MyFancyLightningModule"
@@ -638,11 +653,11 @@ def test_a50_a_data_module_of_ones_own_needs_no_task_folder(home, own_data, monk
     assert Path(outcome["folder"]).parent == home / "models" / "MyStudy" / "train"
 
 
-def test_a50_data_of_ones_own_serve_a_stage_of_ours(home, own_data):
-    words = ["data={_target_: my_data.MyDataModule, length: 8}", "model.module={_target_: my.own.local.repo.MyFancyLightningModule}"]
-    write(home / "mine.yaml", "defaults: [train_cls, _self_]\ndata: null\n" + OF_DIGITS)
-    _, _, data = load_from_config(load_config(["train", "task=MyStudy", "trainer.max_epochs=1", *words]))
-    assert (type(data).__name__, data.length) == ("MyDataModule", 8)
+def test_a50_data_of_ones_own_may_be_named_on_the_command_line(home, own_data):
+    data = "data={_target_: my_data.MyDataModule, length: 8}"
+    words = ["model.module={_target_: my.own.local.repo.MyFancyLightningModule}", "trainer.max_epochs=1"]
+    _, _, built = load_from_config(load_config(["train", "task=MyStudy", data, *words]))
+    assert (type(built).__name__, built.length) == ("MyDataModule", 8)
 
 
 def test_a50_its_arguments_are_checked(home, own_data, capsys):
@@ -657,7 +672,7 @@ def test_a51_get_config_path_is_the_folder_of_ones_own_configs(home, monkeypatch
     assert get_config_path() == str(home / "mine")
 
 
-MY_TRAIN = '''\
+MY_TRAIN = """\
 import json
 
 import hydra
@@ -679,13 +694,19 @@ def train(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     train()
-'''
+"""
 
 
 def python(home: Path, *words: str, status: int = 0) -> str:
     """Run a script of the user's own as a process, as they would."""
     done = subprocess.run(
-        [sys.executable, *words], cwd=home, env=dict(os.environ), capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, *words],
+        cwd=home,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == status, done.stderr
     return done.stdout
@@ -694,7 +715,9 @@ def python(home: Path, *words: str, status: int = 0) -> str:
 def test_a51_a_train_script_of_ones_own_gets_number_folder_resolvers_and_shipped_configs(home):
     write(home / "MyTrain.py", MY_TRAIN.format(config="train_cls"))
     words = ("task=Task001_Digits", "model=mlp", "data=images", "optim=adam", "seed=${random:100000,200000}")
-    said = python(home, "MyTrain.py", *words, "trainer.max_epochs=1", "+run.name=${task}-${secret_free}", "+secret_free=x")
+    said = python(
+        home, "MyTrain.py", *words, "trainer.max_epochs=1", "+run.name=${task}-${secret_free}", "+secret_free=x"
+    )
     outcome = json.loads(said.splitlines()[-1])
     folder = Path(outcome["folder"])
     assert (outcome["state"], outcome["run_id"]) == ("finished", 1)

@@ -165,12 +165,10 @@ CUSTOM = {
 
 
 def joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    both = {key: joined(one[key], other[key]) for key in one.keys() & other.keys() if _are_sections(one, other, key)}
+    """Merge sections; a section that holds `only` replaces instead."""
+    sections = [key for key in one.keys() & other.keys() if isinstance(one[key], dict) and isinstance(other[key], dict)]
+    both = {key: other[key].get("only") or joined(one[key], other[key]) for key in sections}
     return {**one, **other, **both}
-
-
-def _are_sections(one, other, key):
-    return isinstance(one[key], dict) and isinstance(other[key], dict)
 
 
 @pytest.fixture
@@ -340,15 +338,28 @@ def test_d2_an_unknown_key_is_refused_with_the_nearest_known_one(word, named, cu
         assert part in said
 
 
-def test_d2_every_wrong_value_of_a_file_is_said_at_once_with_its_line(custom, home):
-    file = Path(custom(run={"seed": "x", "batch_size_per_gpu": "y"}, trainer={"max_epoch": 3}))
-    said = problems_of(str(file)).splitlines()
-    lines = file.read_text().splitlines()
-    for key, shown in (("seed:", "seed: x"), ("data.batch_size:", "batch_size_per_gpu: y"), ("trainer.max_epoch:", "")):
-        problem = next(line for line in said if line.startswith(key))
-        number = int(problem.rpartition(":")[2].rstrip("]"))
-        assert f"[custom.yaml:{number}]" in problem
-        assert shown in lines[number - 1]
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed: x": {"run": {"seed": "x"}}, "keep_best: y": {"checkpoint": {"keep_best": "y"}}},
+        {
+            "num_epochs: x": {"run": {"num_epochs": "x"}},
+            "batch_size_per_gpu: y": {"run": {"batch_size_per_gpu": "y"}},
+            "shufle: z": {"data": {"train": {"shufle": "z"}}},
+        },
+    ],
+    ids=["of the schema", "of what sections name"],
+)
+def test_d2_every_wrong_value_of_a_file_is_said_at_once_with_its_line(wrong, custom):
+    changes: dict[str, Any] = {}
+    for change in wrong.values():
+        changes = joined(changes, change)
+    file = custom(**changes)
+    said = problems_of(file)
+    lines = Path(file).read_text().splitlines()
+    for written in wrong:
+        number = next(number for number, line in enumerate(lines, start=1) if line.strip() == written)
+        assert f"[custom.yaml:{number}]" in said
 
 
 def test_d2_a_whole_number_may_be_written_as_text_and_types_come_out_right(custom):
@@ -374,7 +385,7 @@ def test_d3_a_loader_section_takes_every_documented_key(custom):
         batch_sampler=None,
         batch_size=None,
     )
-    made = loader_of(custom(data={"train": {"supervised": section, "dataset": None}}, run={"batch_size_per_gpu": 2}))
+    made = loader_of(custom(data={"train": {"only": {"supervised": section}}}, run={"batch_size_per_gpu": 2}))
     only = made.flattened[0]
     assert (only.batch_size, only.num_workers, only.drop_last, only.timeout, only.pin_memory) == (3, 1, True, 5, False)
     assert only.collate_fn([1, 2]) == [("together", 2)]
@@ -383,7 +394,7 @@ def test_d3_a_loader_section_takes_every_documented_key(custom):
 
 def test_d3_samplers_are_sections_that_get_the_dataset(custom):
     sampler = {"_target_": "torch.utils.data.RandomSampler", "replacement": True, "num_samples": 5}
-    made = loader_of(custom(), f"data.train.sampler={json.dumps(sampler)}", "data.train.shuffle=false")
+    made = loader_of(custom(data={"train": {"sampler": sampler, "shuffle": False}}))
     assert (len(made.sampler), len(made.sampler.data_source)) == (5, 40)
     batches = {
         "_target_": "torch.utils.data.BatchSampler",
@@ -391,7 +402,7 @@ def test_d3_samplers_are_sections_that_get_the_dataset(custom):
         "batch_size": 20,
         "drop_last": False,
     }
-    made = loader_of(custom(), f"data.train.batch_sampler={json.dumps(batches)}", "data.train.shuffle=false")
+    made = loader_of(custom(data={"train": {"batch_sampler": batches, "shuffle": False}}))
     assert [len(x) for x, _ in made] == [20, 20]
 
 
@@ -410,29 +421,21 @@ def test_d3_wrong_sections_are_refused_before_anything_runs(words, named, custom
         assert part in said
 
 
-def test_d4_a_dataset_is_a_name_a_root_a_subset_and_a_transform(custom, home):
+def test_d4_a_dataset_is_a_name_a_root_a_subset_and_a_transform(custom, home, monkeypatch):
     (home / "points_of_mine.py").write_text(
         f"import asparagus\nfrom {HERE} import registered_points\n"
         "asparagus.register_dataset('points', registered_points)\n"
     )
     dataset = {"name": "points", "root": "here", "subset": ["a", "b"], "image_transform": {"_target_": "torch.nn.ReLU"}}
-    file = custom(imports=["points_of_mine"], data={"train": {"dataset": {**dataset, "_target_": None}}})
-    raw = yaml.safe_load(Path(file).read_text())
-    raw["data"]["train"]["dataset"] = dataset
-    Path(file).write_text(yaml.safe_dump(raw, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(home)
-        built = loader_of(file, f"run.data_root={home}/data").dataset
+    file = custom(imports=["points_of_mine"], data={"train": {"only": {"dataset": dataset}}})
+    monkeypatch.syspath_prepend(home)
+    built = loader_of(file, f"run.data_root={home}/data").dataset
     assert (built.root, built.subset, len(built)) == (str(home / "data" / "here"), ["a", "b"], 3)
     assert isinstance(built.image_transform, nn.ReLU)
 
 
-def test_d4_a_name_that_nobody_registered_is_answered_with_the_known_ones(custom, home):
-    file = custom()
-    raw = yaml.safe_load(Path(file).read_text())
-    raw["data"]["train"]["dataset"] = {"name": "image_foldr"}
-    Path(file).write_text(yaml.safe_dump(raw, sort_keys=False))
-    said = problems_of(file)
+def test_d4_a_name_that_nobody_registered_is_answered_with_the_known_ones(custom):
+    said = problems_of(custom(data={"train": {"only": {"dataset": {"name": "image_foldr"}}}}))
     assert "data.train.dataset.name: 'image_foldr'" in said
     assert "image_folder" in said
 
@@ -707,25 +710,28 @@ def test_d12_data_that_are_not_needed_may_be_missing(mode, trained, custom, diar
     assert asparagus.launch(custom(), words).state == "finished"
 
 
-def test_d13_resuming_restores_the_whole_state_and_wins_over_pretrained_weights(trained, custom, diary, home):
-    ended = diary("end")[-1]
-    torch.save(Learner.head_of_zeros(), home / "zeros.pt") if hasattr(Learner, "head_of_zeros") else torch.save(
-        {"head.weight": torch.zeros(2, 8)}, home / "zeros.pt"
-    )
+def last_of(outcome) -> Path:
+    """Return the state file of a run's last checkpoint."""
+    folders = (Path(outcome.folder) / "checkpoints").iterdir()
+    newest = max(folders, key=lambda path: int(path.name.rpartition("=")[2]))
+    return next(file for file in newest.iterdir() if file.suffix != ".json")
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_d13_resuming_restores_the_whole_state_and_wins_over_pretrained_weights(place, trained, custom, diary, home):
+    torch.save({"head.weight": torch.zeros(2, 8)}, home / "zeros.pt")
+    last = last_of(trained)
     words = [
         diary.word,
-        f"run.resume_from_checkpoint={trained.checkpoint}",
+        f"run.resume_from_checkpoint='{last if place == 'file' else last.parent}'",
         "run.pretrained_checkpoint_path=zeros.pt",
         "run.num_epochs=4",
     ]
-    last = sorted((Path(trained.folder) / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)[-1]
-    words[1] = f"run.resume_from_checkpoint={last}"
-    weights = torch.load(next(file for file in last.iterdir() if file.suffix != ".json"), weights_only=True)
     again = asparagus.launch(custom(), words)
-    start = diary("start")[-1]
-    assert (start["epoch"], start["step"]) == (2, ended["step"])
+    start, weights = diary("start")[-1], torch.load(last, weights_only=True)["state_dict"]
+    assert (start["epoch"], start["step"]) == (2, 10)
     assert start["momentum"] > 0
-    assert start["weight"] == pytest.approx(float(weights["state_dict"]["head.weight"].sum()), abs=1e-5)
+    assert start["weight"] == pytest.approx(float(weights["head.weight"].sum()), abs=1e-5)
     assert diary("end")[-1] == {"event": "end", "epoch": 4, "step": 20}
     assert again.run_id != trained.run_id
     assert not (Path(again.folder) / "transfer.json").exists()
@@ -741,8 +747,7 @@ def test_d13_a_checkpoint_of_a_plain_lightning_training_is_resumed(custom, diary
 
 
 def test_d13_pretrained_weights_alone_start_a_training_anew(trained, custom, diary):
-    last = sorted((Path(trained.folder) / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)[-1]
-    state = next(file for file in last.iterdir() if file.suffix != ".json")
+    state = last_of(trained)
     outcome = asparagus.launch(custom(), [diary.word, f"run.pretrained_checkpoint_path={state}"])
     start, weights = diary("start")[-1], torch.load(state, weights_only=True)["state_dict"]
     assert (start["epoch"], start["step"], start["momentum"]) == (0, 0, 0)
@@ -767,23 +772,16 @@ def test_d13_a_checkpoint_that_is_not_there_is_an_error(custom):
 
 
 @pytest.mark.parametrize("word", ["seed=null", "run.seed=null"])
-def test_d14_a_seed_that_is_not_given_is_drawn(word, custom):
-    file = custom()
-    raw = yaml.safe_load(Path(file).read_text())
-    raw["run"].pop("seed")
-    Path(file).write_text(yaml.safe_dump(raw, sort_keys=False))
+@pytest.mark.parametrize("given", [{"seed": 42}, {}])
+def test_d14_a_seed_that_is_null_is_drawn(word, given, custom):
+    file = custom(run={"only": {"num_epochs": 1, **given}})
     drawn = [spec(file, word).seed for _ in range(3)]
     assert all(isinstance(seed, int) and seed >= 0 for seed in drawn)
     assert len(set(drawn)) == 3
 
 
 def test_d14_a_drawn_seed_is_recorded_and_reused(custom, diary):
-    file = custom()
-    words = [diary.word, "run.seed=null", "run.num_epochs=1"]
-    raw = yaml.safe_load(Path(file).read_text())
-    raw["run"].pop("seed")
-    Path(file).write_text(yaml.safe_dump(raw, sort_keys=False))
-    outcome = asparagus.launch(file, words)
+    outcome = asparagus.launch(custom(run={"seed": None, "num_epochs": 1}), [diary.word])
     recorded = yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())["seed"]
     assert isinstance(recorded, int)
     again = asparagus.launch(str(Path(outcome.folder) / "config.yaml"))
@@ -810,7 +808,7 @@ TWO = {
 
 
 def test_d15_a_mapping_of_loaders_is_a_mapping_of_batches(custom, diary):
-    file = custom(data={"train": {**TWO, "dataset": None}})
+    file = custom(data={"train": {"only": TWO}})
     made = loader_of(file)
     epoch = [batch for batch, _, _ in made]
     assert [set(batch) for batch in epoch] == [{"supervised", "unlabelled"}] * 9
@@ -819,7 +817,7 @@ def test_d15_a_mapping_of_loaders_is_a_mapping_of_batches(custom, diary):
 
 
 def test_d15_a_module_is_trained_on_both(custom, diary):
-    asparagus.launch(custom(data={"train": {**TWO, "dataset": None}}), [diary.word])
+    asparagus.launch(custom(data={"train": {"only": TWO}}), [diary.word])
     assert [entry["sizes"] for entry in diary("batch")] == [{"supervised": 8, "unlabelled": 4}] * 2
     assert diary("end") == [{"event": "end", "epoch": 2, "step": 18}]
 
@@ -853,8 +851,20 @@ def test_d16_the_documented_command_works(custom):
     assert spec(custom(), "run.num_epochs=100").trainer["max_epochs"] == 100
 
 
-def test_d16_both_spellings_of_one_key_on_the_command_line_are_the_last_ones(custom):
-    assert spec(custom(), "trainer.max_epochs=5").trainer["max_epochs"] == 5, "the file says run.num_epochs=2"
+def test_d16_the_command_line_wins_whatever_the_file_calls_the_key(custom):
+    file = custom()  # it says run.num_epochs: 2, run.seed: 42, learner: ...
+    assert spec(file, "trainer.max_epochs=5").trainer["max_epochs"] == 5
+    assert spec(file, "seed=5").seed == 5
+    assert spec(file, "data.batch_size=5").data["batch_size"] == 5
+    made = spec(file, "trainer.max_epochs=${oc.env:EPOCHS,7}", "model.module.told=${asparagus:num_gpus}")
+    assert made.trainer["max_epochs"] == 7
+    assert made.model["module"]["told"] == "${asparagus:num_gpus}"
+
+
+def test_d16_of_two_spellings_on_the_command_line_the_last_one_wins(custom):
+    file = custom()
+    assert spec(file, "run.num_epochs=3", "trainer.max_epochs=5").trainer["max_epochs"] == 5
+    assert spec(file, "trainer.max_epochs=5", "run.num_epochs=3").trainer["max_epochs"] == 3
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (SHELF / "experiment").glob("*.yaml")))
@@ -901,7 +911,7 @@ def told_and_done(file: str, *words: str) -> tuple[dict[str, Any], Any, Any]:
     ],
 )
 def test_d26_d27_lengths_are_what_the_trainer_then_does(words, batches, steps, custom):
-    file = custom(data={"train": {**TWO, "dataset": None}}, learner={"told": TOLD})
+    file = custom(data={"train": {"only": TWO}}, learner={"told": TOLD})
     told, really, stepping = told_and_done(file, *words)
     assert (really, stepping) == (batches, steps)
     assert (told["iterations"], told["all"]) == (batches, steps)
@@ -931,13 +941,12 @@ def test_d26_iterations_are_those_of_one_rank(workers, custom):
 
 
 def test_d26_a_stream_that_does_not_tell_its_length_has_none(custom):
-    dataset = {"_target_": f"{HERE}.Stream", "size": 12}
-    file = custom(data={"train": None}, learner={"told": TOLD})
-    word = f"data.train={{dataset: {{_target_: {dataset['_target_']}, size: 12}}}}"
-    told, really, _ = told_and_done(file, word, "trainer.max_epochs=1")
+    stream = {"dataset": {"_target_": f"{HERE}.Stream", "size": 12}}
+    file = custom(data={"train": {"only": stream}}, learner={"told": TOLD})
+    told, really, _ = told_and_done(file, "trainer.max_epochs=1")
     assert really == math.inf
     assert (told["iterations"], told["all"]) == (None, None)
-    told, really, stepping = told_and_done(file, word, "trainer.max_epochs=2", "trainer.limit_train_batches=1")
+    told, really, stepping = told_and_done(file, "trainer.limit_train_batches=1")
     assert (really, stepping) == (1, 2)
     assert (told["iterations"], told["all"]) == (1, 2)
 
