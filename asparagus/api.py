@@ -53,12 +53,16 @@ def load_config(
     Raises:
         ConfigError: There is no such config, or it cannot be composed.
     """
+    from omegaconf import OmegaConf
+
     words = list(overrides or ())
-    if config_name is None and words and "=" not in words[0] and not words[0].startswith(("~", "+")):
+    if config_name is None and words and _names_config(words[0]):
         config_name = words.pop(0)
     given = [Path(config_path)] if config_path else [Path(name) for name in FOLDERS if Path(name).is_dir()][:1]
     load_environment()
-    return config_of(Request(config_name or "config", tuple(words), tuple(given)))
+    config = config_of(Request(config_name or "config", tuple(words), tuple(given)))
+    OmegaConf.set_struct(config, value=False)  # keys may be added: what is unknown is found when it is used
+    return config
 
 
 def load_from_config(
@@ -139,6 +143,11 @@ def plan_of(
             raise ConfigError(*located(error.problems, config)) from error
         raise
     return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes)
+
+
+def _names_config(word: str) -> bool:
+    """Tell a config from an override: run folders have `=` in their names."""
+    return Path(word).is_file() or not ("=" in word or word.startswith(("~", "+")))
 
 
 def _spec(config: Any) -> Spec:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from asparagus.attributes import lengths, substituted
 from asparagus.errors import PlanError
+from asparagus.secrets import without_passwords
 from asparagus.spec import Checkpointing, Parent, Spec
 from asparagus.stages import STAGES
 
@@ -89,7 +89,7 @@ class Plan:
             ("beside it", ", ".join([*spec.callbacks, *spec.plugins, *spec.logger])),
             ("script", str(spec.script.get("_target_", ""))),
             ("run folder", f"{self.run_root}/run_id=..."),
-            ("tracking", _without_password(spec.site.tracking_uri or "")),
+            ("tracking", without_passwords(spec.site.tracking_uri or "")),
             *(("note", note) for note in self.notes),
         ]
 
@@ -202,10 +202,6 @@ def _weights(parent: Parent | None) -> str:
         return "from scratch"
     origin = f"run {parent.run_id}, step {parent.step}: " if parent.run_id else ""
     return f"from {origin}{parent.checkpoint}"
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"(://[^:/@]+):[^@/]+@", r"\1:***@", uri)
 
 
 def _length(text: str) -> str:

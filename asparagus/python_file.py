@@ -7,7 +7,6 @@ compile or `__import__`; without it these are reported. Neither makes a stranger
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 import os
 import runpy
@@ -36,9 +35,9 @@ def execute(file: Path) -> dict[str, Any]:
     """
     file = file.absolute()
     key = (str(file), digest_of(file))
+    if os.environ.get(FORCE, "").lower() not in ("", "0", "false") and (unsafe := suspicious(file)):
+        raise ConfigError(*(f"{FORCE} is set, and {line}. Take it out, or unset {FORCE}." for line in unsafe))
     if key not in _read:
-        if os.environ.get(FORCE, "").lower() not in ("", "0", "false") and (unsafe := suspicious(file)):
-            raise ConfigError(*(f"{FORCE} is set, and {line}. Take it out, or unset {FORCE}." for line in unsafe))
         _read[key] = _run(file)
     return _read[key]
 
@@ -51,12 +50,24 @@ def suspicious(file: Path) -> list[str]:
 def lines_of(file: Path) -> dict[str, int]:
     """Return the line on which each name of a file is assigned last."""
     found: dict[str, int] = {}
-    for node in _parsed(file).body:
+    for node in _statements(_parsed(file)):
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
-        found |= {target.id: node.lineno for target in targets if isinstance(target, ast.Name)}
+        names = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        found |= {name.id: node.lineno for name in names if isinstance(name, ast.Name)}
     return found
+
+
+def changed(file: str, digest: str) -> str:
+    """Say that a training config is not what it was when a run was planned; nothing if it is.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    if digest_of(Path(file)) == digest:
+        return ""
+    return f"{file}: has changed since this run was planned, and its model may have too. Launch it anew."
 
 
 def digest_of(file: Path) -> str:
@@ -72,7 +83,9 @@ def digest_of(file: Path) -> str:
 
 
 def model_of(file: str, digest: str, name: str = "model") -> Any:
-    """Return the network that a training config builds; what a run's own config names as its `_target_`.
+    """Build the network of a training config; what a run's own config names as its `_target_`.
+
+    The file is run once more, so that the first weights follow the seed of now.
 
     Args:
         file: Absolute path of the config.
@@ -82,12 +95,22 @@ def model_of(file: str, digest: str, name: str = "model") -> Any:
     Raises:
         ConfigError: The file is not there, has changed since, or has no such name.
     """
-    now = digest_of(Path(file))
-    if now != digest:
-        raise ConfigError(
-            f"{file}: has changed since this run was planned, and its model may have too. Launch it anew."
-        )
-    return copy.deepcopy(execute(Path(file))[name])
+    import torch
+
+    if problem := changed(file, digest):
+        raise ConfigError(problem)
+    execute(Path(file))  # or refuse to
+    with torch.device("cpu"):
+        return _run(Path(file))[name]
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements of a module in order, those inside conditions and loops too."""
+    for part in ast.iter_child_nodes(node):
+        if isinstance(part, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield part
+            if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield from _statements(part)
 
 
 def _parsed(file: Path) -> ast.Module:
@@ -112,12 +135,12 @@ def _run(file: Path) -> dict[str, Any]:
     with _in_folder(file.parent):
         try:
             return runpy.run_path(str(file), run_name=NAME)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             line = _line(error, file)
             raise ConfigError(f"{file}{line}: failed to execute: {type(error).__name__}: {error}") from error
 
 
-def _line(error: Exception, file: Path) -> str:
+def _line(error: BaseException, file: Path) -> str:
     trace, found = error.__traceback__, ""
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(file):

@@ -6,8 +6,11 @@ stay as they are written in the spec, the plan, the record and the run folder; w
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,10 +20,15 @@ NAMED_LIKE_ONE = re.compile(
     r"secret|passw(or)?d|passphrase|credential|api_?key|access_?key|private_?key|(^|_)(key|token|pwd|auth)($|_)",
     re.IGNORECASE,
 )
-REFERENCE = re.compile(r"\$\{\s*(?:oc\.env|secret)\s*:\s*([A-Za-z_]\w*)\s*(?:,([^}]*))?\}")
-"""`${secret:NAME}` or `${oc.env:NAME,default}`, as a spec carries it."""
+REFERENCE = re.compile(r"\$\{\s*(?:oc\.env|secret)\s*:\s*([A-Za-z_]\w*)\s*(?:,\s*((?:[^{}]|\$\{[^{}]*\})*?)\s*)?\}")
+"""`${secret:NAME}` or `${oc.env:NAME,default}`, as a spec carries it; the default may be such a reference too."""
 LITERAL = "secret:"
 """A value that begins so is a secret that somebody wrote into a file."""
+WRITTEN = re.compile(r"(?<!\$\{)(?<!\$\{ )(?<![\w.])secret:(?=\S)")
+"""Such a value inside a text: an override, or a list of them."""
+PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):(?!\d+/)([^\s'\"]+)@|(?<=[?&])(\w*password)=([^&\s'\"]+)")
+"""`user:password@` and `?password=...` in a URI."""
+NOTHING = "null"
 HIDDEN = "***"
 SHORTEST = 4
 """Values shorter than this are not hidden in texts: they would hide half the alphabet."""
@@ -40,12 +48,16 @@ def references(values: Any) -> Iterator[str]:
         for value in values:
             yield from references(value)
     elif isinstance(values, str):
-        yield from (match[1] for match in REFERENCE.finditer(values))
+        for match in REFERENCE.finditer(values):
+            yield match[1]
+            yield from references(match[2] or "")
 
 
-def defaults(values: Any) -> set[str]:
-    """Return the names among `references` for which a default is given."""
-    return {match[1] for match in REFERENCE.finditer(str(values)) if match[2] is not None}
+def missing(text: str) -> Iterator[str]:
+    """Yield the names in a text that are not set here and have no default."""
+    for match in REFERENCE.finditer(text):
+        if match[1] not in os.environ:
+            yield from [match[1]] if match[2] is None else missing(match[2])
 
 
 def reveal(values: Any) -> Any:
@@ -58,21 +70,67 @@ def reveal(values: Any) -> Any:
         return {key: reveal(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
         return [reveal(value) for value in values]
-    return REFERENCE.sub(_value, values) if isinstance(values, str) else values
+    if not isinstance(values, str):
+        return values
+    alone = REFERENCE.fullmatch(values)
+    if alone and alone[2] == NOTHING and alone[1] not in os.environ:
+        return None
+    return REFERENCE.sub(_value, values)
 
 
 def hide(text: str, names: set[str]) -> str:
-    """Return a text with the values of these environment variables replaced by `***`."""
-    for name in names:
-        value = os.environ.get(name, "")
-        if len(value) >= SHORTEST:
-            text = text.replace(value, HIDDEN)
+    """Return a text with the values of these environment variables replaced by `***`, however they are quoted there."""
+    shapes = {shape for name in names for shape in _shapes(os.environ.get(name, ""))}
+    for shape in sorted(shapes, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(shape, HIDDEN)
     return text
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with the passwords in its URIs replaced by `***`."""
+    return PASSWORD.sub(lambda match: f"{match[3]}={HIDDEN}" if match[3] else f"{match[1]}:{HIDDEN}@", text)
+
+
+class WithoutSecrets(logging.Formatter):
+    """Hides the values of a spec's secrets, whoever says them.
+
+    Args:
+        values: The spec's, as written.
+    """
+
+    def __init__(self, values: Any) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._names = set(references(values))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and its traceback if it has one."""
+        return hide(super().format(record), self._names)
+
+
+class Sealed:
+    """Values that travel, and do not show themselves: Ray keeps what a training function is given, and displays it."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.values = values
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+
+def _shapes(value: str) -> Iterator[str]:
+    """Yield a secret as it may stand in a text: as it is, line by line, escaped, and the password in a URI alone."""
+    password = PASSWORD.search(value)
+    quoted = (repr(value)[1:-1], json.dumps(value)[1:-1], urllib.parse.quote(value, safe=""))
+    inside = [password[2] or password[4]] if password else []
+    yield from (shape for shape in (value, *quoted, *value.splitlines(), *inside) if len(shape) >= SHORTEST)
 
 
 def _value(match: re.Match[str]) -> str:
     name, default = match[1], match[2]
-    value = os.environ.get(name, default)
-    if value is None:
+    if name in os.environ:
+        return os.environ[name]
+    if default is None:
         raise ConfigError(f"environment variable {name} is not set here, and the experiment needs it as a secret.")
-    return value
+    if default[:1] == default[-1:] and default[:1] in ("'", '"'):
+        default = default[1:-1].replace(f"\\{default[0]}", default[0])
+    return str(reveal(default))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from asparagus.optim import OPTIMIZERS
 from asparagus.spec import Spec
@@ -24,14 +24,17 @@ def numbers(spec: Spec) -> Iterator[str]:
             yield f"optim.{key}: {value} is too small. The least is 0."
     if _number(lr := optim.get("lr")) and not math.isfinite(lr):
         yield f"optim.lr: {lr} is no number to train with."
-    if isinstance(betas := optim.get("betas"), list):
-        wrong = [beta for beta in betas if not _number(beta) or not 0 <= beta < 1]
-        if wrong:
-            yield f"optim.betas: {betas} has to be numbers from 0 to below 1."
-    if optim.get("nesterov") is True and (not optim.get("momentum") or optim.get("dampening")):
-        yield "optim.nesterov: needs optim.momentum above 0, and no optim.dampening."
+    betas = optim.get("betas")
+    if isinstance(betas, list) and not all(_number(beta) and 0 <= beta < 1 for beta in betas):
+        yield f"optim.betas: {betas} has to be numbers from 0 to below 1."
+    yield from _nesterov(optim)
     if isinstance(sched := optim.get("sched"), dict) and "_target_" not in sched:
         yield from _schedule(spec, sched)
+
+
+def _nesterov(optim: dict[str, Any]) -> Iterator[str]:
+    if optim.get("nesterov") is True and (not optim.get("momentum") or optim.get("dampening")):
+        yield "optim.nesterov: needs optim.momentum above 0, and no optim.dampening."
 
 
 def _schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
@@ -50,5 +53,5 @@ def _schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tempfile
@@ -17,7 +18,7 @@ from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
 from asparagus.plan import CASE_DATA, misfits
 from asparagus.record.numbers import find_folder
-from asparagus.secrets import defaults, references
+from asparagus.secrets import missing, references, reveal, without_passwords
 from asparagus.spec import MODES, Parent, Spec
 from asparagus.stages import STAGES, Stage
 
@@ -27,6 +28,8 @@ STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks
 LIGHTNINGS = "pytorch_lightning."
 PART_OF = {"fit": "train", "validate": "val", "test": "test"}
 """Which data a `run.mode` looks at."""
+LARGEST_SEED = 2**32 - 1
+"""Of numpy's generators, which are seeded as well."""
 OWN = "own"
 """The kind of stage whose data only a module of one's own knows."""
 
@@ -58,7 +61,7 @@ def check(spec: Spec) -> Findings:
     problems += sections(spec, stage)
     problems += _fits(spec, stage, task)
     problems += trainer(spec)
-    for rule in (_numbers, misfits, _values, _run, _monitors, _secrets):
+    for rule in (_numbers, misfits, _values, _run, _where, _monitors, _secrets):
         problems += rule(spec)
     problems += _writable("ASPARAGUS_MODELS", spec.paths.models)
     problems += _writable("ASPARAGUS_RESULTS", spec.paths.results)
@@ -78,7 +81,7 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
             problems.append(str(error))
         return None, None
     split, fold = spec.data.get("split"), spec.data.get("fold", 0)
-    if split is None:
+    if not isinstance(split, str) or not isinstance(fold, int):  # none, or of a wrong type: the signature tells
         return task, None
     try:
         parts = read_split(task, split, fold)
@@ -159,19 +162,15 @@ def _run(spec: Spec) -> Iterator[str]:
     elif spec.data.get("_target_") == LOADERS and not spec.script and spec.data.get(part := PART_OF[run.mode]) is None:
         yield f"data.{part}: is missing, and run.mode={run.mode} needs it. Give it a loader section."
     own = "_target_" in (spec.model.get("module") or {})
-    if run.mode == "test" and not own and STAGES.get(spec.stage) is not None:
-        yield (
-            f"run.mode: test runs a test loop, and the module of {spec.stage} has none yet. Use run.mode=validate, or a "
-            "module of your own with a test_step."
-        )
-    own = "_target_" in (spec.model.get("module") or {})
     if run.mode == "test" and not own and spec.stage in STAGES:
-        yield (
-            f"run.mode: test runs a test loop, and the module of {spec.stage} has none. Use run.mode=validate, or a module "
-            "of your own with a test_step."
-        )
+        advice = "Use run.mode=validate, or a module of your own with a test_step."
+        yield f"run.mode: test runs a test loop, and the module of {spec.stage} has none yet. {advice}"
     if run.resume_from_checkpoint is not None and not Path(run.resume_from_checkpoint).expanduser().exists():
         yield f"run.resume_from_checkpoint: {run.resume_from_checkpoint} does not exist. Give a Lightning checkpoint."
+
+
+def _where(spec: Spec) -> Iterator[str]:
+    """Check that what it runs on and what it asks for go together."""
     if not spec.resources.workers and spec.resources.gpus_per_worker:
         gpus = f"resources.gpus_per_worker: {spec.resources.gpus_per_worker:g}"
         yield (
@@ -199,12 +198,15 @@ def _monitors(spec: Spec) -> Iterator[str]:
     """Check that what is watched is logged, where all that logs is known: our modules, Lightning's callbacks."""
     stage = STAGES.get(spec.stage)
     entries = [entry for part in (spec.callbacks, spec.plugins) for entry in part.values() if isinstance(entry, dict)]
-    own = "_target_" in (spec.model.get("module") or {})
+    module = spec.model.get("module")
+    own = isinstance(module, dict) and "_target_" in module
     foreign = [entry for entry in entries if not str(entry.get("_target_", "")).startswith(LIGHTNINGS)]
     if stage is None or own or foreign or not stage.metrics:
         return
     watched = {"checkpoint.monitor": spec.checkpoint.monitor}
-    watched |= {f"callbacks.{name}.monitor": entry.get("monitor") for name, entry in spec.callbacks.items() if entry in entries}
+    watched |= {
+        f"callbacks.{name}.monitor": entry.get("monitor") for name, entry in spec.callbacks.items() if entry in entries
+    }
     for key, metric in watched.items():
         if isinstance(metric, str) and "${" not in metric and not _is_logged(metric, stage.metrics):
             near = did_you_mean(metric, stage.metrics)
@@ -219,18 +221,18 @@ def _is_logged(metric: str, logged: Iterable[str]) -> bool:
 def _secrets(spec: Spec) -> Iterator[str]:
     """Check that the secrets are in this environment: it is handed on from here."""
     values = spec.to_dict()
-    for name in sorted(set(references(values)) - defaults(values) - os.environ.keys()):
-        key = next(_where(values, name), "the experiment")
-        yield f"{key}: environment variable {name} is not set here. Set it, or put it into .env."
+    for name in sorted(set(references(values)) - os.environ.keys()):
+        for key in list(_places(values, name))[:1]:
+            yield f"{key}: environment variable {name} is not set here. Set it, or put it into .env."
 
 
-def _where(node: Any, name: str, path: str = "") -> Iterator[str]:
+def _places(node: Any, name: str, path: str = "") -> Iterator[str]:
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         full = f"{path}.{key}" if path else str(key)
-        if isinstance(value, str) and name in references(value):
+        if isinstance(value, str) and name in missing(value):
             yield full
-        yield from _where(value, name, full)
+        yield from _places(value, name, full)
 
 
 def _numbers(spec: Spec) -> Iterator[str]:
@@ -251,14 +253,16 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("site.gpus_per_node", spec.site.gpus_per_node, 0),
     ]
     for name, value, bound in least:
-        if isinstance(value, (int, float)) and value < bound:
+        if isinstance(value, (int, float)) and not value >= bound:
             yield f"{name}: {value} is too small. The least is {bound}."
+    if spec.seed > LARGEST_SEED:
+        yield f"seed: {spec.seed} is too large. The most is {LARGEST_SEED}."
     for name, number in (
         ("resources.cpus_per_worker", spec.resources.cpus_per_worker),
         ("site.poll_interval_s", spec.site.poll_interval_s),
         ("site.start_timeout_s", spec.site.start_timeout_s),
     ):
-        if number <= 0:
+        if not 0 < number < math.inf:
             yield f"{name}: {number} has to be positive."
     if isinstance(patch := spec.data.get("patch_size"), list):
         wrong = [size for size in patch if not isinstance(size, int) or size < 1]
@@ -273,8 +277,24 @@ def _values(spec: Spec) -> Iterator[str]:
     if not ADDRESS.fullmatch(spec.site.address):
         yield f"site.address: {spec.site.address!r} is no address. Give local, auto, or host:port."
     uri = spec.site.tracking_uri or ""
-    if uri.partition("://")[0].partition("+")[0] not in STORES and uri != "databricks":
+    if without_passwords(uri) != uri and not any(references(uri)):
+        yield (
+            "site.tracking_uri: a password is written here in plain text. Put it into an environment variable (or "
+            ".env), and write ${secret:NAME_OF_THE_VARIABLE} in its place."
+        )
+    uri = without_passwords(uri if any(missing(uri)) else reveal(uri))
+    if not uri.startswith("${") and uri.partition("://")[0].partition("+")[0] not in STORES and uri != "databricks":
         yield one_of("site.tracking_uri", uri, [f"{scheme}://..." for scheme in STORES])
+    elif uri.startswith("sqlite://"):
+        yield from _sqlite(uri)
+
+
+def _sqlite(uri: str) -> Iterator[str]:
+    file = uri.removeprefix("sqlite:///")
+    if file in (uri, "", ":memory:"):
+        yield f"site.tracking_uri: {uri} names no file. Give sqlite:////absolute/path/of/a.db."
+    else:
+        yield from _writable("site.tracking_uri", str(Path(file).parent))
 
 
 def _notes(spec: Spec) -> Iterator[str]:

@@ -40,6 +40,7 @@ GIVEN: dict[str, frozenset[str]] = {
     "script": frozenset({"trainer", "module", "datamodule", "ckpt_path"}),
 }
 """Arguments that the launcher fills in, from the data set, the ranks and the run."""
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 SCHEDULE_KEYS = frozenset({"name", "min_lr", "warmup_steps", "warmup_ratio", "max_steps"})
 LOADERS = "asparagus.data.loaders.LoaderDataModule"
 EXTRAS = {"wandb": "wandb", "tensorboard": "tensorboard", "comet_ml": "comet_ml", "neptune": "neptune"}
@@ -87,7 +88,7 @@ def target(where: str, section: Mapping[str, Any], given: frozenset[str]) -> Ite
     yield from call(where, path, arguments, given, whole=not (section.get("_partial_") or section.get("_args_")))
     if section.get("_recursive_", True):
         for key, value in arguments.items():
-            yield from nested(f"{where}.{key}", value)
+            yield from nested(f"{where}.{key}", value, given if key == "sampler" else frozenset())
 
 
 def _special(where: str, section: Mapping[str, Any]) -> Iterator[str]:
@@ -170,6 +171,9 @@ def _logger(where: str, section: Any) -> Iterator[str]:
 
 def _data(data: dict[str, Any]) -> Iterator[str]:
     """Check the data module; the loaders of `LoaderDataModule` give their parts a root and their data."""
+    for key in ("rank", "world_size"):
+        if data.get(key) is not None:
+            yield f"data.{key}: is filled in by the launcher, for each worker. Leave it out."
     if data.get("_target_") != LOADERS:
         yield from target("data", data, GIVEN["data"])
         return
@@ -230,6 +234,7 @@ def _model(spec: Spec, stage: Stage) -> Iterator[str]:
             f"model.module._target_: the stage {stage.name} trains a LightningModule of your own, and none is named. "
             "Give its dotted path, or take a stage that brings one: pretrain, train_seg, train_cls."
         )
+    yield from _other_networks(spec, stage)
     if own is None or takes(own, "net"):
         yield from _network(spec, stage, needed=own is None and bool(stage.module))
     if not isinstance(module, dict):
@@ -238,10 +243,25 @@ def _model(spec: Spec, stage: Stage) -> Iterator[str]:
         yield from target("model.module", {"_target_": stage.module, **module}, GIVEN["module"])
 
 
+def _other_networks(spec: Spec, stage: Stage) -> Iterator[str]:
+    """Check what `model` holds besides: networks of other stages and of plugins, and how the network is compiled."""
+    for key, value in spec.model.items():
+        if key.endswith("_net") and key != stage.network and isinstance(value, dict):
+            yield from target(f"model.{key}", value, GIVEN["model"])
+        elif key.endswith("_net") and key != stage.network and value is not None:
+            yield f"model.{key}: {value!r} given, but it is a section: a _target_ and its arguments."
+        elif key.endswith("_train_n_last_params") and (not isinstance(value, int) or isinstance(value, bool)):
+            yield f"model.{key}: {value!r} is no number of tensors."
+    if (mode := spec.model.get("compile_mode")) is not None and mode not in COMPILE_MODES:
+        yield one_of("model.compile_mode", mode, COMPILE_MODES)
+
+
 def _network(spec: Spec, stage: Stage, *, needed: bool) -> Iterator[str]:
     patch, dimensions = spec.data.get("patch_size"), spec.model.get("dimensions")
     if isinstance(patch, list) and dimensions == "3D" and len(patch) != 3:  # noqa: PLR2004
         yield f"data.patch_size: {patch} has to be three numbers of voxels for model.dimensions=3D."
+    if isinstance(patch, list) and dimensions == "2D" and len(patch) < 2:  # noqa: PLR2004 - the first two count
+        yield f"data.patch_size: {patch} has to be two numbers of pixels for model.dimensions=2D."
     if dimensions not in ("2D", "3D") and (needed or dimensions is not None):
         yield f"model.dimensions: {dimensions!r} is not known. Known: 2D, 3D."
     name = "net" if "net" in spec.model else stage.network

@@ -86,7 +86,8 @@ def _find_module(parts: list[str]) -> tuple[Module | None, list[str]]:
         return _module(Path(spec.origin or ""), ""), parts[1:]
     folder = Path(next(iter(spec.submodule_search_locations)))
     for index, part in enumerate(parts[1:], start=1):
-        if _is_package(folder / part, parts[index + 1 :]):
+        is_open = not any(folder.glob("__init__.*"))
+        if _is_package(folder / part, parts[index + 1 :]) or (is_open and (folder / part).is_dir()):
             folder /= part
             continue
         package = ".".join(parts[:index])
@@ -94,7 +95,7 @@ def _find_module(parts: list[str]) -> tuple[Module | None, list[str]]:
             return _module(folder / f"{part}.py", package), parts[index + 1 :]
         if any(folder.glob(f"{part}.*")):  # compiled
             return None, parts[index:]
-        if not any(folder.glob("__init__.*")) and len(list(spec.submodule_search_locations)) == 1:
+        if is_open and len({Path(place).absolute() for place in spec.submodule_search_locations}) == 1:
             names = [path.stem for path in folder.iterdir()]
             raise TargetMissingError(f"{package} has no module {part!r}. {did_you_mean(part, names)}".strip())
         return _module(folder / "__init__.py", package), parts[index:]

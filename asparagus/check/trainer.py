@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +52,8 @@ STRATEGIES = (
     "deepspeed_stage_3",
     "single_device",
 )
+ON_GPUS = ("fsdp", "deepspeed")
+"""Strategies that begin so do not run without one."""
 LEAST: dict[str, float] = {
     "max_epochs": ENDLESS,
     "min_epochs": 0,
@@ -61,6 +65,7 @@ LEAST: dict[str, float] = {
     "check_val_every_n_epoch": 1,
     "log_every_n_steps": 0,
     "reload_dataloaders_every_n_epochs": 0,
+    "fast_dev_run": 0,
 }
 SHARES = (
     "limit_train_batches",
@@ -89,7 +94,7 @@ def trainer(spec: Spec) -> Iterator[str]:
     yield from call("trainer", TRAINER, asked, frozenset())
     for key, value in asked.items():
         yield from nested(f"trainer.{key}", value)
-    for rule in (_names, _strategy, _numbers, _shares, _length):
+    for rule in (_names, _accelerator, _strategy, _numbers, _shares, _length, _plugins):
         yield from rule(spec)
 
 
@@ -105,6 +110,15 @@ def _names(spec: Spec) -> Iterator[str]:
             yield one_of(f"trainer.{key}", value, allowed)
 
 
+def _accelerator(spec: Spec) -> Iterator[str]:
+    """Check that what is asked for is in this machine; GPUs are counted elsewhere."""
+    asked, here = spec.trainer.get("accelerator"), spec.site.address == "local" and not spec.resources.workers
+    if here and asked == "mps" and sys.platform != "darwin":
+        yield "trainer.accelerator: mps is the GPU of a Mac, and this machine is none. Use cpu or auto."
+    if here and asked == "tpu" and importlib.util.find_spec("torch_xla") is None:
+        yield "trainer.accelerator: tpu needs torch_xla, which is not installed here. Use cpu or auto."
+
+
 def _strategy(spec: Spec) -> Iterator[str]:
     strategy, workers = spec.trainer.get("strategy"), spec.resources.workers
     if strategy == "dp":
@@ -113,12 +127,18 @@ def _strategy(spec: Spec) -> Iterator[str]:
         yield one_of("trainer.strategy on Ray workers", strategy, RAY_STRATEGIES)
     elif isinstance(strategy, dict) or (_plain(strategy) and strategy not in STRATEGIES):
         yield one_of("trainer.strategy", strategy, STRATEGIES)
+    elif str(strategy).startswith(ON_GPUS) and not workers and _lacks_gpu(spec):
+        yield f"trainer.strategy: {strategy} needs a GPU, and there is none here. Use auto, or leave it out."
     if workers and spec.trainer.get("accelerator") not in (None, "auto", _kind(spec)):
         yield (
             f"trainer.accelerator: {spec.trainer['accelerator']!r} and resources.gpus_per_worker="
             f"{spec.resources.gpus_per_worker:g} exclude each other: workers train on what Ray gives them. Use "
             "resources.gpus_per_worker."
         )
+
+
+def _lacks_gpu(spec: Spec) -> bool:
+    return not spec.site.gpus_per_node or spec.trainer.get("accelerator") == "cpu"
 
 
 def _kind(spec: Spec) -> str:
@@ -147,13 +167,29 @@ def _shares(spec: Spec) -> Iterator[str]:
             yield "trainer.val_check_interval: 0 would never validate. Give a share of an epoch, or batches."
 
 
+def _plugins(spec: Spec) -> Iterator[str]:
+    given = spec.trainer.get("plugins")
+    if given and not (isinstance(given, list) and all(isinstance(each, dict) and "_target_" in each for each in given)):
+        yield f"trainer.plugins: {given!r} given, but it is a list of sections with a _target_."
+
+
+def _duration(key: str, value: Any) -> Iterator[str]:
+    """Check `days:hours:minutes:seconds`, or a section of them."""
+    if isinstance(value, dict):
+        for unit, amount in value.items():
+            if unit not in DURATION_KEYS:
+                yield one_of(f"{key}.{unit}", unit, DURATION_KEYS)
+            elif isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
+                yield f"{key}.{unit}: {amount!r} is no number of {unit}."
+    elif _plain(value) and not (isinstance(value, str) and DURATION.fullmatch(value)):
+        yield f"{key}: {value!r} is no duration. Write days:hours:minutes:seconds, e.g. 00:12:00:00."
+
+
 def _length(spec: Spec) -> Iterator[str]:
     asked = spec.trainer
-    limit = asked.get("max_time")
-    if isinstance(limit, str) and _plain(limit) and not DURATION.fullmatch(limit):
-        yield f"trainer.max_time: {limit!r} is no duration. Write days:hours:minutes:seconds, e.g. 00:12:00:00."
-    if isinstance(limit, dict):
-        yield from (one_of("trainer.max_time key", key, DURATION_KEYS) for key in limit if key not in DURATION_KEYS)
+    yield from _duration("trainer.max_time", asked.get("max_time"))
+    if not isinstance(often := asked.get("val_check_interval"), (int, float)):
+        yield from _duration("trainer.val_check_interval", often)
     ends = (asked.get("max_epochs"), asked.get("max_steps"))
-    if spec.run.mode == "fit" and all(end in (None, ENDLESS) for end in ends) and limit is None:
+    if spec.run.mode == "fit" and all(end in (None, ENDLESS) for end in ends) and asked.get("max_time") is None:
         yield "trainer.max_epochs: nothing ends this training. Give trainer.max_epochs, max_steps or max_time."

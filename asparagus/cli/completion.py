@@ -22,7 +22,7 @@ from asparagus.cli.launch import YAML_OR_PYTHON, parser
 from asparagus.cli.main import COMMANDS
 from asparagus.cli.show import groups_in
 from asparagus.compose import Request, compose_config, known_configs, search_folders
-from asparagus.compose.spellings import get
+from asparagus.compose.tree import get
 from asparagus.data import MAKERS
 from asparagus.data.layout import known_splits, known_tasks, read_task
 from asparagus.data.split import SPLITS

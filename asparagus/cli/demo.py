@@ -55,6 +55,7 @@ def _train(experiment: str, *overrides: str) -> int:
 
 def _show(parent: int, seconds: float) -> None:
     from asparagus.cli.runs import lineage, runs, tracking_uri
+    from asparagus.secrets import without_passwords
 
     print("\n$ asp runs")
     runs([])
@@ -62,5 +63,5 @@ def _show(parent: int, seconds: float) -> None:
     lineage([str(parent)])
     home = os.environ.get("ASPARAGUS_HOME")
     asp = Path(sys.argv[0]).absolute()
-    print(f"\nAll of it took {seconds:.0f} s. The MLflow store: {tracking_uri()}")
+    print(f"\nAll of it took {seconds:.0f} s. The MLflow store: {without_passwords(tracking_uri())}")
     print(f"Open it:  {f'ASPARAGUS_HOME={home} ' if home else ''}{asp} ui")

@@ -86,9 +86,11 @@ def ui(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("asp ui", description="Start the MLflow UI on the store of your runs.")
     parser.add_argument("--port", type=int, default=5000, help="on this port of this machine (default 5000)")
     options = parser.parse_args(arguments)
+    from asparagus.secrets import without_passwords
+
     uri = tracking_uri()
     if "://" in uri and not uri.startswith("sqlite"):
-        print(f"The store is a server, and has its UI itself: {uri}")
+        print(f"The store is a server, and has its UI itself: {without_passwords(uri)}")
         return 0
     print(f"MLflow on {uri}\nOpen http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
 from asparagus import hydra_plugin
+from asparagus.compose.explain import explain
 from asparagus.compose.overrides import normalise
-from asparagus.errors import ConfigError, did_you_mean, one_of
+from asparagus.errors import ConfigError, did_you_mean
 from asparagus.paths import family_folders, get_paths, packaged
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ SEARCHED: dict[Path, None] = {}
 """Every folder that this process has looked for experiment files in."""
 TWICE = re.compile(r"Multiple values for ([\w/.@-]+)\.")
 NOT_THERE = re.compile(r"Could not override '([^']+)'.\s*No match in the defaults list")
-NEEDS_STAGE = re.compile(r"In '[^']+': Could not override '[^']+'. No match in the defaults list")
 PYTHON = ".py"
 YAML = (".yaml", ".yml")
 
@@ -63,9 +63,14 @@ def compose_config(request: Request, *, whole: bool = False) -> DictConfig:
     """
     from hydra import compose as hydra_compose
 
-    return with_hydra(
-        source_of(request), lambda name, words: hydra_compose(name, overrides=words, return_hydra_config=whole)
-    )
+    source = source_of(request)
+    config = with_hydra(source, lambda name, words: hydra_compose(name, overrides=words, return_hydra_config=whole))
+    if "" in config:  # where Hydra puts what `- ../file` brings
+        raise ConfigError(
+            f"{source.name}: its defaults list has an entry that begins with ../ and names no package. Write it from "
+            "the top (/train_cls), or say where it goes (../hardware/cpu@hardware)."
+        )
+    return config
 
 
 def with_hydra(source: Source, call: Callable[[str, list[str]], Result]) -> Result:
@@ -85,9 +90,9 @@ def with_hydra(source: Source, call: Callable[[str, list[str]], Result]) -> Resu
         try:
             with _standing_in(source):
                 return call(_at_the_root(source.name), words)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
             if (meant := _meant(str(error), words)) is None:
-                raise ConfigError(_explain(error, source)) from error
+                raise ConfigError(explain(error, source)) from error
             words = meant
         except RecursionError as error:
             raise ConfigError(
@@ -163,7 +168,7 @@ def _standing_in(source: Source) -> Iterator[None]:
         with initialize_config_dir(version_base="1.3", config_dir=str(source.folders[0])):
             yield
     finally:
-        current.hydra = before
+        GlobalHydra.instance().hydra = before  # asked for anew: Hydra has put a copy of `current` in its place
         hydra_plugin.FOLDERS[:] = searched
 
 
@@ -201,38 +206,4 @@ def _locate(request: Request) -> tuple[str, list[Path]]:
 def _names(given: str, folders: list[Path]) -> str:
     names = known_configs(folders)
     searched = ", ".join(map(str, folders))
-    return f"{did_you_mean(given, names)} Known: {', '.join(names)}. Searched: {searched}."
-
-
-def _explain(error: Exception, source: Source) -> str:
-    """Say what Hydra's error means in our words; the cause carries the useful half."""
-    from hydra.errors import MissingConfigException, OverrideParseException
-
-    if isinstance(error, OverrideParseException):
-        typed = str(error.override).lstrip("+")
-        return f"{typed}: cannot be read as an override. Write key=value; quote odd values: \"key='...'\"."
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _not_found(str(error.missing_cfg_file), error.options, source)
-    text = str(error)
-    if "Could not delete from config" in text:
-        key = text.split("'")[1]
-        return f"~{key}: there is no such key in {source.name}, so it cannot be taken out. --cfg job shows them."
-    if NEEDS_STAGE.search(text):
-        name = source.name.removeprefix("experiment/")
-        return (
-            f"{source.name}: says `override`, and there is nothing below it to override. Choose it on top of a stage: "
-            f"asp-launch train_cls experiment={name}; or name the stage in its defaults list (- /train_cls)."
-        )
-    cause = f" {error.__cause__}" if error.__cause__ else ""
-    return f"{source.name}: {' '.join(text.split())}{cause}"
-
-
-def _not_found(missing: str, options: Any, source: Source) -> str:
-    """Say that a file of the defaults list, or the option of a group, is not there."""
-    if missing.startswith(".."):
-        plain = missing.replace("../", "")
-        return f"{source.name}: {missing!r} leads out of the folder of experiment files. Write {plain!r} at its top."
-    group, _, option = missing.rpartition("/")
-    if options:
-        return one_of(group, option, options)
-    return f"{source.name}: its defaults list names {missing!r}, which is on no search path."
+    return f"{did_you_mean(given, names)} Known: {', '.join(names)}. Searched: {searched}.".strip()

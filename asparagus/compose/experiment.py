@@ -12,11 +12,13 @@ from asparagus.compose.composer import PYTHON, Request, compose_config, is_varia
 from asparagus.compose.names import spelled_out
 from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import Values, masked, plain_values, written
-from asparagus.compose.schema import fill
-from asparagus.compose.spellings import get, older_of, spelled_our_way
+from asparagus.compose.schema import fill, unread
+from asparagus.compose.spellings import older_of, spelled_our_way
+from asparagus.compose.tree import get
 from asparagus.errors import ConfigError
 from asparagus.paths import get_paths, get_tracking_uri
-from asparagus.spec import Spec
+from asparagus.secrets import without_passwords
+from asparagus.spec import Paths, Spec
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,7 +79,7 @@ def spec_of(config: DictConfig) -> Spec:
     paths = get_paths()
     values = plain_values(config)
     problems = values.problems
-    tree = spelled_our_way(values.tree, _gpus(values.tree), problems)
+    tree = spelled_our_way(values.tree, gpus_of(values.tree), problems)
     tree = spelled_out(tree, problems)
     spec, found = fill(tree, paths, values.missing, values.referenced | _idle(tree, values))
     problems += found
@@ -88,8 +90,7 @@ def spec_of(config: DictConfig) -> Spec:
 
 def _idle(tree: dict[str, Any], values: Values) -> set[str]:
     """Return the variables at the root that nothing refers to this time: an override replaced what did."""
-    known = {field.name for field in dataclasses.fields(Spec)} | {name.split(".")[0] for name in values.referenced}
-    found = {key for key in tree.keys() - known if is_variable(key, [*values.tree, "experiment"])}
+    found = {key for key in unread(tree, values.referenced) if is_variable(key, [*values.tree, "experiment"])}
     for key in sorted(found):
         log.warning("%s: is set, and nothing refers to it: what does so elsewhere was replaced here", key)
     return found
@@ -109,8 +110,9 @@ def config_as_yaml(config: DictConfig, *, resolve: bool = False) -> str:
     import yaml
 
     values = plain_values(masked(config))
-    if values.problems:
-        raise ConfigError(*values.problems)
+    # Of its own section, Hydra knows some only while it runs something; and what is masked was said to be so before.
+    if problems := [problem for problem in values.problems if not problem.startswith("hydra.")]:
+        raise ConfigError(*problems)
     shown: str = yaml.safe_dump(values.tree, sort_keys=False)
     return shown
 
@@ -120,14 +122,15 @@ def _absolute(spec: Spec) -> Spec:
     root, resumed = spec.data.get("root"), spec.run.resume_from_checkpoint
     data = {**spec.data, "root": _path(root)} if isinstance(root, str) else spec.data
     run = dataclasses.replace(spec.run, resume_from_checkpoint=_path(resumed)) if resumed else spec.run
-    return dataclasses.replace(spec, data=data, run=run)
+    folders = {name: _path(folder) for name, folder in dataclasses.asdict(spec.paths).items() if folder}
+    return dataclasses.replace(spec, data=data, run=run, paths=Paths(**folders))
 
 
 def _path(given: str) -> str:
     return given if "://" in given or "${" in given else str(Path(given).expanduser().absolute())
 
 
-def _gpus(tree: dict[str, Any]) -> int:
+def gpus_of(tree: dict[str, Any]) -> int:
     """Return how many GPUs "all of them" are: what a node of the site has, else what this machine has."""
     asked = get(tree, "site.gpus_per_node")
     return asked if isinstance(asked, int) else gpus_here()
@@ -142,7 +145,9 @@ def _with_this_machine(spec: Spec) -> Site:
     """Fill in where runs are recorded and what a local site can ever hold, unless the site says so itself."""
     site = spec.site
     if site.tracking_uri is None:
-        site = dataclasses.replace(site, tracking_uri=get_tracking_uri(spec.paths))
+        uri = get_tracking_uri(spec.paths)
+        known = uri if without_passwords(uri) == uri else "${secret:MLFLOW_TRACKING_URI}"
+        site = dataclasses.replace(site, tracking_uri=known)
     if site.address != "local":
         return site
     cpus = site.cpus_per_node if site.cpus_per_node is not None else len(os.sched_getaffinity(0))

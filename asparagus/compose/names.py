@@ -29,6 +29,9 @@ def spelled_out(tree: dict[str, Any], problems: list[str]) -> dict[str, Any]:
 
 
 def _imported(modules: Any) -> Iterator[str]:
+    if modules is not None and not isinstance(modules, (str, list)):
+        yield f"imports: {modules!r} given, but it is a list of modules."
+        return
     for module in [modules] if isinstance(modules, str) else modules or []:
         try:
             importlib.import_module(str(module))

@@ -14,14 +14,16 @@ from asparagus.compose.composer import PYTHON, Request, Source, source_of, with_
 from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import hidden
 from asparagus.compose.spellings import sources_of
+from asparagus.errors import ConfigError
 from asparagus.paths import packaged
 
 if TYPE_CHECKING:
     from hydra.core.default_element import ResultDefault
 
 COMMAND_LINE = "command line"
-KEY = re.compile(r"^~?([A-Za-z_][\w.\-]*(?:\[\d+\])?[\w.\-]*)(?=[:\s])")
+KEY = re.compile(r"^~?(\w[\w./\-]*(?:\[\d+\])?[\w.\-]*)(?=[:\s])")
 """What a problem begins with."""
+PLACE = re.compile(r" \[[^\[\]]+:\d+\]$")
 
 
 @dataclass(frozen=True)
@@ -67,26 +69,29 @@ def origins_of(request: Request) -> Origins:
         ConfigError: It cannot be composed.
     """
     if request.config.endswith(PYTHON):
-        from asparagus.compose.python_config import base_of, settings_of
+        from asparagus.compose.python_config import base_of, in_our_words, settings_of
 
-        base = origins_of(base_of(request))
+        base, request = origins_of(base_of(request)), in_our_words(request)
         return Origins(base.defaults, (*base.settings, *settings_of(request), *_typed(request)), base.folders)
     source = source_of(request)
-    listed = with_hydra(source, _defaults_list)
-    entries = [(entry, file) for entry in listed if (file := _file_of(entry, source)) is not None]
+    entries = _files_of(source)
     settings = [setting for entry, file in entries for setting in _settings_in(file, entry.package or "")]
     defaults = [(str(entry.config_path), entry.package or "", shown(file)) for entry, file in entries]
     return Origins(tuple(defaults), (*settings, *_typed(request)), source.folders)
 
 
+def written_in(source: Source) -> Iterator[Setting]:
+    """Yield what the files of a defaults list set, in order."""
+    for entry, file in _files_of(source):
+        yield from _settings_in(file, entry.package or "")
+
+
 def located(problems: tuple[str, ...], request: Request) -> list[str]:
     """Return the problems, each with the place that it came from where that can be told."""
-    from asparagus.errors import ConfigError
-
     try:
         origins = origins_of(request)
     except ConfigError:  # it does not even compose: the problem is about just that, and says where
-        return list(problems)
+        origins = Origins((), (*_in_itself(request), *_typed(request)), ())
     return [_located(problem, origins) for problem in problems]
 
 
@@ -111,9 +116,9 @@ def leaves(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, str, int]]:
 
 def _located(problem: str, origins: Origins) -> str:
     key = KEY.match(problem)
-    if key is None:
+    if key is None or PLACE.search(problem):
         return problem
-    setting = origins.nearest(key[1])
+    setting = origins.nearest(key[1].replace("/", "."))
     return f"{problem} [{setting.where}]" if setting else problem
 
 
@@ -126,9 +131,24 @@ def _defaults_list(name: str, words: list[str]) -> list[ResultDefault]:
     return [entry for entry in found if not str(entry.config_path).startswith("hydra/")]
 
 
+def _files_of(source: Source) -> list[tuple[ResultDefault, Path]]:
+    listed = with_hydra(source, _defaults_list)
+    return [(entry, file) for entry in listed if (file := _file_of(entry, source)) is not None]
+
+
 def _file_of(entry: ResultDefault, source: Source) -> Path | None:
     found = (folder / f"{entry.config_path}.yaml" for folder in source.folders)
     return next((file for file in found if file.is_file()), None)
+
+
+def _in_itself(request: Request) -> Iterator[Setting]:
+    """Yield what the file of a request sets, without those that it names."""
+    try:
+        source = source_of(request)
+        file = next(file for folder in source.folders if (file := folder / f"{source.name}.yaml").is_file())
+        yield from _settings_in(file, "")
+    except (ConfigError, StopIteration, yaml.YAMLError, ValueError, OSError):
+        return
 
 
 def _settings_in(file: Path, package: str) -> Iterator[Setting]:

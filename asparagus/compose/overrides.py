@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from asparagus.errors import ConfigError, one_of
+from asparagus.secrets import WRITTEN
 
 SIGNS = ("+", "~")
 QUOTED = re.compile(r"""^(?:'.*'|".*"|\[.*\]|\{.*\}|[a-z_]+\(.*\)|.*\$\{.*)$""", re.DOTALL)
 NESTED = re.compile(r"^[^'\"\[{]*\$\{[^}]*\$\{")
 SWEEP = re.compile(r"^(?:(?:choice|range|interval|tag|shuffle|sort|glob)\(.*\)|[^'\"\[{(]*,.*)$", re.DOTALL)
-HYDRAS = "hydra."
+HYDRAS = re.compile(r"[+~]*(hydra(?:[./@].*)?)$")
+SCALAR = re.compile(r"[+-]?[\d._]+(?:e[+-]?\d+)?|true|false|nan|inf", re.IGNORECASE)
 ALLOWED_OF_HYDRA = ("hydra.searchpath",)
 
 
@@ -49,7 +51,17 @@ def key_of(override: str) -> str:
 
 def _normalise(override: str, folders: list[Path]) -> str:
     key, equals, value = override.partition("=")
-    if key.startswith("~"):
+    if WRITTEN.search(override):
+        raise ConfigError(
+            f"{key_of(override) if equals else 'override'}: a secret is written here in plain text. Put it into an "
+            "environment variable (or .env), and write ${secret:NAME_OF_THE_VARIABLE}."
+        )
+    if (hydras := HYDRAS.match(key)) and key.lstrip("+") not in ALLOWED_OF_HYDRA:
+        raise ConfigError(
+            f"{hydras[1]}: is a setting of Hydra's own launcher, which does not run here. Runs have their own folders, "
+            "numbers and logs (ASPARAGUS_MODELS, run.name); hydra.searchpath is the one that works."
+        )
+    if key.startswith("~") and len(key) > 1:
         return override
     if not equals or not key.strip("+"):
         raise ConfigError(
@@ -57,8 +69,8 @@ def _normalise(override: str, folders: list[Path]) -> str:
             "the CONFIG first and options with two dashes (--dry-run)."
         )
     _must_be_one(override, key, value, folders)
-    quoted = f"{key}={_quote(value)}"
     is_choice = _is_group(key, folders) and not value.startswith("{")  # data={_target_: ...} is the section itself
+    quoted = f"{key}='{value}'" if is_choice and SCALAR.fullmatch(value) else f"{key}={_quote(value)}"
     if key.startswith(SIGNS) or is_choice or key in ALLOWED_OF_HYDRA:
         return quoted
     return f"++{quoted}"
@@ -67,11 +79,6 @@ def _normalise(override: str, folders: list[Path]) -> str:
 def _must_be_one(override: str, key: str, value: str, folders: list[Path]) -> None:
     """Refuse what Hydra would take, and do something else with."""
     plain = key.lstrip("+")
-    if plain.startswith(HYDRAS) and plain not in ALLOWED_OF_HYDRA:
-        raise ConfigError(
-            f"{plain}: is a setting of Hydra's own launcher, which does not run here. Runs have their own folders, "
-            "numbers and logs (ASPARAGUS_MODELS, run.name); hydra.searchpath is the one that works."
-        )
     if SWEEP.match(value):
         raise ConfigError(
             f"{override}: is several values, and one run takes one. Quote a text with commas (\"{plain}='a,b'\"), or "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asparagus.compose.composer import Request, compose_config
 from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import written
-from asparagus.compose.spellings import put
+from asparagus.compose.tree import put
 from asparagus.errors import ConfigError, one_of
 from asparagus.python_file import digest_of, execute, lines_of, suspicious
 
@@ -94,23 +94,56 @@ def compose_python(request: Request) -> DictConfig:
     """
     from omegaconf import OmegaConf
 
-    request = _in_our_words(request)
+    request, typed = _split(in_our_words(request))
+    file = _file(request)
+    names = _names(file) | typed
     base = compose_config(base_of(request))
     OmegaConf.set_struct(base, value=False)
-    config = OmegaConf.merge(base, OmegaConf.create(_tree(_file(request))))
+    below = OmegaConf.merge(base, {})
+    below.optim = {}  # the optimizer is the file's alone, and so are the data if it names a data module
+    if _own_data(names):
+        below.data = {}
+    config = OmegaConf.merge(below, OmegaConf.create(_from_folder(_tree(file, names), file.parent)))
     for override in request.overrides:
         key = key_of(override)
-        if override.startswith("~"):
-            OmegaConf.update(config, key, None)
-        else:
-            OmegaConf.update(config, key, written(base, key), merge=False, force_add=True)
-    if "samples_per_epoch" not in base.data:
-        _set_samples(config, _names(_file(request)))
+        _must_be_there(override, key, config)
+        adds = override.startswith("+") or key in OF_ENTRIES
+        OmegaConf.update(config, key, written(base, key), merge=adds, force_add=True)
+    if written(base, "data.samples_per_epoch") is None and ("iterations_per_epoch" in names or not _own_data(names)):
+        _set_samples(config, names)
     assert isinstance(config, type(base))
     return config
 
 
-def _in_our_words(request: Request) -> Request:
+def _split(request: Request) -> tuple[Request, dict[str, Any]]:
+    """Take out of the overrides what is a name of the file without a key of its own: `iterations_per_epoch=10`."""
+    import yaml
+
+    typed = {key_of(word): word.partition("=")[2] for word in request.overrides if key_of(word) in KEYS_OF}
+    left = tuple(word for word in request.overrides if key_of(word) not in typed)
+    return replace(request, overrides=left), {name: yaml.safe_load(value) for name, value in typed.items()}
+
+
+def _must_be_there(override: str, key: str, config: Any) -> None:
+    if override.startswith("~") and written(config, key) is None:
+        raise ConfigError(f"~{key}: there is no such key, so it cannot be taken out. --cfg job shows them.")
+
+
+def _own_data(names: Mapping[str, Any]) -> bool:
+    """Tell whether the file names a data module of its own."""
+    return isinstance(names.get("data"), Mapping) and "_target_" in names["data"]
+
+
+def _from_folder(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Have relative paths start from the file's folder (SEEDS E1)."""
+    for key in PATHS:
+        scheme, _, path = str(get(tree, key) or "").rpartition("file:")
+        if path and "://" not in path and (scheme or key != "init_from" or path != get(tree, key)):
+            put(tree, key, f"{'file:' if key == 'init_from' else ''}{folder / Path(path).expanduser()}")
+    return tree
+
+
+def in_our_words(request: Request) -> Request:
     """Spell overrides as the file does: `batch_size=4` is `data.batch_size=4`."""
     words = []
     for override in request.overrides:

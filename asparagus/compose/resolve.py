@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from asparagus.errors import did_you_mean
 from asparagus.hydra_plugin import KNOWN
-from asparagus.secrets import HIDDEN, LITERAL, REFERENCE, is_secret_name
+from asparagus.secrets import HIDDEN, LITERAL, is_secret_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 INTERPOLATION = re.compile(r"\$\{(\.*)([A-Za-z_][\w./\-]*)(?=[}\[$])")
 """`${key}`, `${.sibling}` or `${section.${name}}`; those with a colon call a resolver."""
+FROM_ENVIRONMENT = re.compile(r"\$\{\s*(oc\.env|secret)\s*:")
+OPEN, CLOSE = "\x02", "\x03"
+"""Stand for `${` and `}` of a reference to a secret while all else is resolved."""
+PLAIN = re.compile(r"[\w./:@\- \x02\x03]+")
+UNSET = object()
 RESOLVERS = (
     "oc.env",
     "oc.select",
@@ -52,7 +57,11 @@ def plain_values(config: DictConfig) -> Values:
     written = {str(key): value for key, value in raw.items()}
     values.referenced = set(_referenced(written))
     values.problems += _written_secrets(written)
-    values.tree = _resolved(OmegaConf.create(_mapped(written, _kept_secret)), "", values)
+    OmegaConf.register_new_resolver("asparagus.oc.env", _from_environment, replace=True)
+    OmegaConf.register_new_resolver("asparagus.secret", _secret, replace=True)
+    ours = _mapped(_mapped(written, hidden), lambda text: FROM_ENVIRONMENT.sub(r"${asparagus.\1:", text))
+    values.tree = _mapped(_resolved(OmegaConf.create(ours), "", values), _as_written)
+    values.problems = [_as_written(problem) for problem in values.problems]
     return values
 
 
@@ -149,13 +158,30 @@ def _mapped(node: Any, change: Callable[[str], str]) -> Any:
     return change(node) if isinstance(node, str) else node
 
 
-def _kept_secret(text: str) -> str:
-    """Escape references to secrets, so that resolving leaves them as they are."""
-    return REFERENCE.sub(lambda match: f"\\{match[0]}" if _is_secret(match) else match[0], text)
+def _from_environment(name: str, default: Any = UNSET) -> Any:
+    """Resolve `${oc.env:NAME,default}`: to the variable's value, or to itself where NAME is called like a secret."""
+    from omegaconf.resolvers import oc
+
+    if is_secret_name(name):
+        return _reference("oc.env", name, default)
+    return oc.env(name) if default is UNSET else oc.env(name, default)
 
 
-def _is_secret(match: re.Match[str]) -> bool:
-    return "oc.env" not in match[0].partition(":")[0] or is_secret_name(match[1])
+def _secret(name: str, default: Any = UNSET) -> str:
+    """Resolve `${secret:NAME}`: to itself."""
+    return _reference("secret", name, default)
+
+
+def _reference(kind: str, name: str, default: Any) -> str:
+    """Return a reference as a spec carries it, whatever its parts were put together from."""
+    text = "null" if default is None else str(default)
+    if not PLAIN.fullmatch(text):
+        text = "'" + text.replace("'", "\\'") + "'"
+    return f"{OPEN}{kind}:{name}{'' if default is UNSET else f',{text}'}{CLOSE}"
+
+
+def _as_written(text: str) -> str:
+    return text.replace(OPEN, "${").replace(CLOSE, "}")
 
 
 def hidden(text: str) -> str:

@@ -17,6 +17,7 @@ MODEL_KEYS = ("dimensions", "module", "compile_mode", "net", "pretrain_net", "se
 MODEL_ENDINGS = ("_net", "_train_n_last_params")
 """`model` may hold networks for plugins, and how much of them is trained (SEEDS A20)."""
 SEEDS = 2**31
+MANDATORY = ("task", "stage")
 
 
 def fill(
@@ -33,14 +34,22 @@ def fill(
     used = tuple(referenced)
     problems = [
         f"{key}: is mandatory and was not given. Give it on the command line, {key}=..., or in the experiment file."
-        for key in missing
+        for key in dict.fromkeys([*missing, *MANDATORY])
         if not _given(values, key)
     ]
     schema = _schema()
     known = {str(key) for key in schema}
+    problems += [
+        f"{path}: nothing reads it. Refer to it as ${{{path}}}, or leave it out."
+        for key, value in values.items()
+        if key not in known and _is_used(key, used)
+        for path in _unread(key, value, used)
+    ]
     values = {key: value for key, value in values.items() if key in known or not _is_used(key, used)}
     values = {key: value for key, value in values.items() if value is not None or key not in PARTS}
-    values["paths"] = {**dataclasses.asdict(paths), **(values.get("paths") or {})}
+    if isinstance(given := values.get("paths") or {}, dict):
+        values["paths"] = {**dataclasses.asdict(paths), **given}
+        problems += [f"paths.{key}: is empty. Give a folder." for key, path in given.items() if path == ""]
     if values.get("seed") is None:  # drawn here, once, and recorded (SEEDS D14)
         values["seed"] = random.SystemRandom().randrange(SEEDS)
     if isinstance(model := values.get("model"), dict):
@@ -48,7 +57,7 @@ def fill(
         # What is left of a variable are the places that it was used in: a run's own config has no use for it.
         values["model"] = {key: value for key, value in model.items() if _is_ours(key)}
     _fill_node(schema, values, "", problems)
-    if problems or not {"stage", "task"} <= values.keys():
+    if problems:
         return None, problems
     return Spec.from_dict(_plain(schema)), problems
 
@@ -60,6 +69,23 @@ def _given(values: dict[str, Any], key: str) -> bool:
             return False
         node = node[part]
     return True
+
+
+def unread(values: dict[str, Any], referenced: Iterable[str]) -> Iterator[str]:
+    """Yield, dotted, what stands in no section of ours and is referred to by nothing."""
+    ours, used = {field.name for field in dataclasses.fields(Spec)}, tuple(referenced)
+    for key in values.keys() - ours:
+        yield from _unread(key, values[key], used)
+
+
+def _unread(path: str, value: Any, used: tuple[str, ...]) -> Iterator[str]:
+    if any(path == name or path.startswith(f"{name}.") for name in used):
+        return
+    if isinstance(value, dict) and _is_used(path, used):
+        for key, part in value.items():
+            yield from _unread(f"{path}.{key}", part, used)
+    elif not _is_used(path, used):
+        yield path
 
 
 def _is_used(key: str, referenced: tuple[str, ...]) -> bool:
@@ -97,7 +123,9 @@ def _fill_node(schema: DictConfig, values: dict[str, Any], prefix: str, problems
 
     known = [str(key) for key in schema]
     for key, value in values.items():
-        if key not in known:
+        if "." in key:
+            problems.append(f"{prefix}{key}: has a dot in it. In a file, keys stand below one another; dots are typed.")
+        elif key not in known:
             problems.append(_unknown(f"{prefix}{key}", known))
         elif key in PARTS and not prefix:
             _fill_part(schema[key], value, key, problems)
@@ -123,6 +151,8 @@ def _unknown(full: str, known: list[str]) -> str:
     near = did_you_mean(
         full, [*(f"{prefix}.{name}" if prefix else name for name in known), *(every_key() if not prefix else ())]
     )
+    if full == "experiment":
+        near = "A file in experiment/ begins with the line `# @package _global_`."
     return " ".join(
         part for part in (f"{full}: no such key.", near, f"Known here: {', '.join(sorted(known))}.") if part
     )

@@ -7,13 +7,10 @@ says where to go.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
-from asparagus.errors import one_of
-
-Tree = dict[str, Any]
+from asparagus.compose.devices import devices_to_workers, hardware, run_gpus
+from asparagus.compose.tree import Tree, copied, get, pop, put
 
 RENAMED: dict[str, str] = {
     # Asparagus
@@ -78,18 +75,8 @@ LOGGERS = {
     "create_tensorboard_logger": ("tensorboard", {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}),
     "create_wandb_logger": ("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger"}),
 }
-HARDWARE = {
-    "accelerator": "trainer.accelerator",
-    "num_nodes": "trainer.num_nodes",
-    "num_devices": "trainer.devices",
-    "precision": "trainer.precision",
-    "strategy": "trainer.strategy",
-    "compile_mode": "model.compile_mode",
-    "num_workers": "",  # of the node: shared by its devices
-}
 TRAINERS = ("pytorch_lightning.Trainer", "lightning.Trainer", "lightning.pytorch.Trainer")
 """What `trainer._target_` may be: there is one Trainer."""
-ALL_GPUS = -1
 
 
 def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
@@ -100,18 +87,18 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
         gpus: How many GPUs `-1` (all of them) means here.
         problems: Is added to.
     """
-    tree = _copy(tree)
+    tree = copied(tree)
     _exclusive(tree, problems)
     for key, advice in GONE.items():
-        if _pop(tree, key) is not None:
+        if pop(tree, key) is not None:
             problems.append(f"{key}: has no counterpart here. {advice}")
     _modes(tree, problems)
     _null_means_so(tree)
     for old, new in RENAMED.items():
         _move(tree, old, new, problems)
-    for step in (_own_module, _loggers, _parent, _hardware, _run_gpus, _trainer):
+    for step in (_own_module, _loggers, _parent, hardware, run_gpus, _trainer):
         step(tree, problems)
-    _devices(tree, gpus, problems)
+    devices_to_workers(tree, gpus, problems)
     return tree
 
 
@@ -119,6 +106,7 @@ def sources_of(key: str) -> list[str]:
     """Return the documented spellings that set a key of ours: where a problem of it may come from."""
     extra = {
         "init_from": ["pretrained_run_id", "pretrained_checkpoint_name", "checkpoint_path"],
+        "trainer.accelerator": ["run.gpus", "hardware.accelerator"],
         "trainer.num_nodes": ["run.num_nodes", "hardware.num_nodes"],
         "trainer.devices": ["run.gpus", "hardware.num_devices"],
         "resources.workers": ["trainer.devices", "trainer.num_nodes", "run.gpus", "run.num_nodes", "hardware"],
@@ -135,27 +123,9 @@ def sources_of(key: str) -> list[str]:
 def older_of(key: str) -> dict[str, str]:
     """Return the documented keys that are the same as a key of ours, each with what of it moves as a whole."""
     moved = [*RENAMED.items(), ("model._model", "model.module")]
+    if any(f"{key}.".startswith(f"{old}.") for old, _ in moved):  # `task.name` is a spelling, not a part of `task`
+        return {}
     return {old + key.removeprefix(new): old for old, new in moved if f"{key}.".startswith(f"{new}.")}
-
-
-def get(tree: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key; None where there is none."""
-    node: Any = tree
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return None
-        node = node[part]
-    return node
-
-
-def put(tree: Tree, key: str, value: Any) -> None:
-    """Set a dotted key; sections on the way come to be."""
-    *parts, leaf = key.split(".")
-    for part in parts:
-        if not isinstance(tree.get(part), dict):
-            tree[part] = {}
-        tree = tree[part]
-    tree[leaf] = _joined(tree.get(leaf), value)
 
 
 def _exclusive(tree: Tree, problems: list[str]) -> None:
@@ -166,7 +136,7 @@ def _exclusive(tree: Tree, problems: list[str]) -> None:
 
 
 def _move(tree: Tree, old: str, new: str, problems: list[str]) -> None:
-    given = _pop(tree, old)
+    given = pop(tree, old)
     if given is None:
         return
     before = get(tree, new)
@@ -183,14 +153,14 @@ def _move(tree: Tree, old: str, new: str, problems: list[str]) -> None:
 
 def _modes(tree: Tree, problems: list[str]) -> None:
     """`run.mode: FIT` (SESEMI) and `mode: test` (ATOMMIC), and the checkpoints that go with them."""
-    mode = _pop(tree, "mode")
+    mode = pop(tree, "mode")
     if mode is not None:
         mode = "fit" if str(mode).lower() == "train" else mode
         put(tree, "run.mode", mode)
     if isinstance(mode := get(tree, "run.mode"), str):
         put(tree, "run.mode", mode.lower())
-    wanted = _pop(tree, "pretrained") is not False
-    weights = [_pop(tree, key) for key in ("run.pretrained_checkpoint_path", "checkpoint_path")]
+    wanted = pop(tree, "pretrained") is not False
+    weights = [pop(tree, key) for key in ("run.pretrained_checkpoint_path", "checkpoint_path")]
     if isinstance(tree.get("checkpoint"), str):
         path = tree.pop("checkpoint")
         weights.append(path if wanted and path != "None" else None)
@@ -245,7 +215,7 @@ def _loggers(tree: Tree, problems: list[str]) -> None:
 
 def _parent(tree: Tree, problems: list[str]) -> None:
     """`pretrained_run_id` and `pretrained_checkpoint_name` fill `init_from` (SEEDS A29, A30)."""
-    run_id, name = (_pop(tree, key) for key in PARENT_KEYS)
+    run_id, name = (pop(tree, key) for key in PARENT_KEYS)
     if run_id is None and name is not None:
         problems.append(f"pretrained_checkpoint_name: {name!r} needs pretrained_run_id, the run that it belongs to.")
     if run_id is not None:
@@ -255,45 +225,6 @@ def _parent(tree: Tree, problems: list[str]) -> None:
                 f"init_from: {tree['init_from']!r} and pretrained_run_id: {run_id!r} both name a parent. Give one."
             )
         tree["init_from"] = meant
-
-
-def _hardware(tree: Tree, problems: list[str]) -> None:
-    """The group `hardware` (SEEDS A26): devices and nodes become workers, loader processes are per worker (A21)."""
-    hardware = _pop(tree, "hardware")
-    if hardware is None:
-        return
-    if not isinstance(hardware, dict):
-        problems.append(f"hardware: {hardware!r} given, but this is a section with keys: {', '.join(HARDWARE)}.")
-        return
-    problems += [one_of("hardware key", key, HARDWARE) for key in hardware if key not in HARDWARE]
-    for key, ours in HARDWARE.items():
-        if ours and hardware.get(key) is not None:
-            put(tree, ours, hardware[key])
-    devices = hardware.get("num_devices")
-    if isinstance(hardware.get("num_workers"), int):
-        each = devices if isinstance(devices, int) and devices > 0 else 1
-        put(tree, "data.num_workers", hardware["num_workers"] // each)
-
-
-def _run_gpus(tree: Tree, problems: list[str]) -> None:
-    """`run.gpus` (SEEDS D8): a number, ids, or all of them; none of them is the CPU."""
-    nodes = _pop(tree, "run.num_nodes")
-    if nodes is not None:
-        put(tree, "trainer.num_nodes", nodes)
-    for key in ("run.gpus", "trainer.gpus"):
-        if not isinstance(section := tree.get(key.partition(".")[0]), dict) or "gpus" not in section:
-            continue
-        gpus = section.pop("gpus")
-        count = number_of(gpus)
-        if count is None and gpus is not None:
-            problems.append(f"{key}: {gpus!r} is no number of GPUs, list of ids or -1 (all of them).")
-        elif count:
-            put(tree, "trainer.accelerator", "gpu")
-            put(tree, "trainer.devices", count)
-        else:
-            put(tree, "trainer.accelerator", "cpu")
-            if get(tree, "trainer.strategy") == "ddp":  # of GPUs, and there are none (SEEDS D9)
-                tree["trainer"].pop("strategy")
 
 
 def _trainer(tree: Tree, problems: list[str]) -> None:
@@ -323,83 +254,3 @@ def _named(name: Any, entry: Any) -> str:
     """Return the key of a callback that stood in a list: its place and class."""
     target = str(entry.get("_target_", "")) if isinstance(entry, dict) else ""
     return name if isinstance(name, str) else f"{target.rpartition('.')[2] or 'entry'}_{name}"
-
-
-def _devices(tree: Tree, gpus: int, problems: list[str]) -> None:
-    """`trainer.devices`, `num_nodes`, `accelerator` (SEEDS B1, B2): one device is the Trainer's, more are workers."""
-    trainer = tree.get("trainer")
-    if not isinstance(trainer, dict) or not {"devices", "num_nodes"} & trainer.keys():
-        return
-    devices, nodes = trainer.pop("devices", 1), trainer.pop("num_nodes", 1)
-    on_gpu = trainer.get("accelerator") in ("gpu", "cuda") or (
-        trainer.get("accelerator") in (None, "auto") and gpus > 0
-    )
-    count = (gpus if on_gpu else 1) if devices == "auto" else number_of(devices)
-    if count is None or not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
-        problems.append(
-            f"trainer.{'devices' if count is None else 'num_nodes'}: {devices!r} on {nodes!r} node(s) is no number of "
-            "devices. Give a number, a list of ids or -1 (all of them), or resources.workers and "
-            "resources.gpus_per_worker."
-        )
-        return
-    each = gpus if count == ALL_GPUS else count
-    asked = get(tree, "resources.workers")
-    if each * nodes <= 1:
-        if not each and on_gpu:
-            trainer["accelerator"] = "cpu"
-        elif isinstance(devices, list) and on_gpu and not asked:
-            trainer["devices"] = devices  # which one
-        return
-    if asked not in (None, 0, each * nodes):
-        problems.append(
-            f"trainer.devices: {devices!r} on {nodes} node(s) are {each * nodes} processes, but resources.workers is "
-            f"{asked}. Give one of them."
-        )
-    put(tree, "resources.workers", each * nodes)
-    if on_gpu and not get(tree, "resources.gpus_per_worker"):
-        put(tree, "resources.gpus_per_worker", 1)
-    trainer.pop("accelerator", None)
-
-
-def number_of(devices: Any) -> int | None:
-    """Return how many devices a setting means: `2`, `[0, 2]`, `"0,1"`; -1 for all, 0 for none, None for nonsense.
-
-    A text of digits with a comma is a list of ids, one without is a number.
-    """
-    if devices is None:
-        return 0
-    if isinstance(devices, str) and "," in devices:
-        ids = [part.strip() for part in devices.split(",") if part.strip()]
-        return len(ids) if all(part.isdigit() for part in ids) else None
-    if isinstance(devices, list):
-        return len(devices) if all(isinstance(item, int) for item in devices) else None
-    if isinstance(devices, str) and re.fullmatch(r"\s*-?\d+\s*", devices):
-        devices = int(devices)
-    valid = isinstance(devices, int) and not isinstance(devices, bool) and devices >= ALL_GPUS
-    return devices if valid else None
-
-
-def _pop(tree: Tree, key: str) -> Any:
-    """Take a dotted key out; sections that this leaves empty go too."""
-    first, _, rest = key.partition(".")
-    if not rest:
-        return tree.pop(first, None)
-    node = tree.get(first)
-    if not isinstance(node, dict):
-        return None
-    given = _pop(node, rest)
-    if given is not None and not node:
-        tree.pop(first)
-    return given
-
-
-def _joined(before: Any, value: Any) -> Any:
-    if isinstance(before, dict) and isinstance(value, dict):
-        return {**before, **{key: _joined(before.get(key), part) for key, part in value.items()}}
-    return value
-
-
-def _copy(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _copy(value) for key, value in node.items()}
-    return [_copy(value) for value in node] if isinstance(node, list) else node

@@ -15,7 +15,7 @@ from asparagus.driver.one_run import Engine, failure
 from asparagus.errors import PlanError
 from asparagus.plan import Plan
 from asparagus.record.run_folder import RunFolder
-from asparagus.secrets import references
+from asparagus.secrets import Sealed, WithoutSecrets, references, reveal
 from asparagus.spec import Assignment, Site
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def worker_environment(site: Site) -> dict[str, str]:
         kept["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; saves an actor
         kept["RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING"] = "0"  # it would log to our screen: it runs here
     asparagus = {name: value for name, value in os.environ.items() if name.startswith("ASPARAGUS_")}
-    return {**kept, **asparagus, "PYTHONPATH": _python_path(), **site.env}
+    shown = {name: value for name, value in site.env.items() if not any(references(value))}  # Ray displays these
+    return {**kept, **asparagus, "PYTHONPATH": _python_path(), **shown}
 
 
 def _python_path() -> str:
@@ -142,7 +143,7 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
     trainer = OurTrainer(
         train_loop,
         ray_ends_with_run=plan.spec.site.address == LOCAL,
-        train_loop_config={"assignment": assignment.to_dict(), "secrets": _secrets(assignment)},
+        train_loop_config={"assignment": assignment.to_dict(), "secrets": Sealed(_secrets(assignment))},
         scaling_config=ScalingConfig(
             num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -154,7 +155,7 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
         ),
     )
     try:
-        with _chatter_to(RunFolder(folder, assignment.spec.stage).log):
+        with _chatter_to(RunFolder(folder, assignment.spec.stage).log, WithoutSecrets(assignment.spec.to_dict())):
             result: Result = trainer.fit()
     except TrainingFailedError as error:
         raise failure(assignment, _first_cause(error)) from error
@@ -166,7 +167,9 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
 
 def _secrets(assignment: Assignment) -> dict[str, str]:
     """Return the environment variables that the spec refers to as secrets, for workers on other machines."""
-    return {name: os.environ[name] for name in references(assignment.spec.to_dict()) if name in os.environ}
+    asked = {name: value for name, value in assignment.spec.site.env.items() if any(references(value))}
+    named = {name: os.environ[name] for name in references(assignment.spec.to_dict()) if name in os.environ}
+    return {**named, **{name: str(reveal(value)) for name, value in asked.items()}}
 
 
 def _auth_hint() -> str:
@@ -194,10 +197,10 @@ def _import_train() -> None:
 
 
 @contextmanager
-def _chatter_to(file: Path) -> Iterator[None]:
+def _chatter_to(file: Path, formatter: logging.Formatter) -> Iterator[None]:
     """Keep Ray's own words off the screen and in the run's log."""
     handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(formatter)
     loggers = [logging.getLogger(name) for name in ("ray", "ray.train")]
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:

@@ -28,7 +28,7 @@ from asparagus.record.run_folder import (
     note_child,
     write_state,
 )
-from asparagus.secrets import hide, references
+from asparagus.secrets import hide, references, reveal
 from asparagus.spec import Assignment, Parent
 from asparagus.stages import STAGES
 
@@ -99,8 +99,8 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
         RunError: The training failed; the record says so.
         KeyboardInterrupt: It was interrupted; the record says so.
     """
-    results = Path(plan.spec.paths.results)
-    with Recorder(str(plan.spec.site.tracking_uri), results / "mlartifacts") as recorder, _engine(plan) as engine:
+    uri, results = str(reveal(plan.spec.site.tracking_uri)), Path(plan.spec.paths.results)
+    with Recorder(uri, results / "mlartifacts") as recorder, _engine(plan) as engine:
         begun = _begin(plan, recorder)
         state, metrics, recorded = FAILED, {}, False
         try:

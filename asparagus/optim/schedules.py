@@ -78,6 +78,8 @@ def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None,
 def stepping_of(sched_config: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return how Lightning steps the schedule: every `step`, unless the section says otherwise (SEEDS D5, D24)."""
     asked = {key: value for key, value in (sched_config or {}).items() if key in STEPPING and value is not None}
+    if sched_config and sched_config.get("name") and sched_config["name"] not in SCHEDULES:
+        asked["name"] = sched_config["name"]
     return {"interval": "step", "frequency": 1, **asked}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from asparagus.errors import RecordError
+from asparagus.secrets import without_passwords
 from asparagus.spec import Parent
 
 CLOSE_TIMEOUT_S = 120.0
@@ -61,7 +63,8 @@ class Recorder:
         self.tracking_uri = tracking_uri
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "asparagus.record.writer", tracking_uri, str(artifacts)],
+            [sys.executable, "-m", "asparagus.record.writer", str(artifacts)],
+            env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},  # an argument would be everybody's to read
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -116,11 +119,13 @@ class Recorder:
             answer = ""
         if not answer:
             raise RecordError(
-                f"tracking: the recorder of {self.tracking_uri} ended unexpectedly:\n{self._last_words()}"
+                without_passwords(
+                    f"tracking: the recorder of {self.tracking_uri} ended unexpectedly:\n{self._last_words()}"
+                )
             )
         reply: dict[str, Any] = json.loads(answer)
         if "error" in reply:
-            raise RecordError(reply["error"])
+            raise RecordError(without_passwords(reply["error"]))
         return reply
 
     def _last_words(self) -> str:

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from asparagus.checkpoint.folder import Manifest, manifests
 from asparagus.errors import RecordError
+from asparagus.secrets import without_passwords
 from asparagus.spec import Parent
 
 # A store that is away is said so within seconds; whoever records retries by itself, from the journal.
@@ -153,4 +154,5 @@ def _unreachable(uri: str, error: Exception) -> str:
         else "Is the server up (curl <uri>/health)? A 403 for a server reached by name means that it has to be started "
         "with --allowed-hosts. With credentials: MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN."
     )
-    return f"tracking: {uri} cannot be used: {error}. {hint} Another store: MLFLOW_TRACKING_URI or site.tracking_uri."
+    told = f"tracking: {uri} cannot be used: {error}. {hint} Another store: MLFLOW_TRACKING_URI or site.tracking_uri."
+    return without_passwords(told)

@@ -212,7 +212,7 @@ class Desk:
 
 def main(arguments: list[str]) -> None:
     """Serve commands from standard input, one JSON object per line, until it ends."""
-    uri, artifacts = arguments
+    (artifacts,), uri = arguments, os.environ["MLFLOW_TRACKING_URI"]
     logging.basicConfig(level=logging.WARNING)
     replies, sys.stdout = (
         sys.stdout,

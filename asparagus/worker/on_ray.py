@@ -10,7 +10,8 @@ from asparagus.spec import Assignment
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     """Be one Ray Train worker. What rank 0 returns is the outcome of the run."""
-    os.environ.update(config["secrets"])  # by hand and not by Ray's runtime environment, which it shows to everyone
+    # By hand and not by Ray's runtime environment, which it shows to everyone.
+    os.environ.update(config["secrets"].values)
     from asparagus.worker.ray_ranks import OnRay
     from asparagus.worker.work import work
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import tempfile
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from asparagus.callbacks.journal_logger import scalars
 from asparagus.checkpoint.transfer import read_weights, transfer
 from asparagus.errors import AsparagusError
+from asparagus.secrets import hide, references, reveal, without_passwords
 from asparagus.spec import Spec
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import InProcess
@@ -28,6 +30,7 @@ from asparagus.worker.ranks import InProcess
 ITEMS = 2
 """Of a batch that are enough to see shapes; one would upset batch norm."""
 TIMEOUT_S = 5.0
+CREDENTIALS = re.compile(r"//[^/]*@")
 MB = 1e6
 LEFT_OUT = (
     "logger",
@@ -190,16 +193,20 @@ def rehearse(spec: Spec, parent: str | None) -> Iterator[Finding]:
         spec: As planned.
         parent: Path of the parent's checkpoint or weights.
     """
-    yield from Rehearsal(spec, parent).looks()
-    yield _tracking(spec.site.tracking_uri or "")
+    names = set(references(spec.to_dict()))
+    for finding in Rehearsal(spec, parent).looks():
+        yield replace(finding, found=hide(finding.found, names))
+    yield _tracking(str(reveal(spec.site.tracking_uri or "")))
 
 
 def _tracking(uri: str) -> Finding:
     """Ask a tracking server whether it is there; a file's folder was tried by the check."""
+    door = f"{CREDENTIALS.sub('//', uri).rstrip('/')}/health"
+    uri = without_passwords(uri)
     if not uri.startswith("http"):
         return Finding("tracking", f"{uri}: its folder can be written to")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=TIMEOUT_S) as answer:  # noqa: S310 - http only
+        with urllib.request.urlopen(door, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http only
             return Finding("tracking", f"{uri} answers {answer.status}")
     except (urllib.error.URLError, OSError) as error:
         advice = "Start it (mlflow server), or unset MLFLOW_TRACKING_URI"

@@ -21,7 +21,7 @@ from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.transfer import read_weights, transfer
 from asparagus.errors import ConfigError
 from asparagus.journal import Journal
-from asparagus.secrets import hide, references
+from asparagus.secrets import WithoutSecrets
 from asparagus.spec import Assignment, Spec
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 from asparagus.worker.parts import Parts
@@ -182,24 +182,13 @@ class _Lines:
         """Nothing is held back but the half line."""
 
 
-class _WithoutSecrets(logging.Formatter):
-    """Hides the values of the run's secrets, whoever says them."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._names = set(references(spec.to_dict()))
-
-    def format(self, record: logging.LogRecord) -> str:
-        return hide(super().format(record), self._names)
-
-
 @contextmanager
 def _logging_to(assignment: Assignment, rank: int) -> Iterator[None]:
     """Send logs, warnings and prints of this rank to `<stage>.log`; those of other ranks to a log of their own."""
     stage = assignment.spec.stage
     name = f"{stage}.log" if rank == 0 else f"{stage}.rank{rank}.log"
     handler = logging.FileHandler(Path(assignment.folder) / name, encoding="utf-8")
-    handler.setFormatter(_WithoutSecrets(assignment.spec))
+    handler.setFormatter(WithoutSecrets(assignment.spec.to_dict()))
     root = logging.getLogger()
     before, propagating = root.level, _stop_own_handlers()
     root.addHandler(handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 from pathlib import Path
@@ -121,26 +122,41 @@ def points(size=8, root=None):
     return TensorDataset(torch.randn(size, 2, generator=torch.Generator().manual_seed(size)))
 
 
+def write(folder, changes=None):
+    """Write the documents' example, with changes by key (`...` takes one out), and return its path."""
+    tree = yaml.safe_load(EXAMPLE)
+    for key, value in (changes or {}).items():
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        if value is ...:
+            del node[leaf]
+        else:
+            node[leaf] = value
+    path = folder / "example.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return str(path)
+
+
 @pytest.fixture
 def example(home: Path):
-    """Write the documents' example, with changes by key, and return its path."""
+    return functools.partial(write, home)
 
-    def write(changes=None, text=EXAMPLE):
-        tree = yaml.safe_load(text)
-        for key, value in (changes or {}).items():
-            *sections, leaf = key.split(".")
-            node = tree
-            for section in sections:
-                node = node.setdefault(section, {})
-            if value is ...:
-                del node[leaf]
-            else:
-                node[leaf] = value
-        path = home / "example.yaml"
-        path.write_text(yaml.safe_dump(tree, sort_keys=False))
-        return str(path)
 
-    return write
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, data_root):
+    """Two runs of one epoch: of the example, and of the digits without a logger and checkpoints of Lightning's."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASPARAGUS_HOME", str(folder))
+        patch.setenv("ASPARAGUS_DATA", str(data_root))
+        patch.chdir(folder)
+        own = asparagus.launch(write(folder), ["trainer.max_epochs=1"])
+        words = ["trainer.logger=false", "trainer.enable_checkpointing=false", "trainer.max_epochs=1"]
+        digits = asparagus.launch(DIGITS, words)
+        client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
+        return {name: (run, client.get_run(run.mlflow_run_id)) for name, run in (("own", own), ("digits", digits))}
 
 
 # B1: the Trainer's arguments
@@ -218,11 +234,10 @@ REFUSED = {
 }
 
 
-def composed(home, argument, value, *words):
-    """Plan the digits with one Trainer argument, from a file as a user would write it."""
-    tree = {"defaults": [DIGITS, "_self_"], "trainer": {argument: value}}
-    (home / "mine.yaml").write_text(yaml.safe_dump(tree))
-    return plan_of("mine.yaml", words)
+def mine(home, **trainer):
+    """Write the digits with Trainer arguments of one's own, and return the file's path."""
+    (home / "mine.yaml").write_text(yaml.safe_dump({"defaults": [DIGITS, "_self_"], "trainer": trainer}))
+    return "mine.yaml"
 
 
 def test_b1_no_argument_of_the_trainer_is_forgotten_here():
@@ -231,9 +246,7 @@ def test_b1_no_argument_of_the_trainer_is_forgotten_here():
 
 @pytest.mark.parametrize(("argument", "value"), [(name, value) for name in PASS for value in PASS[name]], ids=str)
 def test_b1_an_argument_of_the_trainer_passes_the_check_and_the_trainer_takes_it(argument, value, home):
-    composed(home, argument, value)
-    config = load_config(["mine.yaml"])
-    trainer, _, _ = load_from_config(config)
+    trainer, _, _ = load_from_config(load_config([mine(home, **{argument: value})]))
     assert isinstance(trainer, pl.Trainer)
 
 
@@ -242,50 +255,41 @@ def test_b1_an_argument_of_the_trainer_passes_the_check_and_the_trainer_takes_it
 )
 def test_b1_an_argument_that_cannot_be_is_refused_with_the_reason(argument, value, reason, home):
     with pytest.raises(ConfigError) as refused:
-        composed(home, argument, value)
+        plan_of(mine(home, **{argument: value}))
     assert reason.lower() in str(refused.value).lower()
-    assert "mine.yaml" in str(refused.value) or "example.yaml" in str(refused.value)
+    assert "[mine.yaml:" in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("devices", "nodes", "workers"), [(4, 1, 4), (2, 2, 4), ("0,1", 1, 2), ([0, 2], 1, 2), (-1, 2, 8), ("auto", 1, 4)]
 )
 def test_b1_several_gpus_and_nodes_become_workers_with_a_gpu_each(devices, nodes, workers, home):
-    (home / "mine.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "defaults": [DIGITS, "_self_"],
-                "trainer": {"devices": devices, "num_nodes": nodes, "accelerator": "gpu", "strategy": "ddp"},
-            }
-        )
-    )
-    plan = plan_of("mine.yaml", [*FOUR_GPUS, f"site.nodes={nodes}"])
+    path = mine(home, devices=devices, num_nodes=nodes, accelerator="gpu", strategy="ddp")
+    plan = plan_of(path, [*FOUR_GPUS, f"site.nodes={nodes}"])
     assert (plan.workers, plan.gpus_per_worker) == (workers, 1)
     assert plan.spec.trainer["strategy"] == "ddp"
     assert plan.global_batch == 64 * workers
 
 
 def test_b1_several_processors_become_workers_without_a_gpu(home):
-    plan = composed(home, "devices", 2, "trainer.accelerator=cpu", "site.cpus_per_node=2")
+    plan = plan_of(mine(home, devices=2, accelerator="cpu"), ["site.cpus_per_node=2"])
     assert (plan.workers, plan.gpus_per_worker) == (2, 0)
 
 
 def test_b1_more_devices_than_the_site_holds_are_refused_with_the_line_that_asks_for_them(home):
     with pytest.raises(ConfigError, match=r"8 workers .* hold 4.*mine\.yaml"):
-        composed(home, "devices", 8, "trainer.accelerator=gpu", *FOUR_GPUS)
+        plan_of(mine(home, devices=8, accelerator="gpu"), FOUR_GPUS)
 
 
 def test_b1_one_gpu_is_the_trainers_own(home):
-    plan = composed(home, "devices", 1, "trainer.accelerator=gpu", *FOUR_GPUS)
+    plan = plan_of(mine(home, devices=1, accelerator="gpu"), FOUR_GPUS)
     assert (plan.workers, plan.spec.trainer["accelerator"]) == (0, "gpu")
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "32-true", "64-true", "64", "32", "16", 64, 32, 16])
 def test_b1_every_documented_precision_trains_as_lightning_understands_it(precision, home):
-    composed(home, "precision", precision)
-    trainer, module, datamodule = load_from_config(
-        load_config(["mine.yaml", "trainer.max_epochs=1", "trainer.limit_train_batches=1"])
-    )
+    path = mine(home, precision=precision, max_epochs=1, limit_train_batches=1)
+    trainer, module, datamodule = load_from_config(load_config([path]))
     assert trainer.precision == pl.Trainer(precision=precision, accelerator="cpu", logger=False).precision
     trainer.fit(model=module, datamodule=datamodule)
     assert trainer.global_step == 1
@@ -293,27 +297,24 @@ def test_b1_every_documented_precision_trains_as_lightning_understands_it(precis
 
 
 def test_b1_early_stopping_in_the_trainers_list_stops_early(home):
-    composed(home, "callbacks", [{**STOP, "patience": 1, "min_delta": 1e9}])
-    trainer, module, datamodule = load_from_config(load_config(["mine.yaml", "trainer.limit_train_batches=1"]))
+    path = mine(home, callbacks=[{**STOP, "min_delta": 1e9}], limit_train_batches=1)
+    trainer, module, datamodule = load_from_config(load_config([path]))
     trainer.fit(model=module, datamodule=datamodule)
     assert trainer.current_epoch == 2  # of five
 
 
 def test_b1_val_check_interval_validates_within_an_epoch(home):
-    composed(home, "val_check_interval", 0.5)
-    trainer, module, datamodule = load_from_config(load_config(["mine.yaml", "trainer.max_epochs=1"]))
+    trainer, module, datamodule = load_from_config(load_config([mine(home, val_check_interval=0.5, max_epochs=1)]))
     seen = []
     module.on_validation_epoch_end = lambda: seen.append(trainer.global_step)
     trainer.fit(model=module, datamodule=datamodule)
     assert seen == [11, 22]
 
 
-def test_b1_without_a_logger_and_checkpoints_of_lightnings_the_run_is_recorded_and_can_be_gone_on_from(home):
-    words = ["trainer.logger=false", "trainer.enable_checkpointing=false", "trainer.max_epochs=1"]
-    outcome = asparagus.launch(DIGITS, words)
+def test_b1_without_a_logger_and_checkpoints_of_lightnings_the_run_is_recorded_and_can_be_gone_on_from(recorded):
+    outcome, found = recorded["digits"]
     assert outcome.state == "finished"
     assert Path(outcome.checkpoint).is_dir()
-    found = MlflowClient(f"sqlite:///{home}/results/mlflow.db").get_run(outcome.mlflow_run_id)
     assert found.data.metrics["val/accuracy"] == pytest.approx(outcome.metrics["val/accuracy"])
 
 
@@ -344,12 +345,11 @@ def test_b2_the_documents_example_composes_into_our_sections(example):
     assert spec.model == {"module": {"_target_": f"{HERE}.Reconstruction"}}
 
 
-def test_b2_the_documents_example_trains(example, home):
-    outcome = asparagus.launch(example(), ["trainer.max_epochs=1"])
+def test_b2_the_documents_example_trains(recorded):
+    outcome, found = recorded["own"]
     assert outcome.state == "finished"
     assert outcome.metrics["val/loss"] > 0
     assert list(Path(outcome.folder).rglob("events.out.tfevents*"))
-    found = MlflowClient(f"sqlite:///{home}/results/mlflow.db").get_run(outcome.mlflow_run_id)
     assert found.info.run_name == "name_of_my_experiment"
 
 
@@ -536,16 +536,17 @@ def test_b4_nor_from_the_command_line(example, capsys):
 # B5: what the record says by itself
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["module of one's own", "module of a stage"])
-def test_b5_the_record_says_the_version_and_the_full_path_of_what_was_trained(own, example, home):
-    outcome = asparagus.launch(example() if own else DIGITS, ["trainer.max_epochs=1"])
-    trained = f"{HERE}.Reconstruction" if own else "asparagus.stages.cls.ClsModule"
-    tags = MlflowClient(f"sqlite:///{home}/results/mlflow.db").get_run(outcome.mlflow_run_id).data.tags
-    assert tags["asparagus.version"] == asparagus.__version__
-    assert tags["asparagus.module"] == trained
+@pytest.mark.parametrize(
+    ("which", "trained", "section", "built"),
+    [
+        ("own", f"{HERE}.Reconstruction", "module", f"{HERE}.Reconstruction"),
+        ("digits", "asparagus.stages.cls.ClsModule", "cls_net", "asparagus.models.mlp.MLP"),
+    ],
+)
+def test_b5_the_record_says_the_version_and_the_full_path_of_what_was_trained(which, trained, section, built, recorded):
+    outcome, found = recorded[which]
+    assert found.data.tags["asparagus.version"] == asparagus.__version__
+    assert found.data.tags["asparagus.module"] == trained
     written = (Path(outcome.folder) / "config.yaml").read_text()
     assert f"asparagus {asparagus.__version__}" in written
-    saved = yaml.safe_load(written)["model"]
-    assert (saved["module"] if own else saved["cls_net"])["_target_"] == (
-        trained if own else "asparagus.models.mlp.MLP"
-    )
+    assert yaml.safe_load(written)["model"][section]["_target_"] == built

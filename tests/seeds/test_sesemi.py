@@ -282,7 +282,7 @@ def test_d1_help_starts_nothing(home, capsys):
     assert not (home / "models").exists()
 
 
-# D2: types and keys
+# Types and keys
 
 
 @pytest.mark.parametrize(
@@ -452,11 +452,10 @@ def test_d5_the_sections_of_a_learner_become_objects_and_typed_values(custom):
 
 
 def test_d5_a_schedule_section_says_how_often_on_what_and_how_it_is_called(home):
-    words = (
-        "optim.sched={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, mode: max, patience: 0, interval: epoch, "
-        "frequency: 2, monitor: val/accuracy, strict: true, name: plateau}",
-    )
-    trainer, module, datamodule = asparagus.load_from_config(plan(DIGITS, *words, "trainer.max_epochs=1").spec)
+    plateau = "_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, mode: max, patience: 0"
+    when = "interval: epoch, frequency: 2, monitor: val/accuracy, strict: true, name: plateau"
+    words = (f"optim.sched={{{plateau}, {when}}}", "trainer.max_epochs=1")
+    trainer, module, datamodule = asparagus.load_from_config(plan(DIGITS, *words).spec)
     trainer.fit(module, datamodule=datamodule)
     configured = trainer.lr_scheduler_configs[0]
     assert (configured.interval, configured.frequency, configured.monitor) == ("epoch", 2, "val/accuracy")
@@ -556,10 +555,17 @@ def test_d8_nodes_multiply(custom):
 
 
 def test_d8_the_trainers_own_words_mean_the_same(custom):
-    ours = plan(custom(), "resources.workers=2", "resources.gpus_per_worker=1", *FOUR_GPUS)
-    theirs = plan(custom(), "trainer.accelerator=gpu", "trainer.devices=2", *FOUR_GPUS)
-    sesemis = plan(custom(), "run.gpus=2", *FOUR_GPUS)
-    assert {(p.workers, p.gpus_per_worker) for p in (ours, theirs, sesemis)} == {(2, 1)}
+    file = custom(run={"only": {"num_epochs": 2}})
+    ours = plan(file, "resources.workers=2", "resources.gpus_per_worker=1", *FOUR_GPUS)
+    theirs = plan(file, "trainer.accelerator=gpu", "trainer.devices=2", *FOUR_GPUS)
+    sesemis = plan(file, "run.gpus=2", *FOUR_GPUS)
+    assert {(made.workers, made.gpus_per_worker) for made in (ours, theirs, sesemis)} == {(2, 1)}
+
+
+def test_d8_no_gpus_and_some_are_refused_with_the_line_of_the_file(custom):
+    said = problems_of(custom(), "resources.workers=2", "resources.gpus_per_worker=1", *FOUR_GPUS)
+    assert "resources.gpus_per_worker" in said
+    assert "[custom.yaml:" in said
 
 
 def test_d8_more_gpus_than_there_are_are_refused_with_their_source(custom):
@@ -856,8 +862,8 @@ def test_d16_the_command_line_wins_whatever_the_file_calls_the_key(custom):
     assert spec(file, "trainer.max_epochs=5").trainer["max_epochs"] == 5
     assert spec(file, "seed=5").seed == 5
     assert spec(file, "data.batch_size=5").data["batch_size"] == 5
-    made = spec(file, "trainer.max_epochs=${oc.env:EPOCHS,7}", "model.module.told=${asparagus:num_gpus}")
-    assert made.trainer["max_epochs"] == 7
+    made = spec(file, "trainer.max_epochs=${checkpoint.keep_best}", "model.module.told=${asparagus:num_gpus}")
+    assert made.trainer["max_epochs"] == 1
     assert made.model["module"]["told"] == "${asparagus:num_gpus}"
 
 
@@ -869,7 +875,13 @@ def test_d16_of_two_spellings_on_the_command_line_the_last_one_wins(custom):
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (SHELF / "experiment").glob("*.yaml")))
 def test_d17_every_shipped_experiment_is_found_by_its_name(name, home, capsys):
-    assert run("launch", ["-cn", f"experiment/{name}", "--cfg", "job"]) == 0
+    header = (SHELF / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
+    if header.startswith("# asp-launch experiment/"):
+        words = ["-cn", f"experiment/{name}"]
+    else:  # a diff on top of a stage: its first line says of which
+        words = ["-cn", *header.removeprefix("# asp-launch ").split()]
+        assert words[2] == f"experiment={name}"
+    assert run("launch", [*words, "--cfg", "job"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["stage"]
 
 

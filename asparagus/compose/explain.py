@@ -1,0 +1,137 @@
+"""Hydra's errors in our words: which key or file is wrong, where it stands, and what to write instead."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from asparagus.errors import did_you_mean, one_of
+
+if TYPE_CHECKING:
+    from asparagus.compose.composer import Source
+
+Meaning = Callable[[re.Match[str], "Source"], str]
+
+
+def explain(error: Exception, source: Source) -> str:
+    """Say what an error of Hydra's means; the cause carries the useful half."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        typed = str(error.override).lstrip("+")
+        return f"{typed}: cannot be read as an override. Write key=value; quote odd values: \"key='...'\"."
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _not_found(str(error.missing_cfg_file), error.options, source, str(error))
+    if isinstance(error, (yaml.YAMLError, UnicodeDecodeError)):
+        return _unreadable(error, source)
+    text = f"{error} {error.__cause__ or ''}".strip()
+    for pattern, meaning in MEANINGS:
+        if (found := pattern.search(text)) and (meant := meaning(found, source)):
+            return meant
+    return f"{source.name}: {' '.join(text.split()).replace('++', '')}"
+
+
+def _not_there(found: re.Match[str], source: Source) -> str:
+    key = found[1]
+    return f"~{key}: there is no such key in {source.name}, so it cannot be taken out. --cfg job shows them."
+
+
+def _there(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
+    return f"{found[1]}: is there already, and + adds what is not. Write {found[1]}=..., without the plus."
+
+
+def _needs_stage(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
+    name = source.name.removeprefix("experiment/")
+    return (
+        f"{source.name}: says `override`, and there is nothing below it to override. Choose it on top of a stage: "
+        f"asp-launch train_cls experiment={name}; or name the stage in its defaults list (- /train_cls)."
+    )
+
+
+def _no_mapping(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
+    return f"{source.name}: an experiment file has to be a mapping of keys to values, and this one is none."
+
+
+def _at_key(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
+    return f"{found[2]}: {' '.join(found[1].split())}"
+
+
+def _typed_clash(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
+    return f"{found[1]}: {found[2]} cannot take the place of what is there: one is a list, the other a section."
+
+
+def _clash(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
+    """Say which key is a list in one file and a section in another."""
+    from asparagus.compose.origins import written_in
+
+    first: dict[str, str] = {}
+    names = {"[...]": "a list", "{...}": "a section"}
+    for setting in written_in(source):
+        before = first.setdefault(setting.key, setting.value)
+        if {before, setting.value} == names.keys():
+            return f"{setting.key}: {names[setting.value]} given, but it is {names[before]}. [{setting.where}]"
+    return ""
+
+
+MEANINGS: tuple[tuple[re.Pattern[str], Meaning], ...] = (
+    (re.compile(r"Could not delete from config.*?'([^']*)'"), _not_there),
+    (re.compile(r"An item is already at '([^']+)'"), _there),
+    (re.compile(r"In '[^']+': Could not override '[^']+'. No match in the defaults list"), _needs_stage),
+    (re.compile(r"Error merging override \+*([^=\s]+)=(.*?)\s+Cannot merge"), _typed_clash),
+    (re.compile(r"Cannot merge DictConfig with ListConfig|Cannot merge ListConfig with DictConfig"), _clash),
+    (re.compile(r"Invalid loaded object type|must be a DictConfig"), _no_mapping),
+    (re.compile(r"^(?:[^\n]*raised while composing config:)?(.*?)\s*full_key: (\S+)", re.DOTALL), _at_key),
+)
+"""What Hydra and OmegaConf say, and what it means; the first that fits."""
+
+
+def _unreadable(error: yaml.YAMLError | UnicodeDecodeError, source: Source) -> str:
+    """Say which file is no YAML, and on which line."""
+    from asparagus.compose.origins import shown
+
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        name, line = shown(Path(error.problem_mark.name)), error.problem_mark.line + 1
+        return f"{name}: is no YAML: {' '.join(filter(None, (error.context, error.problem)))} [{name}:{line}]"
+    for file in (file for folder in source.folders for file in folder.rglob("*.yaml") if file.is_file()):
+        try:
+            file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as found:
+            line = file.read_bytes()[: found.start].count(b"\n") + 1
+            return f"{shown(file)}: is no text in UTF-8. Save it as such. [{shown(file)}:{line}]"
+    return f"{source.name}: {' '.join(str(error).split())}"
+
+
+def _not_found(missing: str, options: Any, source: Source, text: str) -> str:
+    """Say that a file of the defaults list, or the option of a group, is not there."""
+    place = _place(missing, source, text)
+    if posixpath.normpath(missing).startswith(".."):
+        plain = missing.replace("../", "")
+        outside = f"{source.name}: {missing!r} leads out of the folder of experiment files."
+        return f"{outside} Write {plain!r} at its top.{place}"
+    group, _, option = missing.rpartition("/")
+    if options and ".." not in group:
+        return one_of(group, option, options) + place
+    names = {str(file.relative_to(top).with_suffix("")) for top in source.folders for file in top.rglob("*.yaml")}
+    near = did_you_mean(missing, names)
+    return f"{source.name}: its defaults list names {missing!r}, which is on no search path. {near}".rstrip() + place
+
+
+def _place(missing: str, source: Source, text: str) -> str:
+    """Return where a defaults list names what is missing, as ` [file:line]`; nothing if it was typed."""
+    from asparagus.compose.origins import shown
+
+    option = re.escape(missing.rpartition("/")[2])
+    if any(re.search(rf"[=/]{option}$", word) for word in source.overrides):
+        return ""
+    configs = [*re.findall(r"In '([^']+)'", text), source.name]
+    for file in (folder / f"{config}.yaml" for config in configs for folder in source.folders):
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            if re.search(rf"(^|[\s/:\[,]){option}([\s,\]@]|$)", line.partition("#")[0]):
+                return f" [{shown(file)}:{number}]"
+    return ""

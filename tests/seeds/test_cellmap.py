@@ -1,0 +1,758 @@
+"""CellMap's promises (SEEDS E1, E2, E46, and the names of E3 to E22): a training config written in Python."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import asparagus
+from asparagus.check.request import resolve_parent
+from asparagus.cli.main import run
+from asparagus.compose import Request, compose
+from asparagus.errors import ConfigError, RunError
+from asparagus.spec import Spec
+from asparagus.submit import submit
+
+DIGITS = """
+stage = "train_cls"
+task = "Task001_Digits"
+learning_rate = 3e-3
+batch_size = 32
+epochs = 1
+iterations_per_epoch = 5
+input_array_info = {"shape": (1, 8, 8), "scale": (8, 8, 8)}
+"""
+NETWORK = """
+from torch import nn
+
+model_name = "mine"
+model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+BUILT_IN = 'model = {"cls_net": {"_target_": "asparagus.models.mlp.MLP", "hidden": [8]}}\n'
+EXAMPLE = """
+model_save_path = "checkpoints/{model_name}_{epoch}.pth"
+logs_save_path = "tensorboard/{model_name}"
+learning_rate = 0.0001
+batch_size = 8
+input_array_info = {"shape": (1, 128, 128), "scale": (8, 8, 8)}
+epochs = 1000
+iterations_per_epoch = 1000
+random_seed = 42
+model_name = "2d_unet"
+model_to_load = "2d_unet"
+model_kwargs = {}
+load_model = "latest"
+device = None
+validation_batch_limit = None
+"""
+"""What the documents name, at the defaults that they give, less what only their data module can do."""
+
+
+@pytest.fixture
+def config(home):
+    """Return a function that writes a training config into a folder of its own and returns its path."""
+
+    def write(text: str, name: str = "train_2D.py", folder: str = "examples") -> str:
+        (home / folder).mkdir(exist_ok=True)
+        (home / folder / name).write_text(text)
+        return str(home / folder / name)
+
+    return write
+
+
+@pytest.fixture
+def made(config):
+    """Return a function from what a file says, and overrides, to the spec."""
+
+    def spec(text: str, *words: str) -> Spec:
+        return compose(Request(config(text), words))
+
+    return spec
+
+
+@pytest.fixture
+def problems(config):
+    """Return a function from what a file says, and overrides, to what is wrong with it."""
+
+    def said(text: str, *words: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            asparagus.plan_of(config(text), words)
+        return str(caught.value)
+
+    return said
+
+
+def get(spec: Spec, key: str) -> Any:
+    node: Any = spec.to_dict()
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def line_of(text: str, start: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), start=1) if line.startswith(start))
+
+
+# The command (E1)
+
+
+def test_e1_a_path_is_trained_from_anywhere_and_its_own_paths_are_relative_to_its_folder(config, home, asp):
+    (home / "examples").mkdir()
+    (home / "examples" / "width.txt").write_text("64")
+    (home / "examples" / "neighbour.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, width):\n        super().__init__()\n"
+        "        self.linear = nn.Linear(width, 10)\n\n    def forward(self, x):\n"
+        "        return self.linear(x.flatten(1))\n"
+    )
+    text = (
+        'from pathlib import Path\n\nfrom neighbour import Net\n\nmodel = Net(int(Path("width.txt").read_text()))\n'
+        'model_name = "neighbours"\nlogs_save_path = "tensorboard/{model_name}"\n'
+    )
+    config(DIGITS + text)
+    done = asp("asp-launch", "examples/train_2D.py", "--json")
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    assert outcome["state"] == "finished"
+    assert outcome["metrics"]["val/accuracy"] > 0.3
+    assert list((home / "examples" / "tensorboard" / "neighbours").rglob("events*"))
+    assert Path(outcome["folder"]).is_relative_to(home / "models")
+    assert sorted(path.name for path in home.iterdir() if path.name == "tensorboard") == []
+
+    again = asp("asp-launch", f"{outcome['folder']}/config.yaml", "--json")
+    assert again.returncode == 0, again.stderr
+    repeated = json.loads(again.stdout.splitlines()[-1])
+    assert repeated["run_id"] != outcome["run_id"]
+    assert repeated["metrics"] == pytest.approx(outcome["metrics"])
+
+
+@pytest.mark.parametrize("words", [["nowhere/train_2D.py"], ["-cn", "nowhere.py"], ["nowhere.py", "--info"]])
+def test_e1_a_path_that_is_not_there_is_status_2(words, home, capsys):
+    assert run("launch", words) == 2
+    said = capsys.readouterr().err
+    assert "no such file" in said
+    assert "Traceback" not in said
+
+
+def test_e1_paths_inside_the_file_are_absolute_and_relative_to_its_folder(made, home):
+    (home / "examples").mkdir()
+    torch.save({"weight": torch.zeros(1)}, home / "examples" / "weights.pt")
+    text = DIGITS + BUILT_IN + 'stage = "train"\ninit_from = "file:weights.pt"\ndata = {"root": "here"}\n'
+    spec = made(text + 'datasplit_path = "splits/mine.csv"\nrun = {"resume_from_checkpoint": "x.ckpt"}\n')
+    folder = home / "examples"
+    assert spec.data["datasplit_path"] == str(folder / "splits" / "mine.csv")
+    assert spec.data["root"] == str(folder / "here")
+    assert spec.run.resume_from_checkpoint == str(folder / "x.ckpt")
+    assert resolve_parent(str(spec.init_from), home).checkpoint == str(folder / "weights.pt")
+
+
+def test_e1_paths_on_the_command_line_are_relative_to_where_it_is_typed(made, home):
+    spec = made(DIGITS + BUILT_IN, "data.root=here")
+    assert spec.data["root"] == str(home / "here")
+
+
+def test_e1_the_working_directory_is_left_as_it_was(made, home):
+    made(DIGITS + BUILT_IN)
+    with pytest.raises(ConfigError):
+        made(DIGITS + "1 / 0\n")
+    assert Path.cwd() == home
+    assert str(home / "examples") not in sys.path
+
+
+@pytest.mark.parametrize("how", ["relative", "own folder", "absolute"])
+def test_e1_the_file_is_found_however_its_path_is_given(how, config, home, monkeypatch):
+    path = config(DIGITS + BUILT_IN)
+    if how == "own folder":
+        monkeypatch.chdir(home / "examples")
+    given = {"relative": "examples/train_2D.py", "own folder": "train_2D.py", "absolute": path}[how]
+    assert compose(Request(given)).task == "Task001_Digits"
+
+
+def test_e1_a_dry_run_prints_the_plan_and_starts_nothing(config, home, capsys):
+    assert run("launch", [config(DIGITS + NETWORK), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("train_cls", "Task001_Digits", "radam, lr 0.003", "max_epochs=1", "32 per worker"):
+        assert part in shown
+    assert not (home / "models").exists()
+
+
+def test_e1_python_and_its_own_file_trains_it(config, home):
+    text = DIGITS + NETWORK + 'if __name__ == "__main__":\n    import asparagus\n\n    asparagus.launch(__file__)\n'
+    config(text)
+    done = subprocess.run(
+        [sys.executable, "train_2D.py"], capture_output=True, text=True, timeout=240, cwd=home / "examples", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    states = [json.loads(file.read_text())["state"] for file in (home / "models").rglob("run.json")]
+    assert states == ["finished"]
+
+
+# The file (E2)
+
+
+def test_e2_unknown_names_are_ignored(made):
+    text = (
+        "import json\nimport logging\nfrom collections import defaultdict\nfrom torch import optim\n\n"
+        "logger = logging.getLogger('mine')\nhelper = {'a': object()}\nepoch = 7\nfilter_by_scale = True\n"
+        "_private = object()\n\n\ndef data():\n    return 3\n\n\nclass loss:\n    pass\n"
+    )
+    assert made(text + DIGITS + BUILT_IN) == made(DIGITS + BUILT_IN)
+
+
+def test_e2_a_network_built_in_the_file_is_the_one_that_is_trained(config):
+    outcome = asparagus.launch(config(DIGITS + NETWORK))
+    weights = next(Path(str(outcome.checkpoint)).glob("*.ckpt"))
+    state = torch.load(weights, weights_only=True)["state_dict"]
+    assert {name: tuple(value.shape) for name, value in state.items()} == {
+        "net.1.weight": (10, 64),
+        "net.1.bias": (10,),
+    }
+    written = yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())
+    assert written["run"]["name"] == "mine"
+    assert written["optim"]["lr"] == 3e-3
+
+
+def test_e2_a_network_built_in_the_file_begins_as_the_seed_says(config):
+    def first_weights(text: str, *words: str) -> list[float]:
+        torch.rand(3)  # whatever ran before
+        _, module, _ = asparagus.load_from_config(asparagus.plan_of(config(text), words).spec)
+        return module.net[1].weight[0, :3].tolist()
+
+    once = first_weights(DIGITS + NETWORK)
+    assert first_weights(DIGITS + NETWORK + "# the same file, read anew\n") == once
+    assert first_weights(DIGITS + NETWORK, "seed=7") != once
+
+
+def test_e2_weights_that_the_file_loads_are_kept(config, home):
+    (home / "examples").mkdir()
+    torch.save(torch.full((10, 64), 0.25), home / "examples" / "given.pt")
+    text = DIGITS + NETWORK + 'import torch\nmodel[1].weight.data = torch.load("given.pt", weights_only=True)\n'
+    _, module, _ = asparagus.load_from_config(asparagus.plan_of(config(text)).spec)
+    assert module.net[1].weight.unique().tolist() == [0.25]
+
+
+def test_e2_two_builds_of_one_file_are_two_networks(config):
+    plan = asparagus.plan_of(config(DIGITS + NETWORK))
+    first, second = (asparagus.load_from_config(plan.spec)[1].net[1] for _ in range(2))
+    assert first is not second
+    first.weight.data.zero_()
+    assert second.weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "named"),
+    [
+        ("learning_rate = 1\nepochs = 1 / 0\n", 2, "ZeroDivisionError"),
+        ("import no_such_module_at_all\n", 1, "no_such_module_at_all"),
+        ("def broken():\n    raise ValueError('inside')\n\n\nbroken()\n", 2, "inside"),
+        ("epochs = 3\nepochs = (\n", 2, "Python"),
+        ("epochs = undefined\n", 1, "undefined"),
+        ("import torch\nmodel = torch.nn.Linear()\n", 2, "TypeError"),
+        ("raise SystemExit('enough')\n", 1, "enough"),
+        ("open('not_there.txt')\n", 1, "not_there.txt"),
+    ],
+)
+def test_e2_a_file_that_cannot_be_run_is_a_clear_error_with_file_and_line(text, line, named, config, capsys):
+    path = config(text)
+    assert run("launch", [path]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert f"{path}:{line}" in said
+    assert named in said
+    assert "Traceback" not in said
+
+
+def test_e2_in_a_process_of_its_own_too(config, asp):
+    done = asp("asp-launch", config(DIGITS + "epochs = 1 / 0\n"))
+    assert done.returncode == 2
+    assert "train_2D.py:9: failed to execute: ZeroDivisionError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+UNSAFE = {
+    "import os": "imports os",
+    "import os.path as path": "imports os",
+    "from os import environ": "imports os",
+    "import subprocess": "imports subprocess",
+    "import sys": "imports sys",
+    "from subprocess import run as go": "imports subprocess",
+    "x = eval('1 + 1')": "calls eval",
+    "exec('x = 1')": "calls exec",
+    "x = compile('1', 'x', 'eval')": "calls compile",
+    "x = __import__('math')": "calls __import__",
+    "def f():\n    import sys": "imports sys",
+}
+
+
+@pytest.mark.parametrize(("line", "what"), UNSAFE.items(), ids=UNSAFE.keys())
+@pytest.mark.parametrize("value", ["1", "true", "True"])
+def test_e2_force_safe_config_refuses_what_a_config_has_no_need_of(line, what, value, config, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_SAFE_CONFIG", value)
+    ran = Path.cwd() / "ran"
+    path = config(f"{line}\nopen({str(ran)!r}, 'w').close()\n{DIGITS}{BUILT_IN}")
+    assert run("launch", [path, "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert what in said
+    assert f"train_2D.py:{len(line.splitlines())}" in said
+    assert "FORCE_SAFE_CONFIG" in said
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(("line", "what"), UNSAFE.items(), ids=UNSAFE.keys())
+def test_e2_without_it_they_are_said_and_run(line, what, made, caplog):
+    with caplog.at_level(logging.WARNING, logger="asparagus"):
+        made(f"{line}\n{DIGITS}{BUILT_IN}")
+    assert what in caplog.text
+
+
+@pytest.mark.parametrize("value", ["0", "false", ""])
+def test_e2_force_safe_config_can_be_off(value, made, monkeypatch):
+    monkeypatch.setenv("FORCE_SAFE_CONFIG", value)
+    assert made(f"import os\n{DIGITS}{BUILT_IN}").task == "Task001_Digits"
+
+
+def test_e2_force_safe_config_lets_ordinary_files_pass(made, monkeypatch):
+    monkeypatch.setenv("FORCE_SAFE_CONFIG", "1")
+    assert made(DIGITS + NETWORK).task == "Task001_Digits"
+
+
+def test_e2_force_safe_config_counts_for_a_file_that_was_read_before(config, monkeypatch):
+    path = config(f"import os\n{DIGITS}{BUILT_IN}")
+    compose(Request(path))
+    monkeypatch.setenv("FORCE_SAFE_CONFIG", "1")
+    with pytest.raises(ConfigError, match="imports os"):
+        compose(Request(path))
+
+
+def test_e2_the_worker_refuses_a_file_that_changed_since_it_was_planned(config):
+    path = Path(config(DIGITS + NETWORK))
+    plan = asparagus.plan_of(path)
+    path.write_text(path.read_text().replace("nn.Linear(64, 10)", "nn.Linear(64, 10, bias=False)"))
+    with pytest.raises(RunError, match=r"train_2D.py: has changed since this run was planned"):
+        submit(plan, lambda event: None)
+
+
+@pytest.mark.parametrize("fate", ["changed", "gone"])
+def test_e2_repeating_a_run_whose_file_changed_is_refused_before_anything_runs(fate, config, home, capsys):
+    path = Path(config(DIGITS + NETWORK))
+    outcome = asparagus.launch(path)
+    if fate == "changed":
+        path.write_text(path.read_text() + "epochs = 3\n")
+    else:
+        path.unlink()
+    runs = len(list((home / "models").rglob("run.json")))
+    assert run("launch", [f"{outcome.folder}/config.yaml"]) == 2
+    assert "train_2D.py" in capsys.readouterr().err
+    assert len(list((home / "models").rglob("run.json"))) == runs
+
+
+@pytest.mark.ray
+def test_e2_ray_workers_build_the_network_of_the_file_too(config, ray_address):
+    words = ["resources.workers=2", "site=cluster", f"site.address={ray_address}"]
+    outcome = asparagus.launch(config(DIGITS + NETWORK), words)
+    assert outcome.state == "finished"
+    written = yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())
+    assert written["data"]["samples_per_epoch"] == 5 * 32 * 2
+
+
+def test_e2_the_same_experiment_in_yaml_and_in_python_is_the_same_spec(made, home):
+    (home / "same.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "defaults": ["train_cls", {"override optim": "radam"}, "_self_"],
+                "task": "Task001_Digits",
+                "seed": 7,
+                "run": {"name": "small"},
+                "model": {"dimensions": "2D", "net": {"_target_": "asparagus.models.mlp.MLP", "hidden": [8]}},
+                "data": {"batch_size": 32, "patch_size": [8, 8], "samples_per_epoch": 160},
+                "optim": {"lr": 3e-3},
+                "trainer": {"max_epochs": 2, "limit_val_batches": 3, "accelerator": "cpu"},
+                "checkpoint": {"keep_best": 2},
+            }
+        )
+    )
+    text = (
+        'random_seed = 7\nepochs = 2\nvalidation_batch_limit = 3\ndevice = "cpu"\nmodel_name = "small"\n'
+        'model = {"net": {"_target_": "asparagus.models.mlp.MLP", "hidden": [8]}}\ncheckpoint = {"keep_best": 2}\n'
+    )
+    python, from_yaml = made(DIGITS + text).to_dict(), compose(Request("same.yaml")).to_dict()
+    for spec in (python, from_yaml):
+        spec["optim"] = {key: value for key, value in spec["optim"].items() if value not in (None, 0)}
+    assert python == from_yaml
+
+
+OVERRIDES = {
+    "optim.lr=0.5": ("optim.lr", 0.5),
+    "learning_rate=0.5": ("optim.lr", 0.5),
+    "data.batch_size=3": ("data.batch_size", 3),
+    "batch_size=3": ("data.batch_size", 3),
+    "trainer.max_epochs=9": ("trainer.max_epochs", 9),
+    "epochs=9": ("trainer.max_epochs", 9),
+    "run.num_epochs=9": ("trainer.max_epochs", 9),
+    "run.batch_size_per_gpu=3": ("data.batch_size", 3),
+    "seed=1": ("seed", 1),
+    "random_seed=1": ("seed", 1),
+    "run.name=other": ("run.name", "other"),
+    "task=Task002_Other": ("task", "Task002_Other"),
+    "data.patch_size=[4,4]": ("data.patch_size", [4, 4]),
+    "+trainer.max_time=00:01:00:00": ("trainer.max_time", "00:01:00:00"),
+    "trainer.max_epochs=${data.batch_size}": ("trainer.max_epochs", 32),
+    "optim.weight_decay=0.5": ("optim.weight_decay", 0.5),
+    "resources=two_workers": ("resources.workers", 2),
+    "model.dimensions=3D": ("model.dimensions", "3D"),
+}
+
+
+@pytest.mark.parametrize(("word", "expected"), OVERRIDES.items(), ids=OVERRIDES.keys())
+def test_e2_overrides_win_over_the_file(word, expected, made):
+    key, value = expected
+    assert get(made(DIGITS + BUILT_IN, word), key) == value
+
+
+def test_e2_an_override_adds_to_what_the_file_says(made):
+    spec = made(DIGITS + BUILT_IN + 'logs_save_path = "tensorboard"\n', "+logger=csv")
+    assert set(spec.logger) == {"tensorboard", "csv"}
+    spec = made(DIGITS + BUILT_IN + 'logs_save_path = "tensorboard"\n', "~logger.tensorboard")
+    assert not spec.logger.get("tensorboard")
+
+
+@pytest.mark.parametrize(
+    ("words", "items"),
+    [
+        ((), 5 * 32),
+        (("batch_size=3",), 5 * 3),
+        (("run.batch_size_per_gpu=3",), 5 * 3),
+        (("resources.workers=2",), 5 * 32 * 2),
+        (("run.gpus=2",), 5 * 32 * 2),
+        (("trainer.accelerator=gpu", "trainer.devices=4"), 5 * 32 * 4),
+        (("hardware=2gpus",), 5 * 32 * 2),
+        (("iterations_per_epoch=7",), 7 * 32),
+        (("data.samples_per_epoch=11",), 11),
+    ],
+)
+def test_e12_an_epoch_is_so_many_batches_on_each_worker(words, items, made):
+    spec = made(DIGITS + BUILT_IN, *words, "site.gpus_per_node=4", "site.cpus_per_node=8")
+    assert spec.data["samples_per_epoch"] == items
+
+
+def test_e2_secrets_of_an_override_stay_out_of_the_config(config, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "do-not-write-me")
+    plan = asparagus.plan_of(
+        config(DIGITS + BUILT_IN), ["loss.label_smoothing=0.1", "run.name=${oc.env:WANDB_API_KEY}"]
+    )
+    assert "do-not-write-me" not in plan.to_json()
+
+
+def test_e2_info_names_the_line_of_the_file(config, home, capsys):
+    text = DIGITS + BUILT_IN + 'trainer = {\n    "precision": "bf16-mixed",\n}\n'
+    path = config(text)
+    for key, start in (
+        ("optim.lr", "learning_rate"),
+        ("data.batch_size", "batch_size"),
+        ("trainer.max_epochs", "epochs"),
+        ("data.patch_size", "input_array_info"),
+        ("data.samples_per_epoch", "iterations_per_epoch"),
+        ("task", "task"),
+        ("trainer.precision", "trainer"),
+    ):
+        assert run("launch", [path, "--info", key]) == 0
+        wins = next(line for line in capsys.readouterr().out.splitlines() if line.endswith("<- wins"))
+        assert f"examples/train_2D.py:{line_of(text, start)}" in wins
+
+
+def test_e2_info_names_an_override_over_the_file(config, capsys):
+    assert run("launch", [config(DIGITS + BUILT_IN), "--info", "optim.lr", "optim.lr=1"]) == 0
+    wins = next(line for line in capsys.readouterr().out.splitlines() if line.endswith("<- wins"))
+    assert "command line: optim.lr=1" in wins
+
+
+def test_e2_info_shows_everything_but_names_that_set_nothing(config, capsys):
+    assert run("launch", [config(DIGITS + BUILT_IN + "helper = 3\n_own = 4\n"), "--info"]) == 0
+    shown = capsys.readouterr().out
+    assert "core/base" in shown
+    assert "train_2D.py:4" in shown
+    assert "helper" not in shown
+    assert "_own" not in shown
+
+
+WRONG = {
+    "learning_rate = 'fast'": ("optim.lr", "'fast'"),
+    "batch_size = 0": ("batch_size", "0"),
+    "batch_size = 2.5": ("batch_size", "2.5"),
+    "epochs = 'many'": ("trainer.max_epochs", "'many'"),
+    "epochs = -1": ("trainer.max_epochs", "nothing ends"),
+    "iterations_per_epoch = 0": ("iterations_per_epoch", "0"),
+    "random_seed = -1": ("seed", "-1"),
+    "random_seed = 'x'": ("seed", "'x'"),
+    "input_array_info = {'shape': (8, 8)}": ("input_array_info", "(8, 8)"),
+    "input_array_info = {'shape': ('a', 8, 8)}": ("input_array_info", "'a'"),
+    "input_array_info = {'scale': (8, 8, 8)}": ("input_array_info", "shape"),
+    "input_array_info = 128": ("input_array_info", "128"),
+    "device = 'gpux'": ("device", "'gpux'"),
+    "load_model = 'newest'": ("load_model", "'newest'"),
+    "validation_batch_limit = 'x'": ("trainer.limit_val_batches", "'x'"),
+    "classes = ['nuc', 'er']": ("data.classes", "takes no such argument"),
+    "use_s3 = True": ("data.use_s3", "takes no such argument"),
+    "datasplit_path = 'x.csv'": ("data.datasplit_path", "takes no such argument"),
+    "validation_prob = 0.3": ("data.validation_prob", "takes no such argument"),
+    "validation_time_limit = 60": ("data.validation_time_limit", "takes no such argument"),
+    "spatial_transforms = {'mirror': {'axes': {'x': 0.5}}}": ("data.spatial_transforms", "takes no such argument"),
+    "target_array_info = {'shape': (1, 8, 8)}": ("data.target_array_info", "takes no such argument"),
+    "stage = 'train_clz'": ("train_clz", "train_cls"),
+    "task = 'Task001_Digitz'": ("task", "Task001_Digits"),
+    "trainer = {'max_epoch': 3}": ("trainer.max_epoch", "'max_epochs'"),
+    "optim = {'lr': -1}": ("optim.lr", "-1"),
+    "checkpoint = {'keep_best': 'x'}": ("checkpoint.keep_best", "'x'"),
+    "resources = {'wokers': 2}": ("resources.wokers", "'resources.workers'"),
+    "model = 'unet'": ("model", "str"),
+    "model = len": ("model", "builtin_function_or_method"),
+    "model_kwargs = {'features': object()}\nmodel = None": ("model_kwargs", "object"),
+    "trainer = 5": ("trainer", "5"),
+    "logs_save_path = 3": ("logs_save_path", "3"),
+}
+
+
+@pytest.mark.parametrize(("text", "named"), WRONG.items(), ids=WRONG.keys())
+def test_e2_a_wrong_value_is_named_with_the_line_of_the_file(text, named, config, capsys, home):
+    whole = DIGITS + BUILT_IN + text + "\n"
+    assert run("launch", [config(whole), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    for part in named:
+        assert part in said
+    assert f"examples/train_2D.py:{len((DIGITS + BUILT_IN).splitlines()) + 1}" in said
+    assert not (home / "models").exists()
+
+
+def test_e2_a_name_set_inside_a_condition_is_found_too(config, capsys):
+    text = DIGITS + BUILT_IN + "if task:\n    batch_size = 0\nelse:\n    pass\n"
+    assert run("launch", [config(text)]) == 2
+    assert f"examples/train_2D.py:{line_of(text, '    batch_size')}" in capsys.readouterr().err
+
+
+def test_e2_numbers_of_numpy_are_numbers(made):
+    text = "import numpy as np\n\nlearning_rate = np.float64(0.5)\nbatch_size = np.int64(4)\nepochs = np.int32(3)\n"
+    spec = made(text.join(["", DIGITS.replace("learning_rate = 3e-3\nbatch_size = 32\nepochs = 1\n", "") + BUILT_IN]))
+    values = (spec.optim["lr"], spec.data["batch_size"], spec.trainer["max_epochs"])
+    assert values == (0.5, 4, 3)
+    assert [type(value) for value in values] == [float, int, int]
+    assert isinstance(np.float64(1), float), "which is why it would pass, and not be written"
+    json.dumps(spec.to_dict())
+
+
+def test_e2_every_wrong_value_is_said_at_once(problems):
+    said = problems(DIGITS + BUILT_IN + "learning_rate = 'fast'\nclasses = ['a']\ntrainer = {'max_epoch': 3}\n")
+    for part in ("optim.lr", "data.classes", "trainer.max_epoch"):
+        assert part in said
+
+
+OWN_DATA = """
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Crops(pl.LightningDataModule):
+    def __init__(self, batch_size=4, classes=(), rank=0, world_size=1):
+        super().__init__()
+        self.batch_size, self.classes = batch_size, classes
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.rand(8, 1, 8, 8), torch.zeros(8).long()), self.batch_size)
+"""
+
+
+def test_e2_a_data_module_of_ones_own_takes_what_the_file_says_and_nothing_else(config, home, monkeypatch):
+    (home / "crops_of_mine.py").write_text(OWN_DATA)
+    monkeypatch.syspath_prepend(home)
+    text = DIGITS.replace('input_array_info = {"shape": (1, 8, 8), "scale": (8, 8, 8)}', "").replace(
+        "iterations_per_epoch = 5", ""
+    )
+    text += BUILT_IN + 'classes = ["nuc", "er"]\ndata = {"_target_": "crops_of_mine.Crops"}\n'
+    spec = asparagus.plan_of(config(text)).spec
+    assert spec.data == {"_target_": "crops_of_mine.Crops", "batch_size": 32, "classes": ["nuc", "er"]}
+
+
+# The names (E3 to E22)
+
+
+def test_the_documented_names_at_their_documented_defaults(made):
+    spec = made('task = "Task997_LauritSynSeg"\n')
+    assert spec == made('task = "Task997_LauritSynSeg"\n' + EXAMPLE.replace("logs_save_path", "logs"))
+    assert spec.stage == "train_seg"
+    assert (spec.optim["name"], spec.optim["lr"], spec.optim.get("sched")) == ("radam", 1e-4, None)
+    assert (spec.data["batch_size"], spec.data["patch_size"], spec.model["dimensions"]) == (8, [128, 128], "2D")
+    assert (spec.trainer["max_epochs"], spec.data["samples_per_epoch"], spec.seed) == (1000, 8000, 42)
+    assert spec.model["net"]["_target_"] == "asparagus.models.unet.UNet"
+
+
+NAMES = {
+    "e4 logs_save_path": ("logs_save_path = 'tb/{model_name}'", "logger.tensorboard.save_dir", "{folder}/tb/2d_unet"),
+    "e5 datasplit_path": ("datasplit_path = '/x/split.csv'", "data.datasplit_path", "/x/split.csv"),
+    "e6 validation_prob": ("validation_prob = 0.25", "data.validation_prob", 0.25),
+    "e7 learning_rate": ("learning_rate = 0.02", "optim.lr", 0.02),
+    "e8 batch_size": ("batch_size = 3", "data.batch_size", 3),
+    "e9 input_array_info 2D": ("input_array_info = {'shape': (1, 64, 32)}", "data.patch_size", [64, 32]),
+    "e9 input_array_info 2D dimensions": ("input_array_info = {'shape': [1, 64, 32]}", "model.dimensions", "2D"),
+    "e9 input_array_info 3D": ("input_array_info = {'shape': (16, 64, 32)}", "data.patch_size", [16, 64, 32]),
+    "e9 input_array_info 3D dimensions": ("input_array_info = {'shape': (16, 64, 32)}", "model.dimensions", "3D"),
+    "e10 target_array_info": (
+        "target_array_info = {'shape': (1, 8, 8), 'scale': (4, 4, 4)}",
+        "data.target_array_info",
+        {"shape": [1, 8, 8], "scale": [4, 4, 4]},
+    ),
+    "e11 epochs": ("epochs = 12", "trainer.max_epochs", 12),
+    "e12 iterations_per_epoch": ("iterations_per_epoch = 10", "data.samples_per_epoch", 80),
+    "e13 random_seed": ("random_seed = 0", "seed", 0),
+    "e14 classes": ("classes = ['nuc', 'er']", "data.classes", ["nuc", "er"]),
+    "e15 2d_unet": ("model_name = '2d_unet'", "model.net._target_", "asparagus.models.unet.UNet"),
+    "e15 3d_unet": ("model_name = '3d_unet'", "model.net._target_", "asparagus.models.unet.UNet"),
+    "e15 2d_resnet": ("model_name = '2D_ResNet'", "model.net._target_", "monai.networks.nets.SegResNet"),
+    "e15 3d_resnet": ("model_name = '3d_resnet'", "model.net._target_", "monai.networks.nets.SegResNet"),
+    "e15 vitnet": ("model_name = 'vitnet'", "model.net._target_", "monai.networks.nets.UNETR"),
+    "e15 inside a longer name": (
+        "model_name = 'my_2d_unet_v3'",
+        "model.net._target_",
+        "asparagus.models.unet.UNet",
+    ),
+    "e15 model_name": ("model_name = '2d_unet'", "run.name", "2d_unet"),
+    "e17 model_kwargs": ("model_kwargs = {'features': (8, 16)}", "model.net.features", [8, 16]),
+    "e18 model": (
+        "model = __import__('torch').nn.Linear(1, 1)",
+        "model.net._target_",
+        "asparagus.python_file.model_of",
+    ),
+    "e18 model as our section": ("model = {'net': {'_target_': 'a.B'}}", "model.net._target_", "a.B"),
+    "e18 any model_name with a model": (
+        "model = __import__('torch').nn.Linear(1, 1)\nmodel_name = 'anything'",
+        "run.name",
+        "anything",
+    ),
+    "e20 spatial_transforms": (
+        "spatial_transforms = {'transpose': {'axes': ['x', 'y']}}",
+        "data.spatial_transforms",
+        {"transpose": {"axes": ["x", "y"]}},
+    ),
+    "e21 device": ("device = 'cuda'", "trainer.accelerator", "gpu"),
+    "e21 device cpu": ("device = 'cpu'", "trainer.accelerator", "cpu"),
+    "e21 device mps": ("device = 'mps'", "trainer.accelerator", "mps"),
+    "e21 device by number": ("device = 'cuda:1'", "trainer.devices", [1]),
+    "e21 device of torch": ("device = __import__('torch').device('cpu')", "trainer.accelerator", "cpu"),
+    "e22 use_s3": ("use_s3 = True", "data.use_s3", True),
+    "e28 validation_time_limit": ("validation_time_limit = 60", "data.validation_time_limit", 60),
+    "e29 validation_batch_limit": ("validation_batch_limit = 7", "trainer.limit_val_batches", 7),
+}
+
+
+@pytest.mark.parametrize(("text", "key", "value"), NAMES.values(), ids=NAMES.keys())
+def test_e3_to_e22_a_documented_name_sets_a_key_of_ours(text, key, value, made, home):
+    spec = made(f'task = "Task997_LauritSynSeg"\n{text}\n')
+    expected = value.format(folder=home / "examples") if isinstance(value, str) else value
+    assert get(spec, key) == expected
+
+
+@pytest.mark.parametrize("name", ["device", "validation_batch_limit", "model", "logs_save_path", "classes", "use_s3"])
+def test_e3_to_e22_none_is_as_if_the_name_were_not_there(name, made):
+    assert made(f'task = "x"\n{name} = None\n') == made('task = "x"\n')
+
+
+@pytest.mark.parametrize("name", ["model_save_path", "model_to_load", "load_model"])
+def test_e3_e16_e19_a_name_whose_wish_has_another_place_says_where(name, made, caplog):
+    with caplog.at_level(logging.WARNING, logger="asparagus"):
+        made(f'task = "x"\n{name} = "latest"\n')
+    assert f"{name} is not used" in caplog.text
+
+
+def test_e7_the_optimizer_is_radam_with_its_own_defaults(config):
+    trainer, module, datamodule = asparagus.load_from_config(asparagus.plan_of(config(DIGITS + NETWORK)).spec)
+    trainer.fit(module, datamodule=datamodule)
+    (optimizer,) = trainer.optimizers
+    group, plain = optimizer.param_groups[0], torch.optim.RAdam(module.parameters()).param_groups[0]
+    assert type(optimizer) is torch.optim.RAdam
+    assert group["lr"] == 3e-3
+    assert {key: group[key] for key in ("weight_decay", "betas", "eps")} == {
+        key: plain[key] for key in ("weight_decay", "betas", "eps")
+    }
+
+
+def test_e9_the_scale_that_the_file_asks_for_is_not_dropped_in_silence(made, caplog):
+    with caplog.at_level(logging.WARNING, logger="asparagus"):
+        spec = made('task = "x"\ninput_array_info = {"shape": (1, 8, 8), "scale": (4, 4, 4)}\n')
+    assert "scale" in caplog.text or "scale" in json.dumps(spec.data)
+
+
+def test_e12_an_epoch_has_as_many_iterations_as_the_file_says(config):
+    trainer, module, datamodule = asparagus.load_from_config(asparagus.plan_of(config(DIGITS + NETWORK)).spec)
+    trainer.fit(module, datamodule=datamodule)
+    assert (trainer.num_training_batches, trainer.global_step) == (5, 5)
+
+
+def test_e13_the_same_seed_gives_the_same_training(config):
+    path = config(DIGITS + NETWORK)
+    losses = []
+    for words in ((), (), ("random_seed=1",)):
+        trainer, module, datamodule = asparagus.load_from_config(asparagus.plan_of(path, words).spec)
+        trainer.fit(module, datamodule=datamodule)
+        losses.append(float(trainer.callback_metrics["val/loss"]))
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("name", ["unet", "4d_unet", "2d_unett_x".replace("unett", "net"), "", "resnet"])
+def test_e15_an_unknown_model_name_is_answered_with_the_known_ones(name, problems):
+    said = problems(DIGITS + f'model_name = "{name}"\n')
+    assert "model_name" in said
+    for known in ("2d_unet", "2d_resnet", "3d_unet", "3d_resnet", "vitnet"):
+        assert known in said
+
+
+def test_e17_model_kwargs_are_ignored_if_the_file_builds_the_model(made):
+    assert made(DIGITS + NETWORK + "model_kwargs = {'features': [1]}\n").model["net"].keys() == {
+        "_target_",
+        "file",
+        "digest",
+    }
+
+
+def test_e17_a_wrong_model_kwarg_is_named(problems):
+    said = problems(DIGITS + "model_kwargs = {'featurez': [8]}\n")
+    assert "featurez" in said
+    assert "'features'" in said
+
+
+# Help (E46)
+
+
+def test_e46_help_tells_of_training_configs_in_python(home, asp):
+    done = asp("asp-launch", "--help")
+    assert done.returncode == 0
+    assert "Python" in done.stdout
+    assert ".py" in done.stdout
+
+
+def test_e46_help_of_a_file_shows_its_keys_with_its_values(config, capsys):
+    assert run("launch", [config(DIGITS + BUILT_IN), "--help"]) == 0
+    shown = capsys.readouterr().out
+    body = yaml.safe_load(shown.partition("(foo.bar=value)\n")[2].rpartition("\n\n")[0])
+    assert (body["optim"]["lr"], body["trainer"]["max_epochs"], body["task"]) == (3e-3, 1, "Task001_Digits")
+    assert "== Configuration groups ==" in shown
+
+
+def test_e46_cfg_job_shows_what_was_composed(config, capsys):
+    assert run("launch", [config(DIGITS + NETWORK), "--cfg", "job", "optim.lr=1"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["optim"]["lr"], shown["data"]["samples_per_epoch"]) == (1, 160)
+
+
+def test_environment_is_left_alone(made):
+    before = dict(os.environ)
+    made(DIGITS + BUILT_IN)
+    assert dict(os.environ) == before
