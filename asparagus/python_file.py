@@ -35,8 +35,7 @@ def execute(file: Path) -> dict[str, Any]:
     """
     file = file.absolute()
     key = (str(file), digest_of(file))
-    if os.environ.get(FORCE, "").lower() not in ("", "0", "false") and (unsafe := suspicious(file)):
-        raise ConfigError(*(f"{FORCE} is set, and {line}. Take it out, or unset {FORCE}." for line in unsafe))
+    _must_be_safe(file)
     if key not in _read:
         _read[key] = _run(file)
     return _read[key]
@@ -99,9 +98,14 @@ def model_of(file: str, digest: str, name: str = "model") -> Any:
 
     if problem := changed(file, digest):
         raise ConfigError(problem)
-    execute(Path(file))  # or refuse to
+    _must_be_safe(Path(file))
     with torch.device("cpu"):
         return _run(Path(file))[name]
+
+
+def _must_be_safe(file: Path) -> None:
+    if os.environ.get(FORCE, "").lower() not in ("", "0", "false") and (unsafe := suspicious(file)):
+        raise ConfigError(*(f"{FORCE} is set, and {line}. Take it out, or unset {FORCE}." for line in unsafe))
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

@@ -40,14 +40,17 @@ class Registry:
         self._entries: dict[str, Entry] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return self.get(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
     def get(self, name: object) -> Entry | None:
-        """Return what was registered under a name, if anything was."""
-        return self._entries.get(name) if isinstance(name, str) else None
+        """Return what was registered under a name, in any case; None if nothing was."""
+        if not isinstance(name, str):
+            return None
+        other = next((known for known in self._entries if known.lower() == name.lower()), name)
+        return self._entries.get(name) or self._entries.get(other)
 
     def add(self, name: str, thing: Callable[..., Any], params: type | None = None) -> None:
         """Register a class or function.
@@ -61,11 +64,12 @@ class Registry:
             ValueError: The name is taken by something else, or the thing cannot be imported by a path.
         """
         path = _path(thing)
-        entry = self._entries.get(name)
-        if name in self._taken or (entry is not None and entry.path != path):
+        entry = self.get(name)
+        taken = next((there for known, there in self._taken.items() if known.lower() == name.lower()), None)
+        if taken or (entry is not None and entry.path != path):
             raise ValueError(
                 f"Cannot override pre-existing {self.kind}. Conflicting {self.kind.rstrip('s')} name = {name}. It "
-                f"stands for {self._taken.get(name) or (entry and entry.path)}: register yours under another name."
+                f"stands for {taken or (entry and entry.path)}: register yours under another name."
             )
         fields = dataclasses.fields(params) if params is not None else ()
         defaults = {item.name: item.default for item in fields if item.default is not dataclasses.MISSING}

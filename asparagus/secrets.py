@@ -86,6 +86,15 @@ def hide(text: str, names: set[str]) -> str:
     return text
 
 
+def hide_in(values: Any, names: set[str]) -> Any:
+    """Return nested values with those of these environment variables hidden in every text."""
+    if isinstance(values, Mapping):
+        return {key: hide_in(value, names) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [hide_in(value, names) for value in values]
+    return hide(values, names) if isinstance(values, str) else values
+
+
 def without_passwords(text: str) -> str:
     """Return a text with the passwords in its URIs replaced by `***`."""
     return PASSWORD.sub(lambda match: f"{match[3]}={HIDDEN}" if match[3] else f"{match[1]}:{HIDDEN}@", text)

@@ -92,11 +92,17 @@ def own(home, tmp_path, monkeypatch) -> Path:
     return home
 
 
+VARIABLES = {"key": "${oc.env:MY_API_KEY}", "name": "MY_API_KEY", "end": "KEY"}
+VARIABLES |= {"first": "${.second}", "second": "${oc.env:MY_API_KEY}", "no_one": "${oc.env:NO_VARIABLES_KEY}"}
+
+
 def experiment(home: Path, token: str, *, cls: str = "Holder", more: str = "") -> str:
     """Write an experiment whose callback gets a token."""
+    used = {name: text for name, text in VARIABLES.items() if f"variables.{name}" in token}
+    used |= {"second": VARIABLES["second"]} if "first" in used else {}
     text = "defaults: [experiment/digits, _self_]\n"
     text += f"callbacks:\n  mine:\n    _target_: confidant.{cls}\n    token: {json.dumps(token)}\n{more}"
-    (home / "mine.yaml").write_text(text)
+    (home / "mine.yaml").write_text(text + (yaml.safe_dump({"variables": used}) if used else ""))
     return "mine.yaml"
 
 
@@ -109,7 +115,7 @@ WRITTEN = {
     "two in one text": ("${secret:PLAIN_NAME}:${oc.env:OTHER_TOKEN}", f"{VALUE}:{OTHER}"),
     "by another key": ("${variables.key}", VALUE),
     "by another key, inside a text": ("Bearer ${variables.key}", f"Bearer {VALUE}"),
-    "by a key that refers to a key": ("${variables.again}", VALUE),
+    "by a key that refers to a key": ("${variables.first}", VALUE),
     "by a key that is selected": ("${oc.select:variables.key}", VALUE),
     "with a default": ("${oc.env:MY_API_KEY,nothing}", VALUE),
     "with a default and spaces": ("${oc.env:MY_API_KEY, some thing}", VALUE),
@@ -121,7 +127,6 @@ WRITTEN = {
     "by a name that is put together": ("${oc.env:${variables.name}}", VALUE),
     "by a name in parts": ("${oc.env:MY_API_${variables.end}}", VALUE),
 }
-VARIABLES = "variables:\n  key: ${oc.env:MY_API_KEY}\n  again: ${.key}\n  name: MY_API_KEY\n  end: KEY\n"
 LOOKS = (
     "--cfg job",
     "--cfg job --resolve",
@@ -172,7 +177,7 @@ def test_a_name_is_recognised_as_no_secrets(name):
 
 @pytest.mark.parametrize(("token", "real"), WRITTEN.values(), ids=WRITTEN.keys())
 def test_whoever_needs_a_secret_gets_it_and_no_look_at_the_config_shows_it(token, real, own, capsys):
-    config = experiment(own, token, more=VARIABLES)
+    config = experiment(own, token)
     for look in LOOKS:
         assert_unseen(shown(capsys, config, *look.split()))
     trainer, _, _ = load_from_config(load_config([config]))
@@ -182,11 +187,12 @@ def test_whoever_needs_a_secret_gets_it_and_no_look_at_the_config_shows_it(token
 
 @pytest.mark.parametrize(("token", "real"), WRITTEN.values(), ids=WRITTEN.keys())
 def test_a_reference_may_be_given_as_an_override_and_is_shown_nowhere(token, real, own, capsys):
-    config = experiment(own, "to be replaced", more=VARIABLES)
+    written = plan_of(experiment(own, token))
+    text = (own / "mine.yaml").read_text().replace(f"token: {json.dumps(token)}", "token: to be replaced")
+    (own / "mine.yaml").write_text(text)
     for look in LOOKS:
-        assert_unseen(shown(capsys, config, f"callbacks.mine.token={token}", *look.split()))
-    config = load_config([config, f"callbacks.mine.token={token}"])
-    assert plan_of(config) == plan_of(experiment(own, token, more=VARIABLES))
+        assert_unseen(shown(capsys, "mine.yaml", f"callbacks.mine.token={token}", *look.split()))
+    assert plan_of("mine.yaml", [f"callbacks.mine.token={token}"]) == written
 
 
 def test_a_default_of_nothing_is_nothing(own):
@@ -210,13 +216,13 @@ def test_a_variable_that_is_not_called_like_a_secret_is_resolved_as_usual(own, m
     assert plan_of(experiment(own, "${oc.env:NOT_THERE,a b}")).spec.callbacks["mine"]["token"] == "a b"
 
 
-MISSING = ["${oc.env:NO_API_KEY}", "${secret:NO_SUCH}", "https://me:${oc.env:NO_PASSWORD}@host", "${variables.no}"]
+MISSING = ["${oc.env:NO_API_KEY}", "${secret:NO_SUCH}", "https://me:${oc.env:NO_PASSWORD}@host", "${variables.no_one}"]
 
 
 @pytest.mark.parametrize("token", [*MISSING, "${oc.env:NO_HOME_DIR}", "${oc.env:NO_TOKEN,${oc.env:NO_API_KEY}}"])
 @pytest.mark.parametrize("words", [(), ("--dry-run",)], ids=["run", "dry run"])
 def test_a_variable_that_is_not_set_is_named_with_its_key_and_nothing_starts(token, words, own, capsys):
-    config = experiment(own, token, more="variables: {no: '${oc.env:NO_VARIABLES_KEY}'}\n")
+    config = experiment(own, token)
     said = shown(capsys, config, *words, status=2)
     assert said.startswith("error: callbacks.mine.token: ")
     assert "NO_" in said

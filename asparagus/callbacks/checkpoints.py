@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from asparagus.callbacks.journal_logger import scalars
 from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, manifests, name_of, retained, seal
 from asparagus.journal import Journal
+from asparagus.secrets import hide_in
 from asparagus.spec import Checkpointing
 
 ENDLESS = -1
+SAVED_ARGUMENTS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
 
 Commit = Callable[[Path, dict[str, float]], None]
 """Called on every rank once a checkpoint is whole; returns when it counts."""
@@ -31,13 +34,28 @@ class CheckpointWriter(Checkpoint):
         rule: When and what to keep.
         commit: Makes it known to whoever restarts lost workers.
         journal: Rank 0's.
+        secrets: Names of environment variables whose values are not saved.
     """
 
-    def __init__(self, folder: Path, rule: Checkpointing, commit: Commit, journal: Journal | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rule: Checkpointing,
+        commit: Commit,
+        journal: Journal | None,
+        secrets: Iterable[str] = (),
+    ) -> None:
         self._folder = folder
         self._rule = rule
         self._commit = commit
         self._journal = journal
+        self._secrets = set(secrets)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Hide secrets among the arguments that a module of one's own saves (`save_hyperparameters`)."""
+        for key in SAVED_ARGUMENTS if self._secrets else ():
+            if key in checkpoint:
+                checkpoint[key] = hide_in(checkpoint[key], self._secrets)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, make it count, and remove those that the rule no longer keeps."""

@@ -17,6 +17,8 @@ ENDLESS = -1
 def numbers(spec: Spec) -> Iterator[str]:
     """Yield what is wrong with the values of an optimizer and a schedule that asparagus brings."""
     optim = spec.optim
+    if "params" in optim:
+        yield "optim.params: is filled in by the module: all of its weights that need gradients. Leave it out."
     if str(optim.get("name")).lower() not in OPTIMIZERS or "_target_" in optim:
         return
     for key in NOT_NEGATIVE:

@@ -17,6 +17,7 @@ from asparagus.checkpoint.folder import pick
 from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
 from asparagus.plan import CASE_DATA, misfits
+from asparagus.python_file import changed
 from asparagus.record.numbers import find_folder
 from asparagus.secrets import missing, references, reveal, without_passwords
 from asparagus.spec import MODES, Parent, Spec
@@ -26,6 +27,7 @@ ADDRESS = re.compile(r"local|auto|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "file")
 """Schemes of a tracking URI, without the driver (`postgresql+psycopg2`)."""
 LIGHTNINGS = "pytorch_lightning."
+BUILDS_NET = "asparagus.python_file.model_of"
 PART_OF = {"fit": "train", "validate": "val", "test": "test"}
 """Which data a `run.mode` looks at."""
 LARGEST_SEED = 2**32 - 1
@@ -61,7 +63,7 @@ def check(spec: Spec) -> Findings:
     problems += sections(spec, stage)
     problems += _fits(spec, stage, task)
     problems += trainer(spec)
-    for rule in (_numbers, misfits, _values, _run, _where, _monitors, _secrets):
+    for rule in (_numbers, misfits, _values, _run, _where, _monitors, _secrets, _file_of_net):
         problems += rule(spec)
     problems += _writable("ASPARAGUS_MODELS", spec.paths.models)
     problems += _writable("ASPARAGUS_RESULTS", spec.paths.results)
@@ -102,9 +104,11 @@ def _fits(spec: Spec, stage: Stage | None, task: Task | None) -> Iterator[str]:
         return
     if spec.model.get("dimensions") == "3D" and task.dimensions == 2:  # noqa: PLR2004
         yield f"model.dimensions: 3D does not fit {task.name}, whose cases are 2D. Set model.dimensions=2D."
-    if stage.kind == OWN and spec.data.get("kind") is None:
-        known = ", ".join(sorted({row.kind for row in STAGES.values()} - {OWN}))
-        yield f"data.kind: is missing: {stage.name} does not say how cases are read. Give one of: {known}."
+    kind, known = spec.data.get("kind"), sorted({row.kind for row in STAGES.values()} - {OWN})
+    if stage.kind == OWN and kind is None:
+        yield f"data.kind: is missing: {stage.name} does not say how cases are read. Give one of: {', '.join(known)}."
+    elif kind is not None and kind not in known:
+        yield one_of("data.kind", kind, known)
 
 
 def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Parent | None:
@@ -161,8 +165,7 @@ def _run(spec: Spec) -> Iterator[str]:
         yield f"run.mode: {run.mode} needs weights to look at. Give init_from=run:<id>/best or file:/path/to/weights."
     elif spec.data.get("_target_") == LOADERS and not spec.script and spec.data.get(part := PART_OF[run.mode]) is None:
         yield f"data.{part}: is missing, and run.mode={run.mode} needs it. Give it a loader section."
-    own = "_target_" in (spec.model.get("module") or {})
-    if run.mode == "test" and not own and spec.stage in STAGES:
+    if run.mode == "test" and not _has_own_module(spec) and spec.stage in STAGES:
         advice = "Use run.mode=validate, or a module of your own with a test_step."
         yield f"run.mode: test runs a test loop, and the module of {spec.stage} has none yet. {advice}"
     if run.resume_from_checkpoint is not None and not Path(run.resume_from_checkpoint).expanduser().exists():
@@ -189,6 +192,22 @@ def _where(spec: Spec) -> Iterator[str]:
         )
 
 
+def _has_own_module(spec: Spec) -> bool:
+    module = spec.model.get("module")
+    return isinstance(module, dict) and "_target_" in module
+
+
+def _file_of_net(spec: Spec) -> Iterator[str]:
+    """Check that a training config in Python, which builds the network, is still what it was: a run is repeated."""
+    net = spec.model.get("net")
+    if isinstance(net, dict) and net.get("_target_") == BUILDS_NET:
+        try:
+            problem = changed(str(net.get("file")), str(net.get("digest")))
+        except ConfigError as error:
+            problem = str(error)
+        yield from [f"model.net: {problem}"] if problem else []
+
+
 def _lacks_gpu(spec: Spec) -> bool:
     here = spec.site.address == "local" and not spec.resources.workers
     return here and spec.trainer.get("accelerator") in ("gpu", "cuda") and not spec.site.gpus_per_node
@@ -198,10 +217,8 @@ def _monitors(spec: Spec) -> Iterator[str]:
     """Check that what is watched is logged, where all that logs is known: our modules, Lightning's callbacks."""
     stage = STAGES.get(spec.stage)
     entries = [entry for part in (spec.callbacks, spec.plugins) for entry in part.values() if isinstance(entry, dict)]
-    module = spec.model.get("module")
-    own = isinstance(module, dict) and "_target_" in module
     foreign = [entry for entry in entries if not str(entry.get("_target_", "")).startswith(LIGHTNINGS)]
-    if stage is None or own or foreign or not stage.metrics:
+    if stage is None or _has_own_module(spec) or foreign or not stage.metrics:
         return
     watched = {"checkpoint.monitor": spec.checkpoint.monitor}
     watched |= {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from asparagus.check import optimizer
-from asparagus.check.signature import Signature, TargetMissingError, signature_of
+from asparagus.check.signature import Signature, TargetMissingError, is_a, signature_of
 from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_KEYS
 from asparagus.errors import did_you_mean, one_of
 from asparagus.optim import OPTIMIZERS, REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, SCHEDULES, STEPPING
@@ -64,8 +64,23 @@ def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
             yield from _entry(f"{name}.{key}", section, GIVEN.get(name, frozenset()))
     for key, section in spec.logger.items():
         yield from _logger(f"logger.{key}", section)
+    yield from _kinds(spec)
     if spec.script:
         yield from target("script", spec.script, GIVEN["script"])
+
+
+def _kinds(spec: Spec) -> Iterator[str]:
+    """Check that what is described is an object of the kind that its place in the config needs."""
+    places = [("data", spec.data, "LightningDataModule"), ("model.module", spec.model.get("module"), "LightningModule")]
+    places += [(f"model.{key}", value, "Module") for key, value in spec.model.items() if key.endswith("net")]
+    for name, kind in (("callbacks", "Callback"), ("plugins", "Callback"), ("logger", "Logger")):
+        places += [(f"{name}.{key}", value, kind) for key, value in getattr(spec, name).items()]
+    for where, section, kind in places:
+        path = section.get("_target_") if isinstance(section, dict) else None
+        if isinstance(path, str) and is_a(path, kind) is False:
+            yield f"{where}._target_: {path} is no {kind}, and one is needed there."
+        elif isinstance(section, dict) and path and section.get("_partial_") is True:
+            yield f"{where}._partial_: would make a function, and a {kind} is needed there. Leave it out."
 
 
 def takes(target_path: object, name: str) -> bool | None:

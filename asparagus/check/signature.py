@@ -17,6 +17,8 @@ from typing import NamedTuple
 from asparagus.check.annotation import mismatch
 from asparagus.errors import did_you_mean
 
+ROOTS = ("Module", "Dataset", "Optimizer", "ABC")
+"""Bases that are nothing else besides."""
 MAX_HOPS = 12
 """Re-exports and base classes followed before giving up."""
 
@@ -74,6 +76,40 @@ def signature_of(target: str) -> Signature | None:
         return None
     place = _find_name(module, rest[0], MAX_HOPS)
     return _signature(place, MAX_HOPS) if place and len(rest) == 1 else None
+
+
+def is_a(target: str, root: str) -> bool | None:
+    """Tell whether a dotted path is a class with a base of this name; `None` where source alone does not tell."""
+    parts = target.split(".")
+    if not all(part.isidentifier() for part in parts) or parts[0] in sys.builtin_module_names:
+        return None
+    try:
+        module, rest = _find_module(parts)
+        place = _find_name(module, rest[0], MAX_HOPS) if module and len(rest) == 1 else None
+    except TargetMissingError:
+        return None
+    return _is_a(place, root, MAX_HOPS) if place else None
+
+
+def _is_a(place: Place, root: str, hops: int) -> bool | None:
+    if not isinstance(place.node, ast.ClassDef) or hops == 0:
+        return None
+    if place.node.name == root:
+        return True
+    answers = [_base_is_a(place, base, root, hops) for base in place.node.bases]
+    return True if True in answers else None if None in answers else False
+
+
+def _base_is_a(place: Place, base: ast.expr, root: str, hops: int) -> bool | None:
+    if isinstance(base, ast.Attribute):  # nn.Module, pl.LightningModule
+        return True if base.attr == root else False if base.attr in ROOTS else None
+    if not isinstance(base, ast.Name):  # Generic[...]
+        return None if isinstance(base, ast.Call) else False
+    try:
+        parent = _find_name(place.module, base.id, hops - 1)
+    except TargetMissingError:  # a builtin
+        return False
+    return _is_a(parent, root, hops - 1) if parent else None
 
 
 def _find_module(parts: list[str]) -> tuple[Module | None, list[str]]:

@@ -41,9 +41,6 @@ STRATEGIES = (
     "ddp",
     "ddp_find_unused_parameters_true",
     "ddp_find_unused_parameters_false",
-    "ddp_spawn",
-    "ddp_notebook",
-    "ddp_fork",
     "fsdp",
     "fsdp_cpu_offload",
     "deepspeed",
@@ -52,6 +49,7 @@ STRATEGIES = (
     "deepspeed_stage_3",
     "single_device",
 )
+SPAWNING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 ON_GPUS = ("fsdp", "deepspeed")
 """Strategies that begin so do not run without one."""
 LEAST: dict[str, float] = {
@@ -123,6 +121,8 @@ def _strategy(spec: Spec) -> Iterator[str]:
     strategy, workers = spec.trainer.get("strategy"), spec.resources.workers
     if strategy == "dp":
         yield "trainer.strategy: 'dp' is gone from Lightning. Use ddp (with resources.workers=2 or more)."
+    elif strategy in SPAWNING:
+        yield f"trainer.strategy: {strategy} starts processes of its own, and Ray starts them here. Use ddp or auto."
     elif strategy is not None and workers and strategy not in RAY_STRATEGIES:
         yield one_of("trainer.strategy on Ray workers", strategy, RAY_STRATEGIES)
     elif isinstance(strategy, dict) or (_plain(strategy) and strategy not in STRATEGIES):

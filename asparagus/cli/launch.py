@@ -102,6 +102,10 @@ def carry_out(plan: Plan) -> Outcome:
 
 def _shown(request: Request, options: argparse.Namespace) -> str:
     """Return what is to be printed instead of a run; nothing where a run is wanted."""
+    if not options.cfg and (options.resolve or options.package):
+        from asparagus.errors import ConfigError
+
+        raise ConfigError("--resolve and --package say what --cfg prints: --cfg job --package model.")
     if not (options.help or options.cfg or options.info is not None):
         return ""
     from asparagus.cli import show

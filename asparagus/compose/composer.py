@@ -138,7 +138,8 @@ def is_variable(key: str, groups: Iterable[str]) -> bool:
     """Tell whether an experiment file in one of these groups refers to `${key}`, chosen this time or not."""
     use = re.compile(rf"\$\{{{re.escape(key)}[}}\[.]")
     patterns = ["*.yaml", *(f"{group}/{depth}" for group in groups for depth in ("*.yaml", "*/*.yaml"))]
-    files = (file for folder in SEARCHED for pattern in patterns for file in folder.glob(pattern))
+    folders = [*SEARCHED, *_of_application()]
+    files = (file for folder in folders for pattern in patterns for file in folder.glob(pattern))
     return any(use.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
 
 
@@ -151,6 +152,14 @@ def _at_the_root(name: str) -> str:
     root = name.replace("/", ".")
     ConfigStore.instance().store(name=root, node={"defaults": [name]})
     return root
+
+
+def _of_application() -> list[Path]:
+    """Return the folders that an application of Hydra's own composed from; none outside of one."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 @contextmanager

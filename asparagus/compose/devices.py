@@ -29,14 +29,16 @@ def hardware(tree: Tree, problems: list[str]) -> None:
     if not isinstance(hardware, dict):
         problems.append(f"hardware: {hardware!r} given, but this is a section with keys: {', '.join(HARDWARE)}.")
         return
-    problems += [one_of("hardware key", key, HARDWARE) for key in hardware if key not in HARDWARE]
+    problems += [one_of(f"hardware.{key}", key, HARDWARE) for key in hardware if key not in HARDWARE]
     for key, ours in HARDWARE.items():
         if ours and hardware.get(key) is not None:
             put(tree, ours, hardware[key])
-    devices = hardware.get("num_devices")
-    if isinstance(hardware.get("num_workers"), int):
+    devices, processes = hardware.get("num_devices"), hardware.get("num_workers")
+    if isinstance(processes, int) and not isinstance(processes, bool):
         each = devices if isinstance(devices, int) and devices > 0 else 1
-        put(tree, "data.num_workers", hardware["num_workers"] // each)
+        put(tree, "data.num_workers", processes // each)
+    elif processes is not None:
+        problems.append(f"hardware.num_workers: {processes!r} is no number of loader processes.")
 
 
 def run_gpus(tree: Tree, problems: list[str]) -> None:

@@ -114,8 +114,9 @@ def _not_found(missing: str, options: Any, source: Source, text: str) -> str:
         outside = f"{source.name}: {missing!r} leads out of the folder of experiment files."
         return f"{outside} Write {plain!r} at its top.{place}"
     group, _, option = missing.rpartition("/")
-    if options and ".." not in group:
-        return one_of(group, option, options) + place
+    if options and ".." not in group:  # Hydra's are those of the group, and the option may lie deeper
+        beside = {file.stem for top in source.folders for file in (top / group).glob("*.yaml")}
+        return one_of(group, option, beside or options) + place
     names = {str(file.relative_to(top).with_suffix("")) for top in source.folders for file in top.rglob("*.yaml")}
     near = did_you_mean(missing, names)
     return f"{source.name}: its defaults list names {missing!r}, which is on no search path. {near}".rstrip() + place

@@ -73,7 +73,7 @@ def _unknown_fields(section: dict[str, Any], key: str, entry: Entry) -> Iterator
     if entry.fields is None:
         return
     for name in section.keys() - {"name", "sched", *STEPPING, *entry.fields}:
-        yield one_of(f"{key} key", name, entry.fields)
+        yield one_of(f"{key}.{name}", name, entry.fields)
 
 
 def _datasets(node: Any) -> None:

@@ -12,10 +12,10 @@ import yaml
 
 from asparagus.compose.composer import PYTHON, Request, Source, source_of, with_hydra
 from asparagus.compose.overrides import key_of
-from asparagus.compose.resolve import hidden
 from asparagus.compose.spellings import sources_of
 from asparagus.errors import ConfigError
 from asparagus.paths import packaged
+from asparagus.secrets import HIDDEN, LITERAL, WRITTEN, references, without_passwords
 
 if TYPE_CHECKING:
     from hydra.core.default_element import ResultDefault
@@ -167,11 +167,18 @@ def _parsed(file: Path) -> yaml.Node | None:
 def _typed(request: Request) -> Iterator[Setting]:
     for override in request.overrides:
         key, _, value = override.partition("=")
-        value = hidden(value)
+        value = _unsaid(value)
         yield Setting(key_of(override), value, f"{COMMAND_LINE}: {key}={value}" if value else f"{COMMAND_LINE}: {key}")
+
+
+def _unsaid(value: str) -> str:
+    """Return a value as it is written, without a secret that stands in it in plain text."""
+    if WRITTEN.search(value):
+        return f"{LITERAL}{HIDDEN}"
+    return value if any(references(value)) else without_passwords(value)
 
 
 def _written(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
-        return hidden(str(node.value))
+        return _unsaid(str(node.value))
     return "{...}" if isinstance(node, yaml.MappingNode) else "[...]"

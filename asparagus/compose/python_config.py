@@ -7,15 +7,17 @@ The names are those of the CellMap challenge (SEEDS E1 to E22), with their docum
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asparagus.compose.composer import Request, compose_config
+from asparagus.compose.composer import Request, compose_config, known_configs, search_folders
 from asparagus.compose.overrides import key_of
-from asparagus.compose.resolve import written
-from asparagus.compose.tree import put
+from asparagus.compose.resolve import hidden, plain_values, written
+from asparagus.compose.spellings import spelled_our_way
+from asparagus.compose.tree import get, put
 from asparagus.errors import ConfigError, one_of
 from asparagus.python_file import digest_of, execute, lines_of, suspicious
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from asparagus.compose.origins import Setting
 
 DEFAULT_STAGE = "train_seg"
+CASE_DATA = "asparagus.data.modules.CaseDataModule"
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-4,
     "batch_size": 8,
@@ -68,6 +71,21 @@ OURS = (
     "run",
     "site",
 )
+KEYS_OF: dict[str, tuple[str, ...]] = {
+    "iterations_per_epoch": ("data.samples_per_epoch",),
+    "input_array_info": ("data.patch_size", "model.dimensions"),
+    "model_name": ("model.net", "run.name"),
+    "model_kwargs": ("model.net",),
+    "device": ("trainer.accelerator",),
+    "logs_save_path": ("logger.tensorboard",),
+    "load_model": (),
+}
+"""Names that are worked out: which keys they set."""
+PATHS = ("data.root", "data.datasplit_path", "run.resume_from_checkpoint")
+FILE = "file:"
+OF_ENTRIES = ("callbacks", "plugins", "logger")
+"""Sections of entries by name: an option that is chosen adds its own."""
+PLAIN = (str, int, float, bool, list, tuple, Path)
 NETWORKS = {
     "unet": "asparagus.models.unet.UNet",
     "resnet": "monai.networks.nets.SegResNet",
@@ -107,8 +125,9 @@ def compose_python(request: Request) -> DictConfig:
     for override in request.overrides:
         key = key_of(override)
         _must_be_there(override, key, config)
+        value = None if override.startswith("~") else written(base, key)
         adds = override.startswith("+") or key in OF_ENTRIES
-        OmegaConf.update(config, key, written(base, key), merge=adds, force_add=True)
+        OmegaConf.update(config, key, value, merge=adds and value is not None, force_add=True)
     if written(base, "data.samples_per_epoch") is None and ("iterations_per_epoch" in names or not _own_data(names)):
         _set_samples(config, names)
     assert isinstance(config, type(base))
@@ -131,15 +150,17 @@ def _must_be_there(override: str, key: str, config: Any) -> None:
 
 def _own_data(names: Mapping[str, Any]) -> bool:
     """Tell whether the file names a data module of its own."""
-    return isinstance(names.get("data"), Mapping) and "_target_" in names["data"]
+    data = names.get("data")
+    return isinstance(data, Mapping) and data.get("_target_") not in (None, CASE_DATA)
 
 
 def _from_folder(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Have relative paths start from the file's folder (SEEDS E1)."""
     for key in PATHS:
-        scheme, _, path = str(get(tree, key) or "").rpartition("file:")
-        if path and "://" not in path and (scheme or key != "init_from" or path != get(tree, key)):
-            put(tree, key, f"{'file:' if key == 'init_from' else ''}{folder / Path(path).expanduser()}")
+        if isinstance(path := get(tree, key), str) and "://" not in path:
+            put(tree, key, str(folder / Path(path).expanduser()))
+    if isinstance(parent := tree.get("init_from"), str) and parent.startswith(FILE):
+        tree["init_from"] = f"{FILE}{folder / Path(parent.removeprefix(FILE)).expanduser()}"
     return tree
 
 
@@ -153,20 +174,49 @@ def in_our_words(request: Request) -> Request:
 
 
 def base_of(request: Request) -> Request:
-    """Return the request for the stage that a Python config names (`stage = "train_cls"`), or for segmentation."""
-    return replace(request, config=str(_names(_file(request)).get("stage", DEFAULT_STAGE)))
+    """Return the request for the stage that a Python config names (`stage = "train_cls"`), or for segmentation.
+
+    Raises:
+        ConfigError: There is no such stage.
+    """
+    file = _file(request)
+    stage = str(_names(file).get("stage") or DEFAULT_STAGE)
+    known = known_configs([*request.config_dirs, *search_folders()])
+    if stage not in known:
+        raise ConfigError(f"{one_of('stage', stage, known)} [{_place(file, 'stage')}]")
+    kept = tuple(word for word in request.overrides if not word.startswith("~"))
+    return replace(request, config=stage, overrides=kept)
 
 
 def settings_of(request: Request) -> Iterator[Setting]:
     """Yield where each key is set by the file."""
-    from asparagus.compose.origins import Setting, shown
-
     file = _file(request)
-    for name, line in lines_of(file).items():
-        keys = {"model_name": "model", "model_kwargs": "model", "input_array_info": "data.patch_size"}
-        key = RENAMED.get(name) or keys.get(name) or name
-        value = _names(file).get(name)
-        yield Setting(key, str(value), f"{shown(file)}:{line}")
+    names = _names(file)
+    for name in lines_of(file):
+        if name in RENAMED:
+            yield from _settings(RENAMED[name], names.get(name), _place(file, name))
+        elif name in OURS or name == "model":
+            yield from _settings(name, names.get(name), _place(file, name))
+        for key in (name, *KEYS_OF[name]) if name in KEYS_OF else ():
+            yield from _settings(key, names.get(name), _place(file, name))
+
+
+def _settings(key: str, value: Any, where: str) -> Iterator[Setting]:
+    from asparagus.compose.origins import Setting
+
+    if not isinstance(value, Mapping):
+        plain = value is None or isinstance(value, PLAIN)
+        yield Setting(key, hidden(str(value)) if plain else f"a {type(value).__name__}", where)
+        return
+    yield Setting(key, "{...}", where)
+    for part, inner in value.items():
+        yield from _settings(f"{key}.{part}", inner, where)
+
+
+def _place(file: Path, name: str) -> str:
+    from asparagus.compose.origins import shown
+
+    return f"{shown(file)}:{lines_of(file).get(name, 1)}"
 
 
 def _file(request: Request) -> Path:
@@ -180,23 +230,27 @@ def _names(file: Path) -> dict[str, Any]:
     return {name: value for name, value in execute(file).items() if not name.startswith("_")}
 
 
-def _tree(file: Path) -> dict[str, Any]:
+def _tree(file: Path, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config that a file's names stand for."""
-    names = _names(file)
     given = {**DEFAULTS, **{name: value for name, value in names.items() if value is not None}}
     _warn(file, names)
+    info = names.get("input_array_info")
+    if isinstance(info, Mapping) and "scale" in info and not _own_data(names):
+        log.warning("%s: the scale of input_array_info is not used: cases are cut as they are stored", file.name)
     tree: dict[str, Any] = {}
     put(tree, "optim.name", "radam")
     put(tree, "optim.sched", None)
     for name, key in RENAMED.items():
-        if name in given:
+        if name in given and (name in names or not (key.startswith("data.") and _own_data(names))):
             put(tree, key, _plain(given[name], name))
     put(tree, "run.name", str(given["model_name"]))
     _shape(tree, given["input_array_info"])
+    if _own_data(names) and "input_array_info" not in names:
+        tree["data"].pop("patch_size")
     _network(tree, given, file)
     _places(tree, given, file)
     for name in OURS:
-        if name in given:
+        if isinstance(given.get(name), (Mapping, *PLAIN)):  # else it is something of the file's own: a logger, a module
             put(tree, name, _plain(given[name], name))
     return tree
 
@@ -211,23 +265,29 @@ def _warn(file: Path, names: Mapping[str, Any]) -> None:
 
 def _set_samples(config: Any, names: Mapping[str, Any]) -> None:
     """Set the items of an epoch: so many independent random batches on each worker (SEEDS E12)."""
-    iterations = names.get("iterations_per_epoch", DEFAULTS["iterations_per_epoch"])
-    for name, value in (("iterations_per_epoch", iterations), ("batch_size", config.data.batch_size)):
+    from asparagus.compose.experiment import gpus_of
+
+    tree = plain_values(config).tree
+    tree = spelled_our_way(tree, gpus_of(tree), [])  # an override may say run.gpus=2
+    iterations = names.get("iterations_per_epoch")
+    iterations = DEFAULTS["iterations_per_epoch"] if iterations is None else _plain(iterations, "iterations_per_epoch")
+    batch, workers = get(tree, "data.batch_size"), get(tree, "resources.workers")
+    for name, value in (("iterations_per_epoch", iterations), ("data.batch_size", batch)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name}: {value!r} is not a whole number of at least 1.")
-    workers = config.resources.workers if isinstance(config.resources.workers, int) else 0
-    config.data.samples_per_epoch = iterations * config.data.batch_size * max(1, workers)
+    config.data.samples_per_epoch = iterations * batch * max(1, workers if isinstance(workers, int) else 0)
 
 
 def _shape(tree: dict[str, Any], info: Any) -> None:
     """`shape` in voxels z, y, x; a first axis of 1 is two-dimensional (SEEDS E9)."""
     shape = info.get("shape") if isinstance(info, Mapping) else None
     axes = 3
-    if not isinstance(shape, (list, tuple)) or len(shape) != axes:
+    shape = _plain(shape, "input_array_info.shape")
+    if not isinstance(shape, list) or len(shape) != axes or not all(isinstance(size, int) for size in shape):
         raise ConfigError(f"input_array_info: {info!r} has to be {{'shape': (z, y, x), 'scale': (z, y, x)}}.")
     flat = shape[0] == 1
     put(tree, "model.dimensions", "2D" if flat else "3D")
-    put(tree, "data.patch_size", [int(size) for size in (shape[1:] if flat else shape)])
+    put(tree, "data.patch_size", shape[1:] if flat else shape)
 
 
 def _network(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None:
@@ -236,12 +296,16 @@ def _network(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None
         if isinstance(given["model"], Mapping):  # our own section
             put(tree, "model", _plain(given["model"], "model"))
             return
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(given["model"], torch.nn.Module):
+            kind = type(given["model"]).__name__
+            raise ConfigError(f"model: a {kind} given. Build a torch.nn.Module, or describe it: {{'_target_': ...}}.")
         section = {"_target_": "asparagus.python_file.model_of", "file": str(file), "digest": digest_of(file)}
         put(tree, "model.net", section)
         return
     name = str(given["model_name"]).lower()
     kind = next((kind for kind in NETWORKS if kind in name), None)
-    if kind is None or (kind != "vitnet" and name[:2] not in ("2d", "3d")):
+    if kind is None or (kind != "vitnet" and "2d" not in name and "3d" not in name):
         raise ConfigError(one_of("model_name", given["model_name"], MODEL_NAMES))
     options = _plain(given.get("model_kwargs", {}), "model_kwargs")
     put(tree, "model.net", {"_target_": NETWORKS[kind], **options})
@@ -251,14 +315,16 @@ def _places(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None:
     """Where it trains and what it writes beside the record."""
     device = given.get("device")
     if device is not None:
-        kind = str(device).partition(":")[0]
+        kind, _, index = str(device).partition(":")
         if kind not in ACCELERATORS:
             raise ConfigError(one_of("device", device, ACCELERATORS))
         put(tree, "trainer.accelerator", ACCELERATORS[kind])
+        if index.isdigit():
+            put(tree, "trainer.devices", [int(index)])
     if "load_model" in given and given["load_model"] not in LOADS:
         raise ConfigError(one_of("load_model", given["load_model"], LOADS))
     if "logs_save_path" in given:
-        logs = file.parent / str(given["logs_save_path"]).format(model_name=given["model_name"])
+        logs = file.parent / str(given["logs_save_path"]).replace("{model_name}", str(given["model_name"]))
         logger = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": str(logs), "name": ""}
         put(tree, "logger.tensorboard", logger)
 
@@ -275,6 +341,8 @@ def _plain(value: Any, name: str) -> Any:
         return [_plain(part, f"{name}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Path):
         return str(value)
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy or torch
+        return value.item()
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise ConfigError(

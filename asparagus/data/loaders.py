@@ -360,7 +360,7 @@ def _dataset_section(value: Any, key: str) -> Any:
 
 
 def _check_name(name: Any, key: str) -> None:
-    if str(name) not in (*BUILT_IN, *DATASETS) and "." not in str(name):
+    if str(name) not in BUILT_IN and name not in DATASETS and "." not in str(name):
         see = "Others are registered, or given by their `_target_`."
         raise ConfigError(one_of(key, name, [*BUILT_IN, *DATASETS], see=see))
 

@@ -17,7 +17,7 @@ from asparagus.attributes import has_attributes, lengths, substituted
 from asparagus.callbacks.seeds import EpochSeeds
 from asparagus.data.layout import Task, read_task
 from asparagus.errors import DataError
-from asparagus.secrets import reveal
+from asparagus.secrets import hide_in, references, reveal
 from asparagus.spec import Spec
 from asparagus.stages import STAGES
 from asparagus.stages.build import build_module
@@ -56,6 +56,10 @@ class Parts:
             patch_size=filled.data.get("patch_size"),
             seed=filled.seed,
         )
+        self.secrets = set(references(spec.to_dict()))
+        for part in (self.module, self.datamodule):
+            if self.secrets and hasattr(part, "_hparams_initial"):  # what Lightning tells to loggers
+                part._hparams_initial = hide_in(part.hparams_initial, self.secrets)  # noqa: SLF001 - no public name
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks of the sections `callbacks` and `plugins`, and what keeps epochs reproducible."""

@@ -78,7 +78,7 @@ def build(
             "callbacks": [
                 *parts.callbacks(),
                 Heartbeat(journal),
-                CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal),
+                CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets),
             ],
         }
     )

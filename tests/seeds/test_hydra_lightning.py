@@ -531,8 +531,10 @@ def test_c18_an_experiment_trains_from_the_command_line_and_is_recorded(project,
     assert found.info.run_name == "standard_resnet_robust_train"
     assert found.data.tags["asparagus.module"] == "tasks.example.modules.robust_backbone.RobustBackbone"
     assert list(Path(outcome["folder"]).rglob("metrics.csv"))
-    again = run("launch", [f"{outcome['folder']}/config.yaml", "--dry-run"])
-    assert again == 0
+    saved = yaml.safe_load((Path(outcome["folder"]) / "config.yaml").read_text())
+    assert isinstance(saved["seed"], int)  # drawn, and kept
+    assert saved["model"]["module"]["scheduler_spec"] == {"id": "StepLR", "step_size": 20, "gamma": 0.7}
+    assert run("launch", [f"{outcome['folder']}/config.yaml", "--dry-run"]) == 0
 
 
 # ---- C19, what a new task takes
@@ -912,3 +914,11 @@ def test_c20_inside_a_hydra_application_a_variable_stays_one_too(project, monkey
     monkeypatch.setattr(sys, "argv", ["app.py", "trainer.max_epochs=3", "hydra.run.dir=.", *quiet])
     application()
     assert seen == [3]
+
+
+@pytest.mark.ray
+def test_c24_the_repositorys_own_code_is_found_on_ray_workers(project, ray_address, capsys):
+    words = ["resources=one_worker", f"site.address={ray_address}", "epochs=1", "trainer.check_val_every_n_epoch=1"]
+    assert launched(*words, "--json") == 0
+    outcome = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (outcome["state"], "val/acc" in outcome["metrics"]) == ("finished", True)

@@ -219,7 +219,7 @@ def loader_of(config: str, *words: str) -> Any:
     return datamodule_of(config, *words).train_dataloader()
 
 
-# D1: help
+# What help shows (D1)
 
 
 def help_of(capsys, *words: str) -> tuple[dict[str, str], dict[str, Any]]:
