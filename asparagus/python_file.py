@@ -50,9 +50,9 @@ def lines_of(file: Path) -> dict[str, int]:
     """Return the line on which each name of a file is assigned last."""
     found: dict[str, int] = {}
     for node in _statements(_parsed(file)):
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         names = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
         found |= {name.id: node.lineno for name in names if isinstance(name, ast.Name)}
     return found

@@ -511,7 +511,7 @@ def test_d18_registered_defaults_are_used_unless_something_else_is_said(register
 
 
 def test_d18_an_unknown_name_is_answered_with_the_known(registered):
-    pattern = r"'rooetd' is not known\. Did you mean 'rooted'\? Known: bare, flavoured, image_folder, rooted\."
+    pattern = r"'rooetd' is not known\. Did you mean 'rooted'\? Known: bare, cases, flavoured, image_folder, rooted\."
     with pytest.raises(ConfigError, match=rf"^data\.val\.dataset\.name: {pattern}"):
         LoaderDataModule(val={"dataset": {"name": "rooetd"}})
     with pytest.raises(ConfigError, match=rf"^dataset\.name: {pattern}"):

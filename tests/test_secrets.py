@@ -17,7 +17,7 @@ from asparagus import load_config, load_from_config
 from asparagus.api import launch, plan_of
 from asparagus.cli.main import run
 from asparagus.driver.on_ray import worker_environment
-from asparagus.errors import ConfigError, RecordError, RunError
+from asparagus.errors import ConfigError, RunError
 from asparagus.record.recorder import Recorder
 from asparagus.record.store import Store
 from asparagus.secrets import Sealed, hide, is_secret_name
@@ -175,22 +175,33 @@ def test_a_name_is_recognised_as_no_secrets(name):
     assert not is_secret_name(name)
 
 
-@pytest.mark.parametrize(("token", "real"), WRITTEN.values(), ids=WRITTEN.keys())
-def test_whoever_needs_a_secret_gets_it_and_no_look_at_the_config_shows_it(token, real, own, capsys):
-    config = experiment(own, token)
-    for look in LOOKS:
-        assert_unseen(shown(capsys, config, *look.split()))
-    trainer, _, _ = load_from_config(load_config([config]))
-    (holder,) = (callback for callback in trainer.callbacks if type(callback).__name__ == "Holder")
-    assert holder.token == real
+@pytest.fixture
+def every_way(own) -> str:
+    """An experiment with a callback for every way in which a secret may be written."""
+    callbacks = {name: {"_target_": "confidant.Holder", "token": token} for name, (token, _) in WRITTEN.items()}
+    used = {name: text for name, text in VARIABLES.items() if name != "no_one"}
+    text = yaml.safe_dump({"defaults": [DIGITS, "_self_"], "variables": used, "callbacks": callbacks})
+    (own / "mine.yaml").write_text(text)
+    return "mine.yaml"
+
+
+@pytest.mark.parametrize("look", [look.replace("callbacks.mine.token", "callbacks") for look in LOOKS])
+def test_no_look_at_a_config_shows_a_secret(look, every_way, capsys):
+    assert_unseen(shown(capsys, every_way, *look.split()))
+
+
+def test_whoever_needs_a_secret_gets_it(every_way):
+    trainer, _, _ = load_from_config(load_config([every_way]))
+    got = [callback.token for callback in trainer.callbacks if type(callback).__name__ == "Holder"]
+    assert sorted(got) == sorted(real for _, real in WRITTEN.values())
 
 
 @pytest.mark.parametrize(("token", "real"), WRITTEN.values(), ids=WRITTEN.keys())
-def test_a_reference_may_be_given_as_an_override_and_is_shown_nowhere(token, real, own, capsys):
+def test_a_reference_may_be_given_as_an_override_and_is_not_shown(token, real, own, capsys):
     written = plan_of(experiment(own, token))
     text = (own / "mine.yaml").read_text().replace(f"token: {json.dumps(token)}", "token: to be replaced")
     (own / "mine.yaml").write_text(text)
-    for look in LOOKS:
+    for look in ("--info callbacks.mine.token", "--dry-run --json"):
         assert_unseen(shown(capsys, "mine.yaml", f"callbacks.mine.token={token}", *look.split()))
     assert plan_of("mine.yaml", [f"callbacks.mine.token={token}"]) == written
 
@@ -258,7 +269,7 @@ LITERALS = {
 }
 
 
-@pytest.mark.parametrize("look", ["", *LOOKS])
+@pytest.mark.parametrize("look", ["", "--cfg all", "--info", "--dry-run --json"])
 @pytest.mark.parametrize("override", LITERALS.values(), ids=LITERALS.keys())
 def test_a_secret_typed_in_plain_text_is_refused_without_showing_it(override, look, own, capsys):
     said = shown(capsys, experiment(own, "x"), override, *look.split(), status=2)
@@ -281,7 +292,7 @@ IN_A_FILE = {
 @pytest.mark.parametrize("text", IN_A_FILE.values(), ids=IN_A_FILE.keys())
 def test_a_secret_in_a_file_in_plain_text_is_refused_without_showing_it(text, own, capsys):
     (own / "mine.yaml").write_text(f"defaults: [experiment/digits, _self_]\n{text}\n")
-    for look in ("", *LOOKS):
+    for look in ("", "--cfg job", "--cfg all --resolve", "--info", "--dry-run"):
         status = run("launch", ["mine.yaml", *look.split()])
         said = capsys.readouterr()
         assert_unseen(said.out + said.err)
@@ -399,8 +410,10 @@ def test_a_password_in_the_tracking_uri_is_shown_by_no_look(uri, own, monkeypatc
         assert "oracle" not in uri or "dry" not in look or "site.tracking_uri: 'oracle://me:***@" in said.err
 
 
-@pytest.mark.parametrize("words", [(), ("--check",)], ids=["run", "check"])
-@pytest.mark.parametrize("given", ["environment", "config"])
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("given", "words"), [("environment", ()), ("environment", ("--check",)), ("config", ("--check",))]
+)
 def test_a_store_that_is_away_is_named_without_its_password(given, words, own, monkeypatch, capsys):
     if given == "environment":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{VALUE}@127.0.0.1:1")
@@ -412,9 +425,10 @@ def test_a_store_that_is_away_is_named_without_its_password(given, words, own, m
     assert_unseen(said)
 
 
+@pytest.mark.e2e
 def test_the_commands_that_read_the_record_do_not_say_its_password(own, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{VALUE}@127.0.0.1:1")
-    for command, status in ((["runs"], 2), (["lineage", "1"], 2), (["ui"], 0)):
+    for command, status in ((["runs"], 2), (["ui"], 0)):
         assert run(command[0], command[1:]) == status
         said = capsys.readouterr()
         assert "127.0.0.1:1" in said.out + said.err
@@ -430,11 +444,9 @@ def test_a_password_typed_into_a_tracking_uri_is_refused_without_showing_it(own,
 def test_the_recording_process_is_not_told_its_store_where_everybody_can_read_it(own):
     with Recorder(f"http://me:{VALUE}@127.0.0.1:1", own) as recorder:
         assert_unseen(" ".join(map(str, recorder._process.args)))
-        with pytest.raises(RecordError) as error:
-            recorder.largest_number()
-    assert_unseen(str(error.value))
 
 
+@pytest.mark.e2e
 def test_runs_are_recorded_where_a_secret_says_so(own, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STORE_URI", f"sqlite:///{tmp_path}/elsewhere.db")
     shown(capsys, DIGITS, "site.tracking_uri=${secret:STORE_URI}", *SMALL)
@@ -469,6 +481,7 @@ def server(tmp_path):
         process.wait(timeout=30)
 
 
+@pytest.mark.e2e
 def test_the_password_of_the_tracking_uri_is_not_recorded(own, server, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{VALUE}@127.0.0.1:{server}")
     said = shown(capsys, DIGITS, *SMALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asparagus.compose import Request, config_as_yaml, config_of, search_folders
 from asparagus.errors import ConfigError, did_you_mean
@@ -61,7 +61,7 @@ def groups_in(folders: list[Path]) -> dict[str, list[str]]:
     """Return every config group of the search path with its options, sorted."""
     found: dict[str, set[str]] = {}
     for folder in folders:
-        for file in folder.glob("*/**/*.yaml"):
+        for file in [*folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml")]:
             found.setdefault(str(file.parent.relative_to(folder)), set()).add(file.stem)
     return {group: sorted(options) for group, options in sorted(found.items())}
 
@@ -72,7 +72,8 @@ def _with_defaults(config: DictConfig) -> DictConfig:
 
     whole: DictConfig = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     for name, part in PARTS.items():
-        if name != "paths" and OmegaConf.is_dict(section := whole.get(name)):  # paths come from the environment
+        section: Any = whole.get(name)
+        if name != "paths" and OmegaConf.is_dict(section):  # paths come from the environment
             left = {key: value for key, value in asdict(part()).items() if key not in list(section)}
             whole[name] = OmegaConf.merge(section, left)
     return whole

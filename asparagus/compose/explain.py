@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,7 @@ def _unreadable(error: yaml.YAMLError | UnicodeDecodeError, source: Source) -> s
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         name, line = shown(Path(error.problem_mark.name)), error.problem_mark.line + 1
         return f"{name}: is no YAML: {' '.join(filter(None, (error.context, error.problem)))} [{name}:{line}]"
-    for file in (file for folder in source.folders for file in folder.rglob("*.yaml") if file.is_file()):
+    for file in (file for folder in source.folders for file in files_in(folder)):
         try:
             file.read_text(encoding="utf-8")
         except UnicodeDecodeError as found:
@@ -117,9 +117,15 @@ def _not_found(missing: str, options: Any, source: Source, text: str) -> str:
     if options and ".." not in group:  # Hydra's are those of the group, and the option may lie deeper
         beside = {file.stem for top in source.folders for file in (top / group).glob("*.yaml")}
         return one_of(group, option, beside or options) + place
-    names = {str(file.relative_to(top).with_suffix("")) for top in source.folders for file in top.rglob("*.yaml")}
+    names = {str(file.relative_to(top).with_suffix("")) for top in source.folders for file in files_in(top)}
     near = did_you_mean(missing, names)
     return f"{source.name}: its defaults list names {missing!r}, which is on no search path. {near}".rstrip() + place
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Yield the experiment files of a folder, three levels deep: an own file may lie in a home directory."""
+    for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml"):
+        yield from (file for file in folder.glob(pattern) if file.is_file())
 
 
 def _place(missing: str, source: Source, text: str) -> str:

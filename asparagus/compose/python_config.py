@@ -298,8 +298,10 @@ def _network(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None
             return
         torch = sys.modules.get("torch")
         if torch is None or not isinstance(given["model"], torch.nn.Module):
-            kind = type(given["model"]).__name__
-            raise ConfigError(f"model: a {kind} given. Build a torch.nn.Module, or describe it: {{'_target_': ...}}.")
+            given_kind = type(given["model"]).__name__
+            raise ConfigError(
+                f"model: a {given_kind} given. Build a torch.nn.Module, or describe it: {{'_target_': ...}}."
+            )
         section = {"_target_": "asparagus.python_file.model_of", "file": str(file), "digest": digest_of(file)}
         put(tree, "model.net", section)
         return

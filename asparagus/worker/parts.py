@@ -117,8 +117,10 @@ def _batches(datamodule: pl.LightningDataModule) -> float | None:
         return None
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
     each = [math.inf if (length := sized_len(loader)) is None else length for loader in combined.flattened]
-    how = {"min_size": min, "sequential": sum}.get(combined._mode, max)  # noqa: SLF001 - nothing else tells
-    return float(how(each))
+    mode = combined._mode  # noqa: SLF001 - nothing else tells
+    if mode == "sequential":
+        return sum(each)
+    return min(each) if mode == "min_size" else max(each)
 
 
 def _task(spec: Spec) -> Task | None:

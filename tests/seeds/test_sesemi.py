@@ -676,28 +676,46 @@ def test_d11_without_a_data_root_it_is_the_data_folder(custom, data_root):
 # D12, D13: modes and checkpoints
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, data_root):
+    """A run of two epochs, for all tests that start from one, in a home of its own; and its diary."""
+    home = tmp_path_factory.mktemp("once")
+    (home / "custom.yaml").write_text(yaml.safe_dump(CUSTOM, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASPARAGUS_HOME", str(home))
+        patch.setenv("ASPARAGUS_DATA", str(data_root))
+        outcome = asparagus.launch(home / "custom.yaml", [f"model.module.diary={home / 'diary'}"])
+    return outcome, [json.loads(line) for line in (home / "diary").read_text().splitlines()]
+
+
 @pytest.fixture
-def trained(custom, diary):
-    """A run of two epochs."""
-    return asparagus.launch(custom(), [diary.word])
+def trained(once):
+    return once[0]
 
 
-def test_d12_fit_trains_validate_and_test_look_at_their_own_data_once(trained, custom, diary):
-    ends, validated = diary("end"), diary("validated")
-    assert [entry["step"] for entry in ends] == [10]
-    assert [entry["seen"] for entry in validated] == [20, 20]
-    weights = f"run.pretrained_checkpoint_path={trained.checkpoint}"
+def test_d12_fit_trains_and_validates(once):
+    outcome, diary = once
+    assert outcome.state == "finished"
+    assert [entry["step"] for entry in diary if entry["event"] == "end"] == [10]
+    assert [entry["seen"] for entry in diary if entry["event"] == "validated"] == [20, 20]
 
-    looked = asparagus.launch(custom(), [diary.word, weights, "run.mode=VALIDATE"])
-    assert [entry["seen"] for entry in diary("validated")] == [20, 20, 20]
-    assert diary("validated")[-1]["weight"] == pytest.approx(validated[-1]["weight"])
-    assert looked.metrics["val/top1"] == pytest.approx(trained.metrics["val/top1"])
 
-    tested = asparagus.launch(custom(), [diary.word, weights, "run.mode=TEST"])
-    assert [entry["seen"] for entry in diary("tested")] == [30]
-    assert set(tested.metrics) == {"test/top1"}
-    assert len(diary("end")) == 1, "neither of them trains"
-    assert (looked.state, tested.state) == ("finished", "finished")
+@pytest.mark.parametrize(
+    ("mode", "event", "seen", "metrics"),
+    [("VALIDATE", "validated", 20, {"val/loss", "val/top1"}), ("TEST", "tested", 30, {"test/top1"})],
+)
+def test_d12_validate_and_test_look_at_their_own_data_once(mode, event, seen, metrics, trained, custom, diary):
+    weights = torch.load(last_of(trained), weights_only=True)["state_dict"]
+    words = [diary.word, f"run.pretrained_checkpoint_path='{last_of(trained).parent}'", f"run.mode={mode}"]
+    looked = asparagus.launch(custom(), words)
+    (entry,) = diary(event)
+    assert entry["seen"] == seen
+    assert entry["weight"] == pytest.approx(float(weights["head.weight"].sum()), abs=1e-5)
+    assert looked.state == "finished"
+    assert set(looked.metrics) == metrics
+    assert diary("start") == diary("end") == [], "neither of them trains"
+    if mode == "VALIDATE":
+        assert looked.metrics["val/top1"] == pytest.approx(trained.metrics["val/top1"])
 
 
 @pytest.mark.parametrize(("mode", "part"), [("FIT", "train"), ("VALIDATE", "val"), ("TEST", "test")])
@@ -712,7 +730,7 @@ def test_d12_a_missing_loader_is_an_error_that_names_it_before_anything_runs(mod
 def test_d12_data_that_are_not_needed_may_be_missing(mode, trained, custom, diary):
     part = {"VALIDATE": "val", "TEST": "test"}[mode]
     others = [f"data.{name}=null" for name in ("train", "val", "test") if name != part]
-    words = [diary.word, f"run.mode={mode}", f"init_from=run:{trained.run_id}/last", *others]
+    words = [diary.word, f"run.mode={mode}", f"init_from='file:{trained.checkpoint}'", *others]
     assert asparagus.launch(custom(), words).state == "finished"
 
 
@@ -754,7 +772,7 @@ def test_d13_a_checkpoint_of_a_plain_lightning_training_is_resumed(custom, diary
 
 def test_d13_pretrained_weights_alone_start_a_training_anew(trained, custom, diary):
     state = last_of(trained)
-    outcome = asparagus.launch(custom(), [diary.word, f"run.pretrained_checkpoint_path={state}"])
+    outcome = asparagus.launch(custom(), [diary.word, f"run.pretrained_checkpoint_path='{state}'"])
     start, weights = diary("start")[-1], torch.load(state, weights_only=True)["state_dict"]
     assert (start["epoch"], start["step"], start["momentum"]) == (0, 0, 0)
     assert start["weight"] == pytest.approx(float(weights["head.weight"].sum()), abs=1e-5)
@@ -762,7 +780,7 @@ def test_d13_pretrained_weights_alone_start_a_training_anew(trained, custom, dia
 
 
 def test_d13_a_head_of_another_size_is_left_and_said(trained, custom, diary):
-    words = [diary.word, f"run.pretrained_checkpoint_path={trained.checkpoint}", "learner.hparams.num_classes=5"]
+    words = [diary.word, f"run.pretrained_checkpoint_path='{trained.checkpoint}'", "learner.hparams.num_classes=5"]
     outcome = asparagus.launch(custom(), words)
     report = json.loads((Path(outcome.folder) / "transfer.json").read_text())
     assert "head.weight" in json.dumps(report["left"])
@@ -964,7 +982,7 @@ def test_d26_a_stream_that_does_not_tell_its_length_has_none(custom):
 
 
 def test_d26_without_training_data_there_is_no_length(trained, custom, diary):
-    words = ["data.train=null", "run.mode=VALIDATE", f"init_from=run:{trained.run_id}/last"]
+    words = ["data.train=null", "run.mode=VALIDATE", f"init_from='file:{trained.checkpoint}'"]
     _, module, _ = asparagus.load_from_config(plan(custom(learner={"told": TOLD}), *words).spec)
     assert (module.told["iterations"], module.told["all"]) == (None, None)
 
