@@ -108,11 +108,12 @@ def _must_be_safe(file: Path) -> None:
         raise ConfigError(*(f"{FORCE} is set, and {line}. Take it out, or unset {FORCE}." for line in unsafe))
 
 
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
     """Yield the statements of a module in order, those inside conditions and loops too."""
     for part in ast.iter_child_nodes(node):
         if isinstance(part, (ast.stmt, ast.ExceptHandler, ast.match_case)):
-            yield part
+            if isinstance(part, ast.stmt):
+                yield part
             if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 yield from _statements(part)
 

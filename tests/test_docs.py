@@ -20,7 +20,10 @@ from asparagus.record.run_folder import create
 from asparagus.spec import Spec
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "DECISIONS.md", "docs/failures.md", "docs/coming-from.md", "launch/README.md"]
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "DECISIONS.md", "launch/README.md"),
+    *("docs/failures.md", "docs/coming-from.md"),
+]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if "# asp-launch" in path.read_text())
 

@@ -65,7 +65,7 @@ def ready(home, every_task, monkeypatch) -> Path:
 
 
 def launched(config: str) -> tuple[str, ...]:
-    """Return the words that launch a config: its name, or as its first lines say for one that goes on top of a stage."""
+    """Return the words that launch a config: its name, or what its first lines say."""
     if config.startswith("experiment/"):
         header = re.search(r"^# asp-launch (.*)$", (CONFIGS / f"{config}.yaml").read_text(), flags=re.MULTILINE)
         assert header, f"{config} does not say how it is launched"

@@ -10,9 +10,9 @@ import torch
 
 from asparagus.errors import ConfigError
 from asparagus.models.build import build_network
-from asparagus.targets import instantiate
 from asparagus.models.mlp import MLP, SmallConvNet
 from asparagus.models.unet import EncoderClassifier, UNet
+from asparagus.targets import instantiate
 
 SIZES = {"spatial_dims": 3, "in_channels": 1, "out_channels": 5, "img_size": [16, 16, 16]}
 UNET = {"_target_": "asparagus.models.unet.UNet", "features": [4, 8]}

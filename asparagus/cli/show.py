@@ -70,7 +70,8 @@ def _with_defaults(config: DictConfig) -> DictConfig:
     """Add what no file sets and a default has: the rest of the typed sections."""
     from omegaconf import OmegaConf
 
-    whole: DictConfig = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    whole: DictConfig = OmegaConf.create(plain)
     for name, part in PARTS.items():
         section: Any = whole.get(name)
         if name != "paths" and OmegaConf.is_dict(section):  # paths come from the environment

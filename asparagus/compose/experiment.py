@@ -65,7 +65,8 @@ def _typed_last(config: DictConfig, request: Request) -> DictConfig:
         if isinstance(value, dict) and "={" not in override:
             continue  # a group
         for old, section in older_of(typed[place]).items():
-            if old not in typed[place:] and OmegaConf.select(config, section, throw_on_missing=False) is not None:
+            inside = old.startswith(f"{typed[place]}.")  # task={name: x} says it itself
+            if not inside and old not in typed[place:] and written(config, section) is not None:
                 OmegaConf.update(config, old, value, merge=False, force_add=True)
     return config
 

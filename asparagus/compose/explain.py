@@ -110,7 +110,7 @@ def _not_found(missing: str, options: Any, source: Source, text: str) -> str:
     """Say that a file of the defaults list, or the option of a group, is not there."""
     place = _place(missing, source, text)
     if posixpath.normpath(missing).startswith(".."):
-        plain = missing.replace("../", "")
+        plain = missing.rpartition("../")[2]
         outside = f"{source.name}: {missing!r} leads out of the folder of experiment files."
         return f"{outside} Write {plain!r} at its top.{place}"
     group, _, option = missing.rpartition("/")

@@ -69,12 +69,13 @@ def written(config: DictConfig, key: str) -> Any:
     """Return the value of a dotted key as it is written, interpolations and all; None where there is none."""
     from omegaconf import OmegaConf
 
-    parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
-    values = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else None
-    if isinstance(values, list):
-        return values[int(leaf)] if leaf.isdigit() and int(leaf) < len(values) else None
-    return values.get(leaf) if isinstance(values, dict) else None
+    node: Any = OmegaConf.to_container(config, resolve=False)
+    for part in key.split("."):
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def masked(config: DictConfig) -> DictConfig:

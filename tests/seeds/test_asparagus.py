@@ -613,9 +613,11 @@ def test_a49_a_module_that_is_not_there_is_named_before_anything_starts(home, ow
 
 
 def test_a49_an_argument_that_it_does_not_take_is_named(home, own_repo, capsys):
-    write(home / "mine.yaml", "defaults: [experiment/digits, _self_]\n" + README_MODULE + "    widht: 48\n" + OF_DIGITS)
+    write(
+        home / "mine.yaml", "defaults: [experiment/digits, _self_]\n" + README_MODULE + "    widthh: 48\n" + OF_DIGITS
+    )
     said = wrong(capsys, "mine.yaml")
-    assert "widht" in said
+    assert "widthh" in said
     assert "Did you mean 'width'?" in said
     assert "mine.yaml:6" in said
 
@@ -661,8 +663,8 @@ def test_a50_data_of_ones_own_may_be_named_on_the_command_line(home, own_data):
 
 
 def test_a50_its_arguments_are_checked(home, own_data, capsys):
-    said = wrong(capsys, "train", "task=X", "data={_target_: my_data.MyDataModule, lenght: 8}", "trainer.max_epochs=1")
-    assert "data.lenght" in said
+    said = wrong(capsys, "train", "task=X", "data={_target_: my_data.MyDataModule, lenngth: 8}", "trainer.max_epochs=1")
+    assert "data.lenngth" in said
     assert "Did you mean 'length'?" in said
 
 

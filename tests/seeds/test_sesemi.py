@@ -701,10 +701,11 @@ def test_d12_fit_trains_and_validates(once):
 
 
 @pytest.mark.parametrize(
-    ("mode", "event", "seen", "metrics"),
-    [("VALIDATE", "validated", 20, {"val/loss", "val/top1"}), ("TEST", "tested", 30, {"test/top1"})],
+    ("mode", "expected"),
+    [("VALIDATE", ("validated", 20, {"val/loss", "val/top1"})), ("TEST", ("tested", 30, {"test/top1"}))],
 )
-def test_d12_validate_and_test_look_at_their_own_data_once(mode, event, seen, metrics, trained, custom, diary):
+def test_d12_validate_and_test_look_at_their_own_data_once(mode, expected, trained, custom, diary):
+    event, seen, metrics = expected
     weights = torch.load(last_of(trained), weights_only=True)["state_dict"]
     words = [diary.word, f"run.pretrained_checkpoint_path='{last_of(trained).parent}'", f"run.mode={mode}"]
     looked = asparagus.launch(custom(), words)
@@ -757,7 +758,7 @@ def test_d13_resuming_restores_the_whole_state_and_wins_over_pretrained_weights(
     assert start["momentum"] > 0
     assert start["weight"] == pytest.approx(float(weights["head.weight"].sum()), abs=1e-5)
     assert diary("end")[-1] == {"event": "end", "epoch": 4, "step": 20}
-    assert again.run_id != trained.run_id
+    assert again.folder != trained.folder
     assert not (Path(again.folder) / "transfer.json").exists()
 
 
@@ -883,6 +884,11 @@ def test_d16_the_command_line_wins_whatever_the_file_calls_the_key(custom):
     made = spec(file, "trainer.max_epochs=${checkpoint.keep_best}", "model.module.told=${asparagus:num_gpus}")
     assert made.trainer["max_epochs"] == 1
     assert made.model["module"]["told"] == "${asparagus:num_gpus}"
+
+
+def test_d16_a_section_that_holds_an_older_spelling_is_taken_as_it_is_typed(custom):
+    assert spec(custom(), "task={name: other}").task == "other"
+    assert spec(custom(task={"name": "one"}), "task=other").task == "other"
 
 
 def test_d16_of_two_spellings_on_the_command_line_the_last_one_wins(custom):

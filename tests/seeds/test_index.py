@@ -1,0 +1,24 @@
+"""Each behaviour that a source system promises has a test that carries its number."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+DONE = [
+    *(f"a{number}" for number in [*range(1, 5), *range(16, 27), *range(49, 52)]),
+    *(f"b{number}" for number in range(1, 6)),
+    *(f"c{number}" for number in range(14, 31)),
+    *(f"d{number}" for number in [*range(1, 18), *range(26, 31)]),
+    *("e1", "e2", "e46"),
+    *("b12", "b17", "d18", "d19"),
+]
+"""The numbers of the experiment files, and of registering things of one's own."""
+
+
+@pytest.mark.parametrize("number", DONE)
+def test_a_number_has_its_test(number):
+    assert re.search(rf"def test_{number}_", TESTS), f"no test begins with test_{number}_"
