@@ -139,15 +139,35 @@ def plan_of(
         spec = _spec(config)
         found = check(spec)
     except ConfigError as error:
-        if isinstance(config, Request):
-            raise ConfigError(*located(error.problems, config)) from error
-        raise
+        problems = (*error.problems, *_more(error))
+        raise ConfigError(*(located(problems, config) if isinstance(config, Request) else problems)) from error
     return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes)
 
 
 def _names_config(word: str) -> bool:
     """Tell a config from an override: run folders have `=` in their names."""
     return Path(word).is_file() or not ("=" in word or word.startswith(("~", "+")))
+
+
+def _more(error: ConfigError) -> list[str]:
+    """Check what could be composed all the same: every problem is said at once, and none of them twice."""
+    if not isinstance(error.rest, Spec):
+        return []
+    said = {_key(problem) for problem in error.problems}
+    try:
+        check(error.rest)
+    except ConfigError as further:
+        return [problem for problem in further.problems if not _is_about(_key(problem), said)]
+    return []
+
+
+def _key(problem: str) -> str:
+    return problem.partition(": ")[0].removesuffix("._target_")
+
+
+def _is_about(key: str, said: set[str]) -> bool:
+    """Tell whether a key was spoken of already, or something around it or in it."""
+    return any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in said)
 
 
 def _spec(config: Any) -> Spec:

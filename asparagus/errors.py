@@ -30,8 +30,15 @@ class RequestError(AsparagusError):
 class ConfigError(RequestError):
     """An experiment file or an override is wrong; carries every problem that was found, each beginning with its key."""
 
-    def __init__(self, *problems: str) -> None:
+    def __init__(self, *problems: str, rest: object = None) -> None:
+        """Say what is wrong.
+
+        Args:
+            problems: One line each.
+            rest: What could be made of the request all the same: there may be more wrong with it.
+        """
         super().__init__("\n".join(problems))
+        self.rest = rest
         self.problems = tuple(problem for text in problems for problem in text.split("\n"))
 
 

@@ -81,7 +81,7 @@ def digest_of(file: Path) -> str:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}).") from error
 
 
-def model_of(file: str, digest: str, name: str = "model") -> Any:
+def model_of(file: str, digest: str, name: str = "model", home: str | None = None) -> Any:
     """Build the network of a training config; what a run's own config names as its `_target_`.
 
     The file is run once more, so that the first weights follow the seed of now.
@@ -90,6 +90,7 @@ def model_of(file: str, digest: str, name: str = "model") -> Any:
         file: Absolute path of the config.
         digest: Its SHA-256 when the run was planned.
         name: Of the network in it.
+        home: The folder that the file is run in, where it is a copy; its neighbours are there.
 
     Raises:
         ConfigError: The file is not there, has changed since, or has no such name.
@@ -100,7 +101,7 @@ def model_of(file: str, digest: str, name: str = "model") -> Any:
         raise ConfigError(problem)
     _must_be_safe(Path(file))
     with torch.device("cpu"):
-        return _run(Path(file))[name]
+        return _run(Path(file), Path(home) if home and Path(home).is_dir() else None)[name]
 
 
 def _must_be_safe(file: Path) -> None:
@@ -135,9 +136,9 @@ def _walk(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"calls {node.func.id}"
 
 
-def _run(file: Path) -> dict[str, Any]:
+def _run(file: Path, home: Path | None = None) -> dict[str, Any]:
     _parsed(file)
-    with _in_folder(file.parent):
+    with _in_folder(home or file.parent):
         try:
             return runpy.run_path(str(file), run_name=NAME)
         except (Exception, SystemExit) as error:

@@ -1,7 +1,7 @@
 """Every file on the shelf, broken on purpose in one place at a time: the launch is refused, and the place is named.
 
-The breaks are made by rule from the files themselves: a new file, or a new key, is broken as well. Keys are misspelt, and
-values given a wrong type, in a copy of the file that a `-cd` folder holds: file and line have to be named. Targets,
+The breaks are made by rule from the files themselves: a new file, or a new key, is broken as well. Keys are misspelt,
+and values given a wrong type, in a copy of the file that a `-cd` folder holds: file and line have to be named. Targets,
 their arguments and options of groups are typed on the command line: the override has to be named.
 """
 
@@ -24,6 +24,7 @@ from asparagus.data.split import make_split
 ROOT = Path(__file__).parent.parent
 SHELVES = (ROOT / "configs", ROOT / "launch")
 NONSENSE = "nonsense"
+DRY = ["--dry-run"]
 DIGITS = ("experiment/digits",)
 SEG = ("train_seg", "task=Task997_LauritSynSeg")
 PRETRAIN = ("pretrain", "task=Task998_LauritSyn")
@@ -45,8 +46,9 @@ LAUNCHED: dict[str, tuple[str, ...]] = {
     "experiment/laurit_finetune_seg": ("experiment/laurit_finetune_seg", PARENT),
     "experiment/laurit_finetune_cls": ("experiment/laurit_finetune_cls", PARENT),
     "experiment/coming_from_hydra_lightning": ("train_cls", "experiment=coming_from_hydra_lightning"),
+    "data/images": ("train_cls", "task=Task001_Digits", "model=mlp", "data=images"),
     "data/volumes": SEG,
-    "data/loaders": (*DIGITS, "data=loaders", "~data.split", f"data.train={LOADER}"),
+    "data/loaders": (*DIGITS, "data=loaders", "data.batch_size=2", f"data.train={LOADER}"),
     "model/unet": PRETRAIN,
     "model/unet_b_lw_dec": (*PRETRAIN, "model=unet_b_lw_dec", "+plugins=seg_Task997"),
     "plugins/seg_Task997": (*PRETRAIN, "model=unet_b_lw_dec", "+plugins=seg_Task997"),
@@ -138,7 +140,9 @@ def keys(file: str) -> Iterator[Key]:
     group = file.rpartition("/")[0]
     is_global = "@package _global_" in FILES[file].read_text() or not group
     node = yaml.compose(FILES[file].read_text(), Loader=yaml.SafeLoader)
-    yield from _keys(node, "" if is_global else f"{group}.", None)
+    for key in _keys(node, "" if is_global else f"{group}.", None):
+        if not re.match(rf"({group}\.)?defaults(\.|$)", key.full):
+            yield key
 
 
 def _keys(node: yaml.Node, prefix: str, within: int | None) -> Iterator[Key]:
@@ -149,8 +153,6 @@ def _keys(node: yaml.Node, prefix: str, within: int | None) -> Iterator[Key]:
         return
     for key, value in node.value:
         line = key.start_mark.line + 1
-        if key.value == "defaults" and not prefix:
-            continue
         full = f"{prefix}{key.value}"
         yield Key(key.value, full, line, value, within or line)
         inside = line if isinstance(value, yaml.SequenceNode) else within
@@ -166,7 +168,7 @@ def broken_line(file: str, line: int, old: str, new: str) -> str:
 
 def misspelt(word: str, turn: int) -> str:
     """Drop or double the letter in the middle, in turn."""
-    middle = len(word) // 2
+    middle = next(place for place in range(len(word) // 2, len(word)) if word[place].isalpha())
     return word[:middle] + word[middle + 1 :] if turn % 2 and len(word) > 2 else word[: middle + 1] + word[middle:]
 
 
@@ -176,7 +178,7 @@ def misspelt_keys() -> Iterator[Break]:
     for file in ORDINARY:
         levels: dict[str, list[Key]] = {}
         for key in keys(file):
-            if key.full not in FREE and not key.name.startswith("_"):
+            if key.full not in FREE:
                 levels.setdefault(key.full.rpartition(".")[0], []).append(key)
         for turn, found in enumerate(levels.values()):
             for key in ([key for key in found if key.full not in seen] or found)[:2]:
@@ -193,7 +195,8 @@ def wrong_values() -> Iterator[Break]:
         for key in keys(file):
             is_leaf = not isinstance(key.value, yaml.MappingNode) and key.name != "_target_"
             has_sections = any(isinstance(item, yaml.MappingNode) for item in getattr(key.value, "value", ()))
-            if not is_leaf or has_sections or key.full in seen or key.full in UNTYPED:
+            given_elsewhere = getattr(key.value, "value", "") == "???" or f"{key.full}=" in " ".join(launch_of(file))
+            if not is_leaf or has_sections or given_elsewhere or key.full in seen or key.full in UNTYPED:
                 continue
             seen.add(key.full)
             tag = key.value.tag.rpartition(":")[2]
@@ -290,7 +293,7 @@ def shelf(home: Path, every_task: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setenv("ASPARAGUS_DATA", str(every_task))
     monkeypatch.syspath_prepend(str(home))
     (home / "weights.pt").touch()
-    own = "import pytorch_lightning as pl\n\n\nclass Own(pl.LightningModule):\n    def __init__(self, optim):\n        ...\n"
+    own = "import pytorch_lightning as pl\n\n\nclass Own(pl.LightningModule):\n    def __init__(self, optim): ...\n"
     (home / "broken_module.py").write_text(own)
     return home
 
@@ -336,7 +339,7 @@ def test_a_broken_config_is_refused_and_the_place_is_named(made, shelf, capsys):
         copy.parent.mkdir(parents=True)
         copy.write_text(made.text)
         words += ["-cd", "mine"]
-    assert run("launch", words) == 2
+    assert run("launch", [*words, *DRY]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from asparagus.check import optimizer
+from asparagus.check.annotation import mismatch
 from asparagus.check.signature import Signature, TargetMissingError, is_a, signature_of
 from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_KEYS
 from asparagus.errors import did_you_mean, one_of
@@ -43,6 +44,22 @@ GIVEN: dict[str, frozenset[str]] = {
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 SCHEDULE_KEYS = frozenset({"name", "min_lr", "warmup_steps", "warmup_ratio", "max_steps"})
 LOADERS = "asparagus.data.loaders.LoaderDataModule"
+LOADER_TYPES = {
+    "batch_size": "int",
+    "batch_size_per_gpu": "int",
+    "shuffle": "bool",
+    "num_workers": "int",
+    "pin_memory": "bool",
+    "drop_last": "bool",
+    "timeout": "float",
+    "persistent_workers": "bool",
+    "prefetch_factor": "int",
+}
+HANDS_ON = {
+    "TensorBoardLogger": ("torch.utils.tensorboard.writer.SummaryWriter", "tensorboardX.writer.SummaryWriter"),
+    "WandbLogger": ("wandb.sdk.wandb_init.init",),
+}
+"""Loggers that take anything, and what their other arguments are for."""
 EXTRAS = {"wandb": "wandb", "tensorboard": "tensorboard", "comet_ml": "comet_ml", "neptune": "neptune"}
 NEEDS = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "NeptuneLogger": "neptune"}
 """Loggers of Lightning's that need a package which Lightning does without."""
@@ -97,6 +114,7 @@ def target(where: str, section: Mapping[str, Any], given: frozenset[str]) -> Ite
     path = section.get("_target_")
     if not isinstance(path, str):
         yield f"{where}._target_: is missing. Give the dotted path of a class, and its arguments beside it."
+        yield from (one_of(f"{where}.{key}", key, SPECIAL) for key in section if _looks_special(key, section))
         return
     yield from _special(where, section)
     arguments = {key: value for key, value in section.items() if key not in SPECIAL}
@@ -104,6 +122,17 @@ def target(where: str, section: Mapping[str, Any], given: frozenset[str]) -> Ite
     if section.get("_recursive_", True):
         for key, value in arguments.items():
             yield from nested(f"{where}.{key}", value, given if key == "sampler" else frozenset())
+
+
+def _looks_special(key: str, section: Mapping[str, Any]) -> bool:
+    """Tell a misspelt `_target_` from an argument."""
+    return key not in SPECIAL and "_target_" not in section and bool(did_you_mean(key, ("_target_",)))
+
+
+def _nameless(where: str, section: Mapping[str, Any], known: Iterable[str]) -> Iterator[str]:
+    yield f"{where}.name: is missing. Known: {', '.join(sorted(known))}."
+    near = [key for key in section if key != "name" and did_you_mean(key, ("name",))]
+    yield from (f"{where}.{key}: is not known. Did you mean 'name'?" for key in near)
 
 
 def _special(where: str, section: Mapping[str, Any]) -> Iterator[str]:
@@ -139,11 +168,27 @@ def call(
         return
     if signature is None:
         return
+    signature = _with_handed_on(path, signature)
     for key, value in arguments.items():
         yield from _argument(f"{where}.{key}", path, signature, value, given)
     for key in signature.required if whole else ():
         if key not in arguments and key not in given and not signature.takes_anything:
             yield f"{where}.{key}: {path} needs it. Give {where}.{key}=..."
+
+
+def _with_handed_on(path: str, signature: Signature) -> Signature:
+    """Return the signature of a logger together with that of what its other arguments go to."""
+    for other in HANDS_ON.get(path.rpartition(".")[2], ()) if signature.takes_anything else ():
+        try:
+            found = signature_of(other)
+        except TargetMissingError:
+            continue
+        if found is not None:
+            parameters = (*signature.parameters, *found.parameters)
+            signature = Signature(
+                parameters, signature.required, takes_anything=False, annotations=signature.annotations
+            )
+    return signature
 
 
 def _argument(full: str, path: str, signature: Signature, value: Any, given: frozenset[str]) -> Iterator[str]:
@@ -215,6 +260,7 @@ def _loader(where: str, loader: Any) -> Iterator[str]:
         return
     for key in loader.keys() - set(LOADER_KEYS):
         yield one_of(f"{where}.{key}", key, LOADER_KEYS)
+    yield from _batching(where, loader)
     if all(loader.get(key) is not None for key in BATCH_SIZES):
         yield f"{where}: cannot set both {' and '.join(BATCH_SIZES)}. Give one of them."
     if loader.get("dataset") is None:
@@ -225,9 +271,21 @@ def _loader(where: str, loader: Any) -> Iterator[str]:
         yield from _dataset(f"{where}.dataset", dataset)
 
 
+def _batching(where: str, loader: dict[str, Any]) -> Iterator[str]:
+    for key, kind in LOADER_TYPES.items():
+        value = loader.get(key)
+        if value is None or (isinstance(value, str) and PLACEHOLDER in value):
+            continue
+        if takes_kind := mismatch(kind, value):
+            yield f"{where}.{key}: {value!r} given, but a loader takes {takes_kind} there."
+
+
 def _dataset(where: str, section: dict[str, Any]) -> Iterator[str]:
     """Check `{name: cases, root: ..., ...}` against what the name stands for."""
     name = section.get("name")
+    if name is None:
+        yield from _nameless(where, section, [*BUILT_IN, *DATASETS])
+        return
     if not isinstance(name, str) or (name not in BUILT_IN and "." not in name):
         see = "Others are registered, or given by their _target_."
         yield one_of(f"{where}.name", name, [*BUILT_IN, *DATASETS], see=see)
@@ -298,7 +356,7 @@ def _trains_by_optim(spec: Spec) -> bool:
 def _optim(optim: dict[str, Any]) -> Iterator[str]:
     name, path = optim.get("name"), optim.get("_target_")
     if path is None and name is None:
-        yield f"optim.name: is missing. Known: {', '.join(sorted([*OPTIMIZERS, *REGISTERED_OPTIMIZERS]))}."
+        yield from _nameless("optim", optim, [*OPTIMIZERS, *REGISTERED_OPTIMIZERS])
     elif path is None and (not isinstance(name, str) or name.lower() not in OPTIMIZERS):
         yield one_of("optim.name", name, [*OPTIMIZERS, *REGISTERED_OPTIMIZERS])
     else:

@@ -98,7 +98,8 @@ def trainer(spec: Spec) -> Iterator[str]:
 
 def _plain(value: Any) -> bool:
     """Tell a value that can be judged here from one that is an object, or known later."""
-    return value is not None and not isinstance(value, dict) and not (isinstance(value, str) and "${" in value)
+    is_object = isinstance(value, dict) and "_target_" in value
+    return value is not None and not is_object and not (isinstance(value, str) and "${" in value)
 
 
 def _names(spec: Spec) -> Iterator[str]:

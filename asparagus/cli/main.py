@@ -13,6 +13,9 @@ from asparagus.errors import AsparagusError
 
 Command = Callable[[Sequence[str]], int]
 
+PIPE_CLOSED = 141
+"""What a shell calls a process that ended because nobody reads on."""
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "launch": ("asparagus.cli.launch:launch", "train an experiment file"),
     "runs": ("asparagus.cli.runs:runs", "list recorded runs"),
@@ -56,10 +59,13 @@ def main(name: str, arguments: Sequence[str]) -> NoReturn:
     Taking torch, Lightning and MLflow apart at exit costs a second in which nobody is served: exit functions run,
     streams are flushed, and the process ends.
     """
-    status = run(name, arguments)
-    atexit._run_exitfuncs()  # noqa: SLF001 - what a normal exit would run first
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        status = run(name, arguments)
+        atexit._run_exitfuncs()  # noqa: SLF001 - what a normal exit would run first
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        status = PIPE_CLOSED
     os._exit(status)
 
 

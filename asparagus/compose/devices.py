@@ -95,7 +95,8 @@ def devices_to_workers(tree: Tree, gpus: int, problems: list[str]) -> None:
     put(tree, "resources.workers", each * nodes)
     if on_gpu and not get(tree, "resources.gpus_per_worker"):
         put(tree, "resources.gpus_per_worker", 1)
-    trainer.pop("accelerator", None)
+    if trainer.get("accelerator") in (None, "auto", "cpu", "gpu", "cuda"):  # else the check tells
+        trainer.pop("accelerator", None)
 
 
 def number_of(devices: Any) -> int | None:

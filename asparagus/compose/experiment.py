@@ -84,9 +84,10 @@ def spec_of(config: DictConfig) -> Spec:
     tree = spelled_out(tree, problems)
     spec, found = fill(tree, paths, values.missing, values.referenced | _idle(tree, values))
     problems += found
-    if spec is None or problems:
-        raise ConfigError(*problems)
-    return dataclasses.replace(_absolute(spec), site=_with_this_machine(spec))
+    spec = dataclasses.replace(_absolute(spec), site=_with_this_machine(spec))
+    if problems:
+        raise ConfigError(*problems, rest=spec)
+    return spec
 
 
 def _idle(tree: dict[str, Any], values: Values) -> set[str]:

@@ -22,8 +22,8 @@ MANDATORY = ("task", "stage")
 
 def fill(
     values: dict[str, Any], paths: Paths, missing: Iterable[str] = (), referenced: Iterable[str] = ()
-) -> tuple[Spec | None, list[str]]:
-    """Return the spec and every problem found; the spec is `None` when it could not be built.
+) -> tuple[Spec, list[str]]:
+    """Return the spec and every problem found; a key that has one is left as if it were not given.
 
     Args:
         values: The resolved config, in our own spelling.
@@ -57,9 +57,11 @@ def fill(
         # What is left of a variable are the places that it was used in: a run's own config has no use for it.
         values["model"] = {key: value for key, value in model.items() if _is_ours(key)}
     _fill_node(schema, values, "", problems)
-    if problems:
-        return None, problems
-    return Spec.from_dict(_plain(schema)), problems
+    plain = _plain(schema)
+    for key in MANDATORY:
+        if key not in values:
+            plain[key] = ""
+    return Spec.from_dict(plain), problems
 
 
 def _given(values: dict[str, Any], key: str) -> bool:
@@ -93,7 +95,7 @@ def _is_used(key: str, referenced: tuple[str, ...]) -> bool:
 
 
 def _is_ours(key: str) -> bool:
-    return key in MODEL_KEYS or key.endswith(MODEL_ENDINGS)
+    return key in MODEL_KEYS or (key.startswith("plugin_") and key.endswith(MODEL_ENDINGS))
 
 
 def _unused(model: dict[str, Any], referenced: tuple[str, ...]) -> Iterator[str]:

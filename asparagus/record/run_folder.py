@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ FINISHED = "finished"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 RUNNING = "running"
+BUILT_IN_PYTHON = "asparagus.python_file.model_of"
+"""The `_target_` of a network that a training config in Python builds."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,22 @@ def create(models: Path, spec: Spec, run_id: int, plan_json: str) -> RunFolder:
     header = f"# The exact experiment of run {run_id}. Repeat it: asp-launch {folder.config}\n"
     header += f"# Of asparagus {__version__}.\n"
     # Its own number is taken: whoever repeats it gets the next one.
-    again = dataclasses.replace(spec, run=dataclasses.replace(spec.run, id=None))
+    again = dataclasses.replace(
+        spec, run=dataclasses.replace(spec.run, id=None), model=_with_copies(spec.model, folder.path)
+    )
     body = yaml.safe_dump(again.to_dict(), sort_keys=False)
     folder.config.write_text(header + body, encoding="utf-8")
     folder.plan.write_text(plan_json + "\n", encoding="utf-8")
     return folder
+
+
+def _with_copies(section: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Keep the Python file that builds a network, so that the run repeats when the original has moved on."""
+    if section.get("_target_") != BUILT_IN_PYTHON or not Path(section["file"]).is_file():
+        return {key: _with_copies(part, folder) if isinstance(part, dict) else part for key, part in section.items()}
+    original = Path(section["file"])
+    shutil.copyfile(original, folder / original.name)
+    return {**section, "file": str(folder / original.name), "home": section.get("home") or str(original.parent)}
 
 
 def write_state(folder: RunFolder, **facts: Any) -> None:

@@ -349,13 +349,23 @@ def test_e2_the_worker_refuses_a_file_that_changed_since_it_was_planned(config):
 
 
 @pytest.mark.parametrize("fate", ["changed", "gone"])
-def test_e2_repeating_a_run_whose_file_changed_is_refused_before_anything_runs(fate, config, home, capsys):
+def test_e2_a_run_repeats_when_its_file_has_moved_on(fate, config, home, capsys):
     path = Path(config(DIGITS + NETWORK))
     outcome = asparagus.launch(path)
+    kept = path.read_text()
     if fate == "changed":
-        path.write_text(path.read_text() + "epochs = 3\n")
+        path.write_text(kept.replace("nn.Linear(64, 10)", "nn.Linear(64, 10, bias=False)"))
     else:
         path.unlink()
+    assert (Path(outcome.folder) / path.name).read_text() == kept
+    again = asparagus.launch(Path(outcome.folder) / "config.yaml")
+    assert again.metrics == pytest.approx(outcome.metrics)
+
+
+def test_e2_a_runs_own_copy_that_was_edited_is_refused_before_anything_runs(config, home, capsys):
+    outcome = asparagus.launch(Path(config(DIGITS + NETWORK)))
+    copy = Path(outcome.folder) / "train_2D.py"
+    copy.write_text(copy.read_text() + "epochs = 3\n")
     runs = len(list((home / "models").rglob("run.json")))
     assert run("launch", [f"{outcome.folder}/config.yaml"]) == 2
     assert "train_2D.py" in capsys.readouterr().err
