@@ -95,7 +95,12 @@ def devices_to_workers(tree: Tree, gpus: int, problems: list[str]) -> None:
     put(tree, "resources.workers", each * nodes)
     if on_gpu and not get(tree, "resources.gpus_per_worker"):
         put(tree, "resources.gpus_per_worker", 1)
-    if trainer.get("accelerator") in (None, "auto", "cpu", "gpu", "cuda"):  # else the check tells
+    _leave_to_ray(trainer)
+
+
+def _leave_to_ray(trainer: Tree) -> None:
+    """Take the accelerator out: workers train on what Ray gives them. One that is none stays, for the check to see."""
+    if trainer.get("accelerator") in (None, "auto", "cpu", "gpu", "cuda"):
         trainer.pop("accelerator", None)
 
 
