@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from asparagus.check import check
 from asparagus.compose import Request, compose, config_of, spec_of
 from asparagus.compose.origins import located
-from asparagus.errors import ConfigError
+from asparagus.errors import ConfigError, RunError
 from asparagus.paths import load_environment
 from asparagus.plan import Plan, make_plan
+from asparagus.secrets import references
 from asparagus.spec import Spec
 from asparagus.submit import submit
 
@@ -59,7 +61,7 @@ def load_config(
     if config_name is None and words and _names_config(words[0]):
         config_name = words.pop(0)
     given = [Path(config_path)] if config_path else [Path(name) for name in FOLDERS if Path(name).is_dir()][:1]
-    load_environment()
+    prepare()
     config = config_of(Request(config_name or "config", tuple(words), tuple(given)))
     OmegaConf.set_struct(config, value=False)  # keys may be added: what is unknown is found when it is used
     return config
@@ -118,7 +120,21 @@ def launch(
         RequestError: The request is wrong and nothing was started.
         RunError: The training failed; the record says so.
     """
-    return submit(plan_of(config, overrides), watcher or _quiet)
+    plan = plan_of(config, overrides)
+    try:
+        return submit(plan, watcher or _quiet)
+    except RunError as error:
+        if any(references(plan.spec.to_dict())):
+            raise error from None  # what it was raised from may say what must not be said
+        raise
+
+
+def prepare() -> None:
+    """Read `.env`, and have code of one's own found where this process stands, and in `src/` there."""
+    load_environment()
+    for place in (str(Path.cwd() / "src"), str(Path.cwd())):
+        if place not in sys.path:
+            sys.path.insert(0, place)
 
 
 def plan_of(
@@ -129,7 +145,7 @@ def plan_of(
     Raises:
         ConfigError: Every problem, each with the file and line or the override that it came from.
     """
-    load_environment()
+    prepare()
     words = tuple(overrides)
     if isinstance(config, (str, Path)):
         config = Request(str(config), words)

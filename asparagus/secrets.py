@@ -17,7 +17,7 @@ from typing import Any
 from asparagus.errors import ConfigError
 
 NAMED_LIKE_ONE = re.compile(
-    r"secret|passw(or)?d|passphrase|credential|api_?key|access_?key|private_?key|(^|_)(key|token|pwd|auth)($|_)",
+    r"secret|passw(or)?d|passphrase|credential|api_?key|access_?key|private_?key|(^|_)(key|token|pwd|pat|auth)($|_)",
     re.IGNORECASE,
 )
 REFERENCE = re.compile(r"\$\{\s*(?:oc\.env|secret)\s*:\s*([A-Za-z_]\w*)\s*(?:,\s*((?:[^{}]|\$\{[^{}]*\})*?)\s*)?\}")
@@ -30,6 +30,8 @@ PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):(?!\d+/)([^\s'\"]+)@|(?<=[?&])(\w*pa
 """`user:password@` and `?password=...` in a URI."""
 NOTHING = "null"
 HIDDEN = "***"
+LONG_ENOUGH = 8
+"""A value that is as long as this is not in a text by chance."""
 SHORTEST = 4
 """Values shorter than this are not hidden in texts: they would hide half the alphabet."""
 
@@ -51,6 +53,19 @@ def references(values: Any) -> Iterator[str]:
         for match in REFERENCE.finditer(values):
             yield match[1]
             yield from references(match[2] or "")
+
+
+def concealed(text: str) -> str:
+    """Return a text in which the values of this environment's secrets are references to them."""
+    for name, value in os.environ.items():
+        if len(value) >= LONG_ENOUGH and value in text and is_secret_name(name):
+            text = text.replace(value, f"${{secret:{name}}}")
+    return text
+
+
+def has_password(text: str) -> bool:
+    """Tell whether a text holds a URI with a password in it."""
+    return PASSWORD.search(text) is not None
 
 
 def missing(text: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Where things come from: every problem names its file and line or its override, and `--info` and `--cfg` show the rest."""
+"""Where things come from: every problem names its file and line or its override; `--info` and `--cfg` show the rest."""
 
 from __future__ import annotations
 
@@ -55,9 +55,8 @@ def test_a_value_of_a_shipped_file_is_found_there(home, capsys):
 def test_a_value_of_a_shipped_group_is_found_there(home, capsys):
     problems = refused(["pretrain", "task=Task001_Digits", "+plugins=seg_Task997"], capsys)
     place = f"[configs/plugins/seg_Task997.yaml:{line_of('configs/plugins/seg_Task997.yaml', 'net:')}]"
-    assert [problem for problem in problems if problem.startswith("plugins.online_segmentation.net: ")][0].endswith(
-        place
-    )
+    told = next(problem for problem in problems if problem.startswith("plugins.online_segmentation.net: "))
+    assert told.endswith(place)
 
 
 def test_a_value_of_a_site_is_found_in_launch(home, capsys):
@@ -80,7 +79,8 @@ def test_a_value_of_a_site_is_found_in_launch(home, capsys):
 
 def test_a_file_of_ones_own_folder_is_named_from_here(home, capsys):
     write(
-        home / "mine/study/first.yaml", "defaults:\n  - /experiment/digits\n  - _self_\noptim:\n  # a note\n  lrr: 3\n"
+        home / "mine/study/first.yaml",
+        "# @package _global_\ndefaults:\n  - /experiment/digits\n  - _self_\noptim:\n  lrr: 3\n",
     )
     (problem,) = refused(["study/first", "-cd", "mine"], capsys)
     assert problem.startswith("optim.lrr: ")
@@ -377,10 +377,12 @@ def test_an_unknown_package_is_answered_with_those_there(home, capsys):
     assert "optim" in problem
 
 
-def test_cfg_hides_what_a_file_should_not_hold(home, capsys):
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["--cfg", "job", "--resolve"], ["--cfg", "all"], []])
+def test_what_a_file_should_not_hold_is_never_shown(words, home, capsys):
     write(home / "first.yaml", "defaults: [experiment/digits, _self_]\nrun:\n  name: secret:hunter2\n")
-    for words in ([], ["--resolve"]):
-        assert "hunter2" not in printed(["first.yaml", "--cfg", "job", *words], capsys)
+    assert run("launch", ["first.yaml", *words]) == (2 if "--cfg" not in words or "--resolve" in words else 0)
+    said = capsys.readouterr()
+    assert "hunter2" not in said.out + said.err
 
 
 def test_cfg_runs_and_writes_nothing(home, capsys):

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asparagus.check.sections import LOADERS, sections, takes
+from asparagus.check.data import LOADERS
+from asparagus.check.sections import sections
+from asparagus.check.target import takes
 from asparagus.check.trainer import trainer
 from asparagus.checkpoint.folder import pick
 from asparagus.data.layout import Task, read_split, read_task
@@ -23,6 +25,7 @@ from asparagus.secrets import missing, references, reveal, without_passwords
 from asparagus.spec import MODES, Parent, Spec
 from asparagus.stages import STAGES, Stage
 
+FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00]+")
 ADDRESS = re.compile(r"local|auto|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "file")
 """Schemes of a tracking URI, without the driver (`postgresql+psycopg2`)."""
@@ -293,6 +296,9 @@ def _values(spec: Spec) -> Iterator[str]:
         yield one_of("checkpoint.mode", spec.checkpoint.mode, ("min", "max"))
     if not ADDRESS.fullmatch(spec.site.address):
         yield f"site.address: {spec.site.address!r} is no address. Give local, auto, or host:port."
+    if not FOLDER_NAME.fullmatch(spec.task) or "${" in spec.task:
+        advice = "Leave out slashes, dots at its start and $."
+        yield f"task: {spec.task!r} is no name of a folder, and runs lie under it. {advice}"
     uri = spec.site.tracking_uri or ""
     if without_passwords(uri) != uri and not any(references(uri)):
         yield (

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from asparagus.check.sections import call, nested
+from asparagus.check.target import call, nested
 from asparagus.errors import one_of
 from asparagus.spec import RAY_STRATEGIES, Spec
 
@@ -79,6 +79,8 @@ OURS = {
     "model_registry": "Checkpoints are registered by the record.",
 }
 """Arguments that cannot be had here, and why."""
+DECIDES_LENGTH = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "overfit_batches")
+LENGTHS = ("iterations_per_epoch", "max_iterations")
 DURATION = re.compile(r"\d+:\d{1,2}:\d{1,2}:\d{1,2}")
 DURATION_KEYS = ("weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds")
 
@@ -188,6 +190,9 @@ def _duration(key: str, value: Any) -> Iterator[str]:
 
 def _length(spec: Spec) -> Iterator[str]:
     asked = spec.trainer
+    for key in DECIDES_LENGTH:
+        if isinstance(asked.get(key), str) and any(name in asked[key] for name in LENGTHS):
+            yield f"trainer.{key}: {asked[key]} depends on itself: the length of the training follows from it. Give a number."
     yield from _duration("trainer.max_time", asked.get("max_time"))
     if not isinstance(often := asked.get("val_check_interval"), (int, float)):
         yield from _duration("trainer.val_check_interval", often)

@@ -41,7 +41,6 @@ asp COMMAND --help says more. Each is also installed as asp-COMMAND.
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit status: 0 done, 2 wrong request, 3 failed run, 130 interrupted."""
     module, _, function = COMMANDS[name][0].partition(":")
-    sys.path[:0] = ["", "src"]  # own code is found from where the command is typed, and in src/ there
     try:
         command: Command = getattr(importlib.import_module(module), function)
         return command(arguments)

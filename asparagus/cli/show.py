@@ -29,7 +29,10 @@ def config(request: Request, part: str, *, resolve: bool, package: str | None) -
         ConfigError: It cannot be composed, or has no such package.
     """
     composed = config_of(request, whole=part != "job")
-    return config_as_yaml(_part(_part(composed, HYDRA if part == HYDRA else None), package), resolve=resolve)
+    _must_have(composed[HYDRA] if part == HYDRA else composed, package)
+    return config_as_yaml(
+        composed, resolve=resolve, section=".".join(filter(None, (HYDRA if part == HYDRA else "", package)))
+    )
 
 
 def info(request: Request, key: str) -> str:
@@ -41,6 +44,10 @@ def info(request: Request, key: str) -> str:
     from asparagus.compose.origins import origins_of
 
     origins = origins_of(request)
+    if request.config.endswith(".py"):  # its names are as good as ours
+        from asparagus.compose.python_config import RENAMED
+
+        key = RENAMED.get(key, key)
     return "\n".join(_everything(origins) if key == EVERYTHING else _one(origins, key))
 
 
@@ -80,16 +87,14 @@ def _with_defaults(config: DictConfig) -> DictConfig:
     return whole
 
 
-def _part(config: DictConfig, package: str | None) -> DictConfig:
+def _must_have(config: DictConfig, package: str | None) -> None:
     from omegaconf import OmegaConf
 
     if not package:
-        return config
+        return
     found = OmegaConf.select(config, package, throw_on_missing=False)
     if not OmegaConf.is_dict(found):
         raise ConfigError(f"--package: there is no section {package!r}. Known: {', '.join(map(str, config))}.")
-    chosen: DictConfig = found
-    return chosen
 
 
 def _everything(origins: Origins) -> Iterator[str]:

@@ -95,6 +95,11 @@ def with_hydra(source: Source, call: Callable[[str, list[str]], Result]) -> Resu
                 raise ConfigError(explain(error, source)) from error
             words = meant
         except RecursionError as error:
+            if _names_itself(source):
+                raise ConfigError(
+                    f"{source.name}: its defaults list names {source.name}, and that is this file: it comes before the "
+                    "shipped one of that name. Rename it."
+                ) from error
             raise ConfigError(
                 f"{source.name}: its defaults list comes back to itself. An experiment file that extends a stage "
                 "(defaults: [/train_cls]) is launched by its own name, asp-launch experiment/NAME; one that is chosen "
@@ -181,6 +186,12 @@ def _standing_in(source: Source) -> Iterator[None]:
         hydra_plugin.FOLDERS[:] = searched
 
 
+def _names_itself(source: Source) -> bool:
+    file = next(file for folder in source.folders if (file := folder / f"{source.name}.yaml").is_file())
+    own = rf"^\s*(?:defaults:\s*\[|-)\s*/?{re.escape(source.name)}\b"
+    return re.search(own, file.read_text(encoding="utf-8"), flags=re.MULTILINE) is not None
+
+
 def _meant(error: str, words: list[str]) -> list[str] | None:
     """Return the overrides with a group chosen instead of added, or the other way; None if that is not it."""
     if twice := TWICE.search(error):
@@ -204,6 +215,8 @@ def _locate(request: Request) -> tuple[str, list[Path]]:
     folders = [*given, *search_folders(request.command or request.config)]
     file = Path(request.config).expanduser()
     if file.suffix in YAML:
+        if file.suffix != YAML[0]:
+            raise ConfigError(f"{file}: Hydra reads .yaml alone. Rename it to {file.with_suffix('.yaml').name}.")
         if not file.is_file():
             raise ConfigError(f"{file}: there is no such file in {Path.cwd()}. {_names(file.stem, folders)}")
         return file.stem, [file.parent.absolute(), *folders]

@@ -98,24 +98,26 @@ def _idle(tree: dict[str, Any], values: Values) -> set[str]:
     return found
 
 
-def config_as_yaml(config: DictConfig, *, resolve: bool = False) -> str:
+def config_as_yaml(config: DictConfig, *, resolve: bool = False, section: str = "") -> str:
     """Return a composed config as YAML.
 
     Args:
         config: As Hydra composed it.
         resolve: Show what interpolations stand for; secrets stay as they are written, always.
+        section: Only this part of it, dotted; there has to be one. What it refers to may stand elsewhere.
     """
     from omegaconf import OmegaConf
 
     if not resolve:
-        return OmegaConf.to_yaml(masked(config))
+        return OmegaConf.to_yaml(masked(OmegaConf.select(config, section) if section else config))
     import yaml
 
     values = plain_values(masked(config))
     # Of its own section, Hydra knows some only while it runs something; and what is masked was said to be so before.
-    if problems := [problem for problem in values.problems if not problem.startswith("hydra.")]:
+    told = [problem for problem in values.problems if not problem.startswith("hydra.")]
+    if problems := [problem for problem in told if problem.startswith(section)]:
         raise ConfigError(*problems)
-    shown: str = yaml.safe_dump(values.tree, sort_keys=False)
+    shown: str = yaml.safe_dump(get(values.tree, section) if section else values.tree, sort_keys=False)
     return shown
 
 

@@ -70,10 +70,10 @@ def _clash(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one o
     from asparagus.compose.origins import written_in
 
     first: dict[str, str] = {}
-    names = {"[...]": "a list", "{...}": "a section"}
+    names = {"[...]": "a list", "{...}": "a section", "{}": "a section"}
     for setting in written_in(source):
         before = first.setdefault(setting.key, setting.value)
-        if {before, setting.value} == names.keys():
+        if len({names.get(before), names.get(setting.value)} - {None}) > 1:
             return f"{setting.key}: {names[setting.value]} given, but it is {names[before]}. [{setting.where}]"
     return ""
 

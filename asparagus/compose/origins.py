@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hydra.core.default_element import ResultDefault
 
 COMMAND_LINE = "command line"
+EMPTY = "{}"
 KEY = re.compile(r"^~?(\w[\w./\-]*(?:\[\d+\])?[\w.\-]*)(?=[:\s])")
 """What a problem begins with."""
 PLACE = re.compile(r" \[[^\[\]]+:\d+\]$")
@@ -52,11 +53,13 @@ class Origins:
 
     def nearest(self, key: str) -> Setting | None:
         """Return what set a key in the end, under any of its spellings; else what set a part, or the section around."""
+        asked = key
         while key:
             spellings = (key, *sources_of(key))
-            exact = [item for item in self.settings if item.key in spellings]
-            targets = [item for name in spellings for item in self.settings if item.key == f"{name}._target_"]
-            if found := exact or targets or [item for name in spellings for item in self.of(name)]:
+            around = key != asked  # there, what it is for counts as well, and an empty section does not
+            names = {*spellings, *(f"{name}._target_" for name in spellings if around)}
+            exact = [item for item in self.settings if item.key in names and not (around and item.value == EMPTY)]
+            if found := exact or [item for name in spellings for item in self.of(name)]:
                 return found[-1]
             key = key.rpartition(".")[0]
         return None
@@ -181,4 +184,6 @@ def _unsaid(value: str) -> str:
 def _written(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
         return _unsaid(str(node.value))
-    return "{...}" if isinstance(node, yaml.MappingNode) else "[...]"
+    if isinstance(node, yaml.MappingNode):
+        return "{...}" if node.value else EMPTY
+    return "[...]"

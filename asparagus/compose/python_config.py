@@ -6,11 +6,13 @@ The names are those of the CellMap challenge (SEEDS E1 to E22), with their docum
 
 from __future__ import annotations
 
+import difflib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from asparagus.compose.composer import Request, compose_config, known_configs, search_folders
@@ -20,6 +22,7 @@ from asparagus.compose.spellings import spelled_our_way
 from asparagus.compose.tree import get, put
 from asparagus.errors import ConfigError, one_of
 from asparagus.python_file import digest_of, execute, lines_of, suspicious
+from asparagus.secrets import concealed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -54,6 +57,12 @@ RENAMED = {
 }
 """Name there -> key here. What only a data module can do is an argument of it: one that does not take it says so."""
 OURS = (
+    "seed",
+    "imports",
+    "paths",
+    "hardware",
+    "pretrained_run_id",
+    "pretrained_checkpoint_name",
     "stage",
     "task",
     "init_from",
@@ -250,9 +259,33 @@ def _tree(file: Path, names: Mapping[str, Any]) -> dict[str, Any]:
     _network(tree, given, file)
     _places(tree, given, file)
     for name in OURS:
-        if isinstance(given.get(name), (Mapping, *PLAIN)):  # else it is something of the file's own: a logger, a module
+        if isinstance(given.get(name), (Mapping, *PLAIN)):
             put(tree, name, _plain(given[name], name))
+        elif name in given and not isinstance(given[name], (ModuleType, type(_tree))):
+            kind = type(given[name]).__name__
+            log.warning("%s: %s is not used: a %s cannot be kept in a run's config", file.name, name, kind)
+    _must_be_spelled_right(names, file)
     return tree
+
+
+def _must_be_spelled_right(names: Mapping[str, Any], file: Path) -> None:
+    """Refuse a name that is nearly one of those that mean something; any other is the file's own (SEEDS E2).
+
+    Raises:
+        ConfigError: The names, each with its line.
+    """
+    from asparagus.compose.origins import shown
+
+    known = {*DEFAULTS, *RENAMED, *OURS, *KEYS_OF, *ELSEWHERE, "model", "model_kwargs", "device", "logs_save_path"}
+    lines = lines_of(file)
+    problems = [
+        f"{name}: is no setting, and nearly {near[0]!r}. Spell it so, or rename it. [{shown(file)}:{lines[name]}]"
+        for name, value in names.items()
+        if name not in known and name in lines and isinstance(value, (Mapping, *PLAIN))
+        if (near := difflib.get_close_matches(name, known, n=1, cutoff=0.85))
+    ]
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _warn(file: Path, names: Mapping[str, Any]) -> None:
@@ -345,7 +378,9 @@ def _plain(value: Any, name: str) -> Any:
         return str(value)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy or torch
         return value.item()
-    if value is None or isinstance(value, (str, int, float, bool)):
+    if isinstance(value, str):
+        return concealed(value)
+    if value is None or isinstance(value, (int, float, bool)):
         return value
     raise ConfigError(
         f"{name}: a {type(value).__name__} cannot be written into the run's config. Describe it: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from asparagus.errors import did_you_mean
 from asparagus.hydra_plugin import KNOWN
-from asparagus.secrets import HIDDEN, LITERAL, is_secret_name
+from asparagus.secrets import HIDDEN, LITERAL, has_password, is_secret_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -163,7 +164,7 @@ def _from_environment(name: str, default: Any = UNSET) -> Any:
     """Resolve `${oc.env:NAME,default}`: to the variable's value, or to itself where NAME is called like a secret."""
     from omegaconf.resolvers import oc
 
-    if is_secret_name(name):
+    if is_secret_name(name) or has_password(os.environ.get(name, "")):
         return _reference("oc.env", name, default)
     return oc.env(name) if default is UNSET else oc.env(name, default)
 

@@ -138,7 +138,12 @@ def _fill_node(schema: DictConfig, values: dict[str, Any], prefix: str, problems
             try:
                 schema[key] = value
             except OmegaConfBaseException as error:
-                problems.append(f"{prefix}{key}: {str(error).splitlines()[0]}.")
+                text = f"{str(error).splitlines()[0]}."
+                if isinstance(value, str) and "Dict[str" in text:
+                    text = (
+                        f"{value!r} given, but it is a section. Choose an option by {key}={value} or a defaults list."
+                    )
+                problems.append(f"{prefix}{key}: {text}")
 
 
 def _fill_part(schema: DictConfig, value: Any, key: str, problems: list[str]) -> None:

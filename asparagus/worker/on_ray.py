@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import traceback
 from typing import Any
 
+from asparagus.secrets import hide, references
 from asparagus.spec import Assignment
 
 
@@ -15,4 +17,14 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     from asparagus.worker.ray_ranks import OnRay
     from asparagus.worker.work import work
 
-    return work(Assignment.from_dict(config["assignment"]), OnRay())
+    assignment = Assignment.from_dict(config["assignment"])
+    names = set(references(assignment.spec.to_dict()))
+    try:
+        return work(assignment, OnRay())
+    except Exception as error:
+        if not names:
+            raise
+        # Ray writes what is raised here into logs of its own, which outlive the run.
+        text = hide(f"{type(error).__name__}: {error}", names)
+        story = hide("".join(traceback.format_exception(error)), names)
+    raise RuntimeError(f"{text}\n{story}")

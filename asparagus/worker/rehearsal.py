@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import re
+import sys
 import tempfile
+import traceback
 import urllib.error
 import urllib.request
 import warnings
@@ -30,6 +32,7 @@ from asparagus.worker.ranks import InProcess
 ITEMS = 2
 """Of a batch that are enough to see shapes; one would upset batch norm."""
 TIMEOUT_S = 5.0
+HERE = Path(__file__).parents[1]
 CREDENTIALS = re.compile(r"//[^/]*@")
 MB = 1e6
 LEFT_OUT = (
@@ -83,7 +86,7 @@ class Rehearsal:
                 yield Finding(look.__name__.lstrip("_"), str(error), ok=False)
                 return
             except Exception as error:  # noqa: BLE001 - the user's own code may raise anything: it is what we look for
-                text = f"{type(error).__name__}: {error}".strip()
+                text = f"{type(error).__name__}: {error}".strip() + _own_line(error)
                 yield Finding(look.__name__.lstrip("_"), text, ok=False)
                 return
 
@@ -197,6 +200,14 @@ def rehearse(spec: Spec, parent: str | None) -> Iterator[Finding]:
     for finding in Rehearsal(spec, parent).looks():
         yield replace(finding, found=hide(finding.found, names))
     yield _tracking(str(reveal(spec.site.tracking_uri or "")))
+
+
+def _own_line(error: BaseException) -> str:
+    """Return where in code of one's own an exception came from, as ` [file:line]`; nothing if in none."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [place for place in frames if "site-packages" not in place[0] and HERE not in Path(place[0]).parents]
+    own = [place for place in own if not place[0].startswith(("<", sys.base_prefix))]
+    return f" [{own[-1][0]}:{own[-1][1]}]" if own else ""
 
 
 def _tracking(uri: str) -> Finding:

@@ -108,7 +108,8 @@ def _run(
         given = {"trainer": trainer, "module": module, "datamodule": datamodule, "ckpt_path": checkpoint}
         takes = parameters_of(locate(target_of(spec.script, "script"), key="script"))
         extra = {name: value for name, value in given.items() if name in takes}
-        instantiate(spec.script, key="script", extra=extra)
+        call = instantiate({**spec.script, "_partial_": True}, key="script", extra=extra)
+        call()  # out of `instantiate`: an error in there is the script's own
     elif spec.run.mode == "fit":
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     else:

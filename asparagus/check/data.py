@@ -1,0 +1,96 @@
+"""The section `data`: a data module, or the loaders of datasets of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from asparagus.check.annotation import mismatch
+from asparagus.check.target import PLACEHOLDER, call, nameless, nested, target
+from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_KEYS
+from asparagus.errors import one_of
+from asparagus.registry import DATASETS
+
+GIVEN: dict[str, frozenset[str]] = {
+    "data": frozenset({"root", "task", "kind", "dimensions", "seed", "rank", "world_size"}),
+    "loader": frozenset({"root", "data_source", "sampler"}),
+    "dataset": frozenset({"root", "subset", "image_transform"}),
+}
+"""Arguments that the launcher, the data module and its loaders fill in."""
+LOADERS = "asparagus.data.loaders.LoaderDataModule"
+LOADER_TYPES = {
+    "batch_size": "int",
+    "batch_size_per_gpu": "int",
+    "shuffle": "bool",
+    "num_workers": "int",
+    "pin_memory": "bool",
+    "drop_last": "bool",
+    "timeout": "float",
+    "persistent_workers": "bool",
+    "prefetch_factor": "int",
+}
+
+
+def data_module(data: dict[str, Any]) -> Iterator[str]:
+    """Check the data module; the loaders of `LoaderDataModule` give their parts a root and their data."""
+    for key in ("rank", "world_size"):
+        if data.get(key) is not None:
+            yield f"data.{key}: is filled in by the launcher, for each worker. Leave it out."
+    if data.get("_target_") != LOADERS:
+        yield from target("data", data, GIVEN["data"])
+        return
+    yield from target("data", {"_recursive_": False, **data}, GIVEN["data"])
+    for part in ("train", "val", "test"):
+        section = data.get(part)
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            yield f"data.{part}: {section!r} given, but it is a loader section, or several by name."
+            continue
+        loaders = {f"data.{part}": section} if "dataset" in section else _named(f"data.{part}", section)
+        for where, loader in loaders.items():
+            yield from _loader(where, loader)
+
+
+def _named(where: str, section: dict[str, Any]) -> dict[str, Any]:
+    return {f"{where}.{name}": loader for name, loader in section.items() if loader is not None}
+
+
+def _loader(where: str, loader: Any) -> Iterator[str]:
+    if not isinstance(loader, dict):
+        yield f"{where}: {loader!r} given, but it is a loader section: a dataset, and how it is batched."
+        return
+    for key in loader.keys() - set(LOADER_KEYS):
+        yield one_of(f"{where}.{key}", key, LOADER_KEYS)
+    yield from _batching(where, loader)
+    if all(loader.get(key) is not None for key in BATCH_SIZES):
+        yield f"{where}: cannot set both {' and '.join(BATCH_SIZES)}. Give one of them."
+    if loader.get("dataset") is None:
+        yield f"{where}.dataset: is missing. Give a section with a _target_, or with a name and a root."
+    for key, value in loader.items():
+        yield from nested(f"{where}.{key}", value, GIVEN["loader"])
+    if isinstance(dataset := loader.get("dataset"), dict) and "_target_" not in dataset:
+        yield from _dataset(f"{where}.dataset", dataset)
+
+
+def _batching(where: str, loader: dict[str, Any]) -> Iterator[str]:
+    for key, kind in LOADER_TYPES.items():
+        value = loader.get(key)
+        if value is None or (isinstance(value, str) and PLACEHOLDER in value):
+            continue
+        if takes_kind := mismatch(kind, value):
+            yield f"{where}.{key}: {value!r} given, but a loader takes {takes_kind} there."
+
+
+def _dataset(where: str, section: dict[str, Any]) -> Iterator[str]:
+    """Check `{name: cases, root: ..., ...}` against what the name stands for."""
+    name = section.get("name")
+    if name is None:
+        yield from nameless(where, section, [*BUILT_IN, *DATASETS])
+        return
+    if not isinstance(name, str) or (name not in BUILT_IN and "." not in name):
+        see = "Others are registered, or given by their _target_."
+        yield one_of(f"{where}.name", name, [*BUILT_IN, *DATASETS], see=see)
+        return
+    arguments = {key: value for key, value in section.items() if key != "name"}
+    yield from call(where, BUILT_IN.get(name, name), arguments, GIVEN["dataset"], named_by="name")
