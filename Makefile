@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow check format bench clean
+.PHONY: help demo test test-fast test-slow lint check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -29,13 +29,14 @@ test-fast: $(STAMP)  ## the tests that start neither Ray nor a training
 test-slow: $(STAMP)  ## the long proofs: kill storms, many runs
 	$(BIN)/python -m pytest -m slow
 
-check: $(STAMP)  ## format, lint, types, layers, spelling and the fast tests
+lint: $(STAMP)  ## format, lint, types, layers, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell asparagus tests configs launch benchmarks README.md CONTRIBUTING.md CHANGELOG.md DECISIONS.md docs
-	$(MAKE) test-fast
+	$(BIN)/codespell asparagus tests configs launch benchmarks examples README.md CONTRIBUTING.md CHANGELOG.md DECISIONS.md docs
+
+check: lint test-fast  ## all of lint, and the fast tests
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .

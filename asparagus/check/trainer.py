@@ -192,7 +192,7 @@ def _length(spec: Spec) -> Iterator[str]:
     asked = spec.trainer
     for key in DECIDES_LENGTH:
         if isinstance(asked.get(key), str) and any(name in asked[key] for name in LENGTHS):
-            yield f"trainer.{key}: {asked[key]} depends on itself: the length of the training follows from it. Give a number."
+            yield f"trainer.{key}: {asked[key]} depends on itself: how long it trains follows from it. Give a number."
     yield from _duration("trainer.max_time", asked.get("max_time"))
     if not isinstance(often := asked.get("val_check_interval"), (int, float)):
         yield from _duration("trainer.val_check_interval", often)
