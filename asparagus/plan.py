@@ -141,7 +141,7 @@ def _with_attributes(spec: Spec, cases: dict[str, int] | None) -> Spec:
         "world_size": max(1, workers),
         "num_nodes": _nodes(spec),
     }
-    batches = _batches(spec, cases)
+    batches = batches_of(spec, cases)
     if batches is not None:
         known |= lengths(spec.trainer, batches)
     return dataclasses.replace(spec, **{name: substituted(getattr(spec, name), known) for name in SUBSTITUTED})
@@ -162,7 +162,7 @@ def _nodes(spec: Spec) -> int:
     return math.ceil(resources.workers / per_node) if per_node and resources.workers else 1
 
 
-def _batches(spec: Spec, cases: dict[str, int] | None) -> int | None:
+def batches_of(spec: Spec, cases: dict[str, int] | None) -> int | None:
     """Return the training batches per epoch and worker, where the data are cases that can be counted from here."""
     if cases is None or "train" not in cases or spec.data.get("_target_") != CASE_DATA:
         return None

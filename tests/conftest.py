@@ -14,6 +14,8 @@ import pytest
 
 from asparagus.data.digits import make_digits
 from asparagus.data.split import make_split
+from asparagus.optim import REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS
+from asparagus.registry import CALLBACKS, DATAMODULES, DATASETS, MODULES, NETWORKS, SCRIPTS
 
 ASP = Path(sys.executable).parent
 RAY_CPUS = 2
@@ -38,6 +40,26 @@ def _no_ray_unless_asked(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         pytest.fail("this test starts Ray: give it the marker `ray`")
 
     monkeypatch.setattr("ray.init", refuse)
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_they_were() -> Iterator[None]:
+    """What one test registers is not there for the next."""
+    registries = (
+        NETWORKS,
+        MODULES,
+        DATAMODULES,
+        CALLBACKS,
+        SCRIPTS,
+        DATASETS,
+        REGISTERED_OPTIMIZERS,
+        REGISTERED_SCHEDULERS,
+    )
+    before = [dict(registry._entries) for registry in registries]
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry._entries.clear()
+        registry._entries.update(entries)
 
 
 @pytest.fixture(scope="session")

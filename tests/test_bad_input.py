@@ -672,7 +672,7 @@ FILES: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "group twice": ("defaults:\n  - experiment/digits\n  - model: unet\n  - _self_\n", ["Multiple values for model"]),
     "itself twice": ("defaults:\n  - _self_\n  - experiment/digits\n  - _self_\n", ["Duplicate _self_"]),
-    "itself for a default": ("defaults:\n  - mine\n", ["mine: its defaults list comes back to itself"]),
+    "itself for a default": ("defaults:\n  - mine\n", ["mine: its defaults list", "that is this file"]),
     "default out of the tree": (
         "defaults:\n  - ../experiment/digits\n  - _self_\n",
         ["'../experiment/digits'", "leads out", "[mine/mine.yaml:2]"],

@@ -18,7 +18,7 @@ from asparagus.check.trainer import trainer
 from asparagus.checkpoint.folder import pick
 from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
-from asparagus.plan import CASE_DATA, misfits
+from asparagus.plan import CASE_DATA, batches_of, misfits
 from asparagus.python_file import changed
 from asparagus.record.numbers import find_folder
 from asparagus.secrets import missing, references, reveal, without_passwords
@@ -68,6 +68,7 @@ def check(spec: Spec) -> Findings:
     problems += trainer(spec)
     for rule in (_numbers, misfits, _values, _run, _where, _monitors, _secrets, _file_of_net):
         problems += rule(spec)
+    problems += _epoch(spec, batches_of(spec, cases)) if not problems else []
     problems += _writable("ASPARAGUS_MODELS", spec.paths.models)
     problems += _writable("ASPARAGUS_RESULTS", spec.paths.results)
     if problems or stage is None:
@@ -288,6 +289,23 @@ def _numbers(spec: Spec) -> Iterator[str]:
         wrong = [size for size in patch if not isinstance(size, int) or size < 1]
         if wrong:
             yield f"data.patch_size: {patch} has to be whole numbers of voxels, each at least 1."
+
+
+def _epoch(spec: Spec, batches: int | None) -> Iterator[str]:
+    """Check what is counted in batches of an epoch, where its length is known."""
+    if batches is None:
+        return
+    interval = spec.trainer.get("val_check_interval")
+    within = spec.trainer.get("check_val_every_n_epoch", 1) is not None
+    if isinstance(interval, int) and not isinstance(interval, bool) and interval > batches and within:
+        yield (
+            f"trainer.val_check_interval: {interval} batches, and an epoch has {batches}. Give fewer, a share (0.5), "
+            "or trainer.check_val_every_n_epoch=null to count across epochs."
+        )
+    for key in ("limit_train_batches", "overfit_batches"):
+        share = spec.trainer.get(key)
+        if isinstance(share, float) and 0 < share < 1 and int(share * batches) == 0:
+            yield f"trainer.{key}: {share} of {batches} batches is none. Give a larger share, or a number of batches."
 
 
 def _values(spec: Spec) -> Iterator[str]:

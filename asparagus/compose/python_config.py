@@ -264,34 +264,18 @@ def _tree(file: Path, names: Mapping[str, Any]) -> dict[str, Any]:
         elif name in given and not isinstance(given[name], (ModuleType, type(_tree))):
             kind = type(given[name]).__name__
             log.warning("%s: %s is not used: a %s cannot be kept in a run's config", file.name, name, kind)
-    _must_be_spelled_right(names, file)
     return tree
-
-
-def _must_be_spelled_right(names: Mapping[str, Any], file: Path) -> None:
-    """Refuse a name that is nearly one of those that mean something; any other is the file's own (SEEDS E2).
-
-    Raises:
-        ConfigError: The names, each with its line.
-    """
-    from asparagus.compose.origins import shown
-
-    known = {*DEFAULTS, *RENAMED, *OURS, *KEYS_OF, *ELSEWHERE, "model", "model_kwargs", "device", "logs_save_path"}
-    lines = lines_of(file)
-    problems = [
-        f"{name}: is no setting, and nearly {near[0]!r}. Spell it so, or rename it. [{shown(file)}:{lines[name]}]"
-        for name, value in names.items()
-        if name not in known and name in lines and isinstance(value, (Mapping, *PLAIN))
-        if (near := difflib.get_close_matches(name, known, n=1, cutoff=0.85))
-    ]
-    if problems:
-        raise ConfigError(*problems)
 
 
 def _warn(file: Path, names: Mapping[str, Any]) -> None:
     """Say what is read and not done, and what a config has no need of."""
     for name in sorted(ELSEWHERE.keys() & names.keys()):
         log.warning("%s: %s is not used: %s", file.name, name, ELSEWHERE[name])
+    known = {*DEFAULTS, *RENAMED, *OURS, *KEYS_OF, *ELSEWHERE, "model", "model_kwargs", "device", "logs_save_path"}
+    # Names of the file's own are ignored (SEEDS E2), and typos look like them.
+    for name, number in lines_of(file).items():
+        if name not in known and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.85)):
+            log.warning("%s:%d: %s is no setting and is ignored; %s is one", file.name, number, name, near[0])
     for line in suspicious(file):
         log.warning("%s. It runs with your rights; FORCE_SAFE_CONFIG=1 refuses such files.", line)
 
