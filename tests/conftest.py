@@ -55,8 +55,9 @@ def _registries_as_they_were() -> Iterator[None]:
         REGISTERED_OPTIMIZERS,
         REGISTERED_SCHEDULERS,
     )
-    before = [dict(registry._entries) for registry in registries]
+    before, path = [dict(registry._entries) for registry in registries], list(sys.path)
     yield
+    sys.path[:] = path  # a launch adds the folder that it is called from
     for registry, entries in zip(registries, before, strict=True):
         registry._entries.clear()
         registry._entries.update(entries)

@@ -88,7 +88,9 @@ def test_a_monitor_that_a_module_of_ones_own_does_not_log_is_found(own, capsys):
 def test_an_exception_in_code_of_ones_own_is_the_finding(own, capsys):
     status, found = check([*OWN(own), "model.module.fails=true"], capsys)
     assert status == 2
-    assert found["batch"] == ("BAD", "ZeroDivisionError: on purpose")
+    state, told = found["batch"]
+    assert (state, told.partition(" [")[0]) == ("BAD", "ZeroDivisionError: on purpose")
+    assert "lab_rehearsal.py:" in told
 
 
 def test_a_loss_that_is_not_a_number_is_found(own, capsys):
