@@ -99,8 +99,9 @@ def test_a_bug_in_the_users_code_ends_the_run_with_its_cause_and_status_3(
     home, asp, pythonpath, ray_address, resources
 ):
     words = ("experiment/digits", "+callbacks.boom={_target_: tests.fakes.Boom}", f"resources={resources}")
-    done = asp("asp-launch", *words, f"site.address={ray_address}")
-    assert done.returncode == 3
+    joined = [f"site.address={ray_address}"] if resources == "one_worker" else []
+    done = asp("asp-launch", *words, *joined)
+    assert done.returncode == 3, done.stderr
     assert "run 1 failed: ValueError: boom" in done.stderr
     assert "Traceback" not in done.stderr
     assert list_runs(store_of(home))[0].state == "failed"
