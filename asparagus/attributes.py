@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from asparagus.spec import ENDLESS
+
 ATTRIBUTE = re.compile(r"\$\{asparagus:(\w+)\}")
-ENDLESS = -1
 
 
 def substituted(values: Any, known: Mapping[str, Any]) -> Any:

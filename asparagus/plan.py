@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from asparagus.attributes import lengths, substituted
+from asparagus.data import CASE_DATA
 from asparagus.errors import PlanError
 from asparagus.secrets import without_passwords
 from asparagus.spec import Checkpointing, Parent, Spec
 from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
-CASE_DATA = "asparagus.data.modules.CaseDataModule"
 SUBSTITUTED = ("model", "data", "optim", "loss", "trainer", "callbacks", "plugins", "logger", "script")
 """The open sections: where attributes of the run may stand."""
 
@@ -210,7 +210,7 @@ def _length(text: str) -> str:
 
 def _model(spec: Spec) -> str:
     network = spec.model.get("net") or spec.model.get(STAGES[spec.stage].network) or {}
-    parts = [(spec.model.get("module") or {}).get("_target_"), network.get("_target_"), spec.model.get("dimensions")]
+    parts = [spec.own_module, network.get("_target_"), spec.model.get("dimensions")]
     return ", ".join(str(part) for part in parts if part)
 
 

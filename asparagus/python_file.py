@@ -24,6 +24,9 @@ CALLS = frozenset({"eval", "exec", "compile", "__import__"})
 NAME = "__asparagus_config__"
 """`__name__` while a file is read: its `if __name__ == "__main__":` does not run."""
 
+MODEL_OF = "asparagus.python_file.model_of"
+"""The `_target_` of a network that a training config builds."""
+
 _read: dict[tuple[str, str], dict[str, Any]] = {}
 
 

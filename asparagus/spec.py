@@ -107,6 +107,13 @@ class Spec:
     site: Site = field(default_factory=Site)
     paths: Paths = field(default_factory=Paths)
 
+    @property
+    def own_module(self) -> str | None:
+        """Dotted path of the LightningModule that the experiment names; None where the stage brings one."""
+        module = self.model.get("module")
+        path = module.get("_target_") if isinstance(module, dict) else None
+        return str(path) if path is not None else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as nested plain values, ready for YAML or JSON."""
         return dataclasses.asdict(self)
@@ -121,6 +128,9 @@ class Spec:
         parts = {name: part(**values[name]) for name, part in PARTS.items() if name in values}
         return cls(**{**values, **parts})
 
+
+ENDLESS = -1
+"""`trainer.max_epochs` or `max_steps` without an end, as Lightning writes it."""
 
 MODES = ("fit", "validate", "test")
 """`run.mode`."""

@@ -15,9 +15,8 @@ from asparagus.callbacks.journal_logger import scalars
 from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, manifests, name_of, retained, seal
 from asparagus.journal import Journal
 from asparagus.secrets import hide_in
-from asparagus.spec import Checkpointing
+from asparagus.spec import ENDLESS, Checkpointing
 
-ENDLESS = -1
 SAVED_ARGUMENTS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
 
 Commit = Callable[[Path, dict[str, float]], None]

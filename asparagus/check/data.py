@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from asparagus.check.annotation import mismatch
-from asparagus.check.target import PLACEHOLDER, call, nameless, nested, target
-from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_KEYS
+from asparagus.check.target import call, is_open, nameless, nested, target
+from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_DATA, LOADER_KEYS
 from asparagus.errors import one_of
 from asparagus.registry import DATASETS
 
@@ -17,7 +17,6 @@ GIVEN: dict[str, frozenset[str]] = {
     "dataset": frozenset({"root", "subset", "image_transform"}),
 }
 """Arguments that the launcher, the data module and its loaders fill in."""
-LOADERS = "asparagus.data.loaders.LoaderDataModule"
 LOADER_TYPES = {
     "batch_size": "int",
     "batch_size_per_gpu": "int",
@@ -36,7 +35,7 @@ def data_module(data: dict[str, Any]) -> Iterator[str]:
     for key in ("rank", "world_size"):
         if data.get(key) is not None:
             yield f"data.{key}: is filled in by the launcher, for each worker. Leave it out."
-    if data.get("_target_") != LOADERS:
+    if data.get("_target_") != LOADER_DATA:
         yield from target("data", data, GIVEN["data"])
         return
     yield from target("data", {"_recursive_": False, **data}, GIVEN["data"])
@@ -76,7 +75,7 @@ def _loader(where: str, loader: Any) -> Iterator[str]:
 def _batching(where: str, loader: dict[str, Any]) -> Iterator[str]:
     for key, kind in LOADER_TYPES.items():
         value = loader.get(key)
-        if value is None or (isinstance(value, str) and PLACEHOLDER in value):
+        if value is None or is_open(value):
             continue
         if takes_kind := mismatch(kind, value):
             yield f"{where}.{key}: {value!r} given, but a loader takes {takes_kind} there."

@@ -8,12 +8,10 @@ from typing import Any
 
 from asparagus.check import data, optimizer
 from asparagus.check.signature import is_a
-from asparagus.check.target import PLACEHOLDER, call, nameless, takes, target
+from asparagus.check.target import NEEDS, takes, target
 from asparagus.errors import one_of
-from asparagus.optim import OPTIMIZERS, REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, SCHEDULES, STEPPING
 from asparagus.spec import Spec
 from asparagus.stages import Stage
-from asparagus.targets import SPECIAL
 
 SIZES = (
     "spatial_dims",
@@ -31,16 +29,13 @@ GIVEN: dict[str, frozenset[str]] = {
     **data.GIVEN,
     "model": frozenset(SIZES),
     "module": frozenset({"net", "optim", "n_classes", "patch_size", "class_names", "loss", "seed"}),
-    "optim": frozenset({"params"}),
-    "sched": frozenset({"optimizer", "max_steps"}),
+    "optim": optimizer.GIVEN,
+    "sched": optimizer.SCHEDULE_GIVEN,
     "logger": frozenset({"save_dir"}),
     "script": frozenset({"trainer", "module", "datamodule", "ckpt_path"}),
 }
 """Arguments that the launcher fills in, from the data set, the ranks and the run."""
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-SCHEDULE_KEYS = frozenset({"name", "min_lr", "warmup_steps", "warmup_ratio", "max_steps"})
-NEEDS = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "NeptuneLogger": "neptune"}
-"""Loggers of Lightning's that need a package which Lightning does without."""
 
 
 def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
@@ -49,8 +44,7 @@ def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
         yield from _model(spec, stage)
     yield from data.data_module(spec.data)
     if spec.optim or _trains_by_optim(spec):
-        yield from _optim(spec.optim)
-        yield from optimizer.numbers(spec)
+        yield from optimizer.optimizer(spec)
     if spec.loss and stage is not None and (stage.loss or "_target_" in spec.loss):
         yield from target("loss", {"_target_": stage.loss, **spec.loss}, frozenset())
     for name in ("callbacks", "plugins", "logger"):
@@ -92,8 +86,7 @@ def _logger(where: str, section: Any) -> Iterator[str]:
 
 
 def _model(spec: Spec, stage: Stage) -> Iterator[str]:
-    module = spec.model.get("module") or {}
-    own = module.get("_target_") if isinstance(module, dict) else None
+    module, own = spec.model.get("module") or {}, spec.own_module
     if not stage.module and not own:
         yield (
             f"model.module._target_: the stage {stage.name} trains a LightningModule of your own, and none is named. "
@@ -140,60 +133,4 @@ def _network(spec: Spec, stage: Stage, *, needed: bool) -> Iterator[str]:
 
 def _trains_by_optim(spec: Spec) -> bool:
     """Tell whether the section `optim` is needed: a module of one's own may configure its own optimizers."""
-    module = spec.model.get("module")
-    own = module.get("_target_") if isinstance(module, dict) else None
-    return own is None or takes(own, "optim") is True
-
-
-def _optim(optim: dict[str, Any]) -> Iterator[str]:
-    name, path = optim.get("name"), optim.get("_target_")
-    if path is None and name is None:
-        yield from nameless("optim", optim, [*OPTIMIZERS, *REGISTERED_OPTIMIZERS])
-    elif path is None and (not isinstance(name, str) or name.lower() not in OPTIMIZERS):
-        yield one_of("optim.name", name, [*OPTIMIZERS, *REGISTERED_OPTIMIZERS])
-    else:
-        path = str(path or OPTIMIZERS[str(name).lower()])
-        arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", *SPECIAL)}
-        yield from call("optim", path, arguments, GIVEN["optim"])
-    lr = optim.get("lr")
-    if lr is None:
-        yield "optim.lr: is missing. Every optimizer needs it, e.g. optim.lr=1e-3."
-    elif isinstance(lr, bool) or not isinstance(lr, (int, float)) or lr <= 0:
-        yield f"optim.lr: {lr!r} is no positive number."
-    if optim.get("sched"):
-        yield from _schedule(optim["sched"])
-
-
-def _schedule(sched: Any) -> Iterator[str]:
-    if not isinstance(sched, dict):
-        yield f"optim.sched: {sched!r} given, but it is a section, e.g. {{name: cosine, warmup_ratio: 0.05}}."
-        return
-    if "_target_" in sched:
-        if sched.get("interval") not in (None, "step", "epoch"):
-            yield one_of("optim.sched.interval", sched["interval"], ("step", "epoch"))
-        arguments = {key: value for key, value in sched.items() if key not in ("name", *STEPPING)}
-        yield from target("optim.sched", arguments, GIVEN["sched"])
-        return
-    if not isinstance(name := sched.get("name"), str) or name not in SCHEDULES:
-        yield one_of("optim.sched.name", name, [*SCHEDULES, *REGISTERED_SCHEDULERS])
-    for key in sched.keys() - SCHEDULE_KEYS:
-        yield one_of(f"optim.sched.{key}", key, SCHEDULE_KEYS)
-    if sched.get("warmup_steps") is not None and sched.get("warmup_ratio") is not None:
-        yield "optim.sched: warmup_steps and warmup_ratio exclude each other. Give one of them."
-    yield from _schedule_numbers(sched)
-
-
-def _schedule_numbers(sched: dict[str, Any]) -> Iterator[str]:
-    least: tuple[tuple[str, float, float], ...] = (
-        ("warmup_steps", 0, float("inf")),
-        ("warmup_ratio", 0, 1),
-        ("min_lr", 0, float("inf")),
-        ("max_steps", -1, float("inf")),
-    )
-    for key, low, high in least:
-        value = sched.get(key)
-        if value is None or (isinstance(value, str) and PLACEHOLDER in value):
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            span = f"from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
-            yield f"optim.sched.{key}: {value!r} is no number {span}."
+    return spec.own_module is None or takes(spec.own_module, "optim") is True

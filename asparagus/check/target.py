@@ -14,8 +14,15 @@ HANDS_ON = {
     "WandbLogger": ("wandb.sdk.wandb_init.init",),
 }
 """Loggers that take anything, and what their other arguments are for."""
-EXTRAS = {"wandb": "wandb", "tensorboard": "tensorboard", "comet_ml": "comet_ml", "neptune": "neptune"}
-PLACEHOLDER = "${"
+NEEDS = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "NeptuneLogger": "neptune"}
+"""Loggers of Lightning's that need a package which Lightning does without."""
+PACKAGES = (*NEEDS.values(), "tensorboard")
+"""Packages that are called on PyPI as they are imported: what is missing can be named."""
+
+
+def is_open(value: object) -> bool:
+    """Tell whether a value is known only later: a secret, or an attribute of the run."""
+    return isinstance(value, str) and "${" in value
 
 
 def takes(target_path: object, name: str) -> bool | None:
@@ -128,12 +135,12 @@ def _argument(full: str, path: str, signature: Signature, value: Any, given: fro
         near = did_you_mean(key, signature.parameters)
         known = ", ".join(sorted(set(signature.parameters) - given)) or "nothing from here"
         yield f"{full}: {path} takes no such argument. {near} It takes: {known}.".replace("  ", " ")
-    elif isinstance(value, str) and PLACEHOLDER in value:
+    elif is_open(value):
         return
     elif kind := signature.mismatch(key, value):
         yield f"{full}: {value!r} given, but {path} takes {kind} there."
 
 
 def _install(path: str) -> str:
-    package = EXTRAS.get(path.partition(".")[0])
-    return f" pip install {package}." if package else ""
+    package = path.partition(".")[0]
+    return f" pip install {package}." if package in PACKAGES else ""

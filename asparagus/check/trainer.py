@@ -8,12 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from asparagus.check.target import call, nested
+from asparagus.check.target import call, is_open, nested
 from asparagus.errors import one_of
-from asparagus.spec import RAY_STRATEGIES, Spec
+from asparagus.spec import ENDLESS, RAY_STRATEGIES, Spec
 
 TRAINER = "pytorch_lightning.Trainer"
-ENDLESS = -1
 PRECISIONS = (
     "16-mixed",
     "16-true",
@@ -98,10 +97,27 @@ def trainer(spec: Spec) -> Iterator[str]:
         yield from rule(spec)
 
 
+def epoch(spec: Spec, batches: int | None) -> Iterator[str]:
+    """Yield what does not fit the batches of an epoch, where their number is known."""
+    if batches is None:
+        return
+    interval = spec.trainer.get("val_check_interval")
+    within = spec.trainer.get("check_val_every_n_epoch", 1) is not None
+    if isinstance(interval, int) and not isinstance(interval, bool) and interval > batches and within:
+        yield (
+            f"trainer.val_check_interval: {interval} batches, and an epoch has {batches}. Give fewer, a share (0.5), "
+            "or trainer.check_val_every_n_epoch=null to count across epochs."
+        )
+    for key in ("limit_train_batches", "overfit_batches"):
+        share = spec.trainer.get(key)
+        if isinstance(share, float) and 0 < share < 1 and int(share * batches) == 0:
+            yield f"trainer.{key}: {share} of {batches} batches is none. Give a larger share, or a number of batches."
+
+
 def _plain(value: Any) -> bool:
     """Tell a value that can be judged here from one that is an object, or known later."""
     is_object = isinstance(value, dict) and "_target_" in value
-    return value is not None and not is_object and not (isinstance(value, str) and "${" in value)
+    return value is not None and not is_object and not is_open(value)
 
 
 def _names(spec: Spec) -> Iterator[str]:
@@ -112,8 +128,13 @@ def _names(spec: Spec) -> Iterator[str]:
 
 
 def _accelerator(spec: Spec) -> Iterator[str]:
-    """Check that what is asked for is in this machine; GPUs are counted elsewhere."""
+    """Check that what is asked for is in this machine; what Ray workers have is counted with the site."""
     asked, here = spec.trainer.get("accelerator"), spec.site.address == "local" and not spec.resources.workers
+    if here and asked in ("gpu", "cuda") and not spec.site.gpus_per_node:
+        yield (
+            f"trainer.accelerator: {asked} asked for, and this machine has no NVIDIA GPU. Use "
+            "trainer.accelerator=cpu (hardware=cpu), or a site that has some (site=cluster resources=one_gpu)."
+        )
     if here and asked == "mps" and sys.platform != "darwin":
         yield "trainer.accelerator: mps is the GPU of a Mac, and this machine is none. Use cpu or auto."
     if here and asked == "tpu" and importlib.util.find_spec("torch_xla") is None:
@@ -122,6 +143,7 @@ def _accelerator(spec: Spec) -> Iterator[str]:
 
 def _strategy(spec: Spec) -> Iterator[str]:
     strategy, workers = spec.trainer.get("strategy"), spec.resources.workers
+    gpus = spec.site.gpus_per_node and spec.trainer.get("accelerator") != "cpu"
     if strategy == "dp":
         yield "trainer.strategy: 'dp' is gone from Lightning. Use ddp (with resources.workers=2 or more)."
     elif strategy in SPAWNING:
@@ -130,7 +152,7 @@ def _strategy(spec: Spec) -> Iterator[str]:
         yield one_of("trainer.strategy on Ray workers", strategy, RAY_STRATEGIES)
     elif isinstance(strategy, dict) or (_plain(strategy) and strategy not in STRATEGIES):
         yield one_of("trainer.strategy", strategy, STRATEGIES)
-    elif str(strategy).startswith(ON_GPUS) and not workers and _lacks_gpu(spec):
+    elif str(strategy).startswith(ON_GPUS) and not workers and not gpus:
         yield f"trainer.strategy: {strategy} needs a GPU, and there is none here. Use auto, or leave it out."
     if workers and spec.trainer.get("accelerator") not in (None, "auto", _kind(spec)):
         yield (
@@ -138,10 +160,6 @@ def _strategy(spec: Spec) -> Iterator[str]:
             f"{spec.resources.gpus_per_worker:g} exclude each other: workers train on what Ray gives them. Use "
             "resources.gpus_per_worker."
         )
-
-
-def _lacks_gpu(spec: Spec) -> bool:
-    return not spec.site.gpus_per_node or spec.trainer.get("accelerator") == "cpu"
 
 
 def _kind(spec: Spec) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from asparagus.checkpoint.folder import STATE
 from asparagus.errors import RunError
+from asparagus.spec import Parent, Transfer
 
 COMPILED = "_orig_mod."
 DECODER = ("decoder.", "head.", "model.decoder.")
@@ -40,6 +41,17 @@ class TransferReport:
         lines += [f"  not used  {part}: {why}" for part, why in _grouped(self.left)]
         lines += [f"  fresh     {part}" for part, _ in _grouped(dict.fromkeys(self.fresh, ""))]
         return "\n".join(lines)
+
+
+def take_over(module: nn.Module, parent: Parent, options: Transfer) -> TransferReport:
+    """Load the weights of a parent into `module`, as the experiment's section `transfer` says, and report.
+
+    Raises:
+        RunError: They cannot be read, or do not fit.
+    """
+    source = f"run {parent.run_id} ({Path(parent.checkpoint).name})" if parent.run_id else parent.checkpoint
+    weights = read_weights(Path(parent.checkpoint))
+    return transfer(module, weights, source=source, decoder=options.decoder, strict=options.strict)
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:

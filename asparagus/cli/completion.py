@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from asparagus.check.sections import GIVEN, SCHEDULE_KEYS
+from asparagus.check.optimizer import SCHEDULE_KEYS
+from asparagus.check.sections import GIVEN
 from asparagus.check.signature import Signature, TargetMissingError, signature_of
 from asparagus.check.trainer import ONE_OF, STRATEGIES, TRAINER
 from asparagus.cli.launch import YAML_OR_PYTHON, parser

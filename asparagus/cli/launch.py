@@ -126,7 +126,7 @@ def _check(plan: Plan, *, as_json: bool) -> int:
     from asparagus.worker.rehearsal import rehearse
 
     findings = []
-    for finding in rehearse(plan.spec, plan.parent.checkpoint if plan.parent else None):
+    for finding in rehearse(plan.spec, plan.parent):
         print(finding.line(), flush=True, file=sys.stderr if as_json else sys.stdout)
         findings.append(finding)
     travels = package(Path.cwd()).describe()

@@ -20,8 +20,9 @@ from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import hidden, plain_values, written
 from asparagus.compose.spellings import spelled_our_way
 from asparagus.compose.tree import get, put
+from asparagus.data import CASE_DATA
 from asparagus.errors import ConfigError, one_of
-from asparagus.python_file import digest_of, execute, lines_of, suspicious
+from asparagus.python_file import MODEL_OF, digest_of, execute, lines_of, suspicious
 from asparagus.secrets import concealed
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from asparagus.compose.origins import Setting
 
 DEFAULT_STAGE = "train_seg"
-CASE_DATA = "asparagus.data.modules.CaseDataModule"
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-4,
     "batch_size": 8,
@@ -319,7 +319,7 @@ def _network(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None
             raise ConfigError(
                 f"model: a {given_kind} given. Build a torch.nn.Module, or describe it: {{'_target_': ...}}."
             )
-        section = {"_target_": "asparagus.python_file.model_of", "file": str(file), "digest": digest_of(file)}
+        section = {"_target_": MODEL_OF, "file": str(file), "digest": digest_of(file)}
         put(tree, "model.net", section)
         return
     name = str(given["model_name"]).lower()

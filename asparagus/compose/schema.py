@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from asparagus.compose.tree import get
 from asparagus.errors import did_you_mean
 from asparagus.spec import PARTS, Paths, Spec
 
@@ -35,7 +36,7 @@ def fill(
     problems = [
         f"{key}: is mandatory and was not given. Give it on the command line, {key}=..., or in the experiment file."
         for key in dict.fromkeys([*missing, *MANDATORY])
-        if not _given(values, key)
+        if get(values, key, ...) is ...
     ]
     schema = _schema()
     known = {str(key) for key in schema}
@@ -62,15 +63,6 @@ def fill(
         if key not in values:
             plain[key] = ""
     return Spec.from_dict(plain), problems
-
-
-def _given(values: dict[str, Any], key: str) -> bool:
-    node: Any = values
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return False
-        node = node[part]
-    return True
 
 
 def unread(values: dict[str, Any], referenced: Iterable[str]) -> Iterator[str]:

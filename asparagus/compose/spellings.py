@@ -96,7 +96,7 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
     _null_means_so(tree)
     for old, new in RENAMED.items():
         _move(tree, old, new, problems)
-    for step in (_own_module, _loggers, _parent, hardware, run_gpus, _trainer):
+    for step in (_names, _own_module, _loggers, _parent, hardware, run_gpus, _trainer):
         step(tree, problems)
     devices_to_workers(tree, gpus, problems)
     return tree
@@ -144,8 +144,6 @@ def _move(tree: Tree, old: str, new: str, problems: list[str]) -> None:
     before = get(tree, new)
     if new in SAME_THING and isinstance(before, str) and before != given:
         problems.append(f"{old}: {given!r} and {new}: {before!r} mean the same key. Give one of them.")
-    if new == "run.id" and isinstance(given, str) and not given.isdigit():
-        new = "run.name"
     if old in BUILT_BY_THEMSELVES and isinstance(given, dict):
         given = {"_recursive_": False, **given}
     if old == "model.optim" and isinstance(given, dict) and {"name", "_target_"} & given.keys():
@@ -172,9 +170,6 @@ def _modes(tree: Tree, problems: list[str]) -> None:
                 f"init_from: {tree['init_from']!r} and the checkpoint {path!r} both name a parent. Give one."
             )
         tree["init_from"] = f"file:{path}"
-    if isinstance(run := tree.get("run"), dict) and isinstance(run.get("id"), str) and not run["id"].isdigit():
-        run["name"] = run.get("name") or run.pop("id")
-        run["id"] = None
 
 
 def _null_means_so(tree: Tree) -> None:
@@ -184,6 +179,13 @@ def _null_means_so(tree: Tree) -> None:
         tree["seed"] = None
     if get(tree, "run.num_iterations") is not None and get(tree, "run.num_epochs") is None:
         put(tree, "trainer.max_epochs", -1)
+
+
+def _names(tree: Tree, problems: list[str]) -> None:  # noqa: ARG001 - one of the steps
+    """`run.id: baseline` (SESEMI) names a run; numbers are drawn."""
+    run = tree.get("run")
+    if isinstance(run, dict) and isinstance(run.get("id"), str) and not run["id"].isdigit():
+        run["id"], run["name"] = None, run.get("name") or run["id"]
 
 
 def _own_module(tree: Tree, problems: list[str]) -> None:  # noqa: ARG001 - one of the steps

@@ -8,12 +8,12 @@ from typing import Any
 Tree = dict[str, Any]
 
 
-def get(tree: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key; None where there is none."""
+def get(tree: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """Return the value of a dotted key; the default where there is none."""
     node: Any = tree
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
-            return None
+            return default
         node = node[part]
     return node
 

@@ -13,6 +13,10 @@ MAKERS: dict[str, str] = {
 Strings, so that the client can list them without importing torch.
 """
 
+CASE_DATA = "asparagus.data.modules.CaseDataModule"
+LOADER_DATA = "asparagus.data.loaders.LoaderDataModule"
+"""Our data modules: the cases of a task folder, and loaders of datasets of one's own."""
+
 BUILT_IN: dict[str, str] = {
     "cases": "asparagus.data.datasets.cases",
     "image_folder": "asparagus.data.loaders.image_folder",

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from asparagus import __version__
+from asparagus.python_file import MODEL_OF
 from asparagus.record.numbers import folder_name
 from asparagus.spec import Spec
 
@@ -21,8 +22,6 @@ FINISHED = "finished"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 RUNNING = "running"
-BUILT_IN_PYTHON = "asparagus.python_file.model_of"
-"""The `_target_` of a network that a training config in Python builds."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def create(models: Path, spec: Spec, run_id: int, plan_json: str) -> RunFolder:
 
 def _with_copies(section: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Keep the Python file that builds a network, so that the run repeats when the original has moved on."""
-    if section.get("_target_") != BUILT_IN_PYTHON or not Path(section["file"]).is_file():
+    if section.get("_target_") != MODEL_OF or not Path(section["file"]).is_file():
         return {key: _with_copies(part, folder) if isinstance(part, dict) else part for key, part in section.items()}
     original = Path(section["file"])
     shutil.copyfile(original, folder / original.name)

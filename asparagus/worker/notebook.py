@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from asparagus.checkpoint.transfer import read_weights, transfer
+from asparagus.checkpoint.transfer import take_over
 from asparagus.spec import Parent, Spec
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import InProcess
@@ -26,10 +26,7 @@ def objects_of(spec: Spec, parent: Parent | None) -> tuple[pl.Trainer, pl.Lightn
     parts = Parts(spec, InProcess())
     folder = Path(spec.paths.results) / FOLDER
     if parent is not None:
-        options = spec.transfer
-        weights, source = read_weights(Path(parent.checkpoint)), parent.checkpoint
-        report = transfer(parts.module, weights, source=source, decoder=options.decoder, strict=options.strict)
-        log.info(report.describe())
+        log.info(take_over(parts.module, parent, spec.transfer).describe())
     callbacks, loggers = parts.callbacks(), parts.loggers(folder, first=True)
     trainer = pl.Trainer(
         **{

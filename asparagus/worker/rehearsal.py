@@ -22,10 +22,10 @@ import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from asparagus.callbacks.journal_logger import scalars
-from asparagus.checkpoint.transfer import read_weights, transfer
+from asparagus.checkpoint.transfer import take_over
 from asparagus.errors import AsparagusError
 from asparagus.secrets import hide, references, reveal, without_passwords
-from asparagus.spec import Spec
+from asparagus.spec import Parent, Spec
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import InProcess
 
@@ -67,10 +67,10 @@ class Rehearsal:
 
     Args:
         spec: As planned.
-        parent: Path of the parent's checkpoint or weights.
+        parent: Where its first weights come from.
     """
 
-    def __init__(self, spec: Spec, parent: str | None) -> None:
+    def __init__(self, spec: Spec, parent: Parent | None) -> None:
         self._spec = spec
         self._parent = parent
         self._parts: Parts | None = None
@@ -116,12 +116,7 @@ class Rehearsal:
     def _weights(self) -> Iterator[Finding]:
         if self._parent is None or self._parts is None:
             return
-        options = self._spec.transfer
-        weights = read_weights(Path(self._parent))
-        report = transfer(
-            self._parts.module, weights, source=self._parent, decoder=options.decoder, strict=options.strict
-        )
-        yield Finding("weights", report.describe())
+        yield Finding("weights", take_over(self._parts.module, self._parent, self._spec.transfer).describe())
 
     def _batch(self) -> Iterator[Finding]:
         """Put one small batch through training and validation, optimizer and schedule included."""
@@ -189,12 +184,12 @@ class Rehearsal:
         yield Finding("best by", f"{monitor}{advice or ' is logged'}", ok=there)
 
 
-def rehearse(spec: Spec, parent: str | None) -> Iterator[Finding]:
+def rehearse(spec: Spec, parent: Parent | None) -> Iterator[Finding]:
     """Yield findings, one by one, as they are known.
 
     Args:
         spec: As planned.
-        parent: Path of the parent's checkpoint or weights.
+        parent: Where its first weights come from.
     """
     names = set(references(spec.to_dict()))
     for finding in Rehearsal(spec, parent).looks():

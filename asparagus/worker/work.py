@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from asparagus.callbacks.checkpoints import CheckpointWriter
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
 from asparagus.checkpoint.folder import STATE, newest_whole
-from asparagus.checkpoint.transfer import read_weights, transfer
+from asparagus.checkpoint.transfer import take_over
 from asparagus.errors import ConfigError
 from asparagus.journal import Journal
 from asparagus.secrets import WithoutSecrets
@@ -137,10 +137,7 @@ def _begin_from(assignment: Assignment, module: torch.nn.Module, journal: Journa
     """Take the parent's weights over and say which."""
     parent = assignment.parent
     assert parent is not None
-    options = assignment.spec.transfer
-    source = f"run {parent.run_id} ({Path(parent.checkpoint).name})" if parent.run_id else parent.checkpoint
-    weights = read_weights(Path(parent.checkpoint))
-    report = transfer(module, weights, source=source, decoder=options.decoder, strict=options.strict)
+    report = take_over(module, parent, assignment.spec.transfer)
     if journal is None:
         return
     log.info(report.describe())

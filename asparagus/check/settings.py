@@ -1,0 +1,147 @@
+"""Our own settings: numbers that have a least, names that are one of a few, and what excludes what."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from asparagus.data import LOADER_DATA
+from asparagus.errors import one_of
+from asparagus.secrets import missing, references, reveal, without_passwords
+from asparagus.spec import MODES, Spec
+from asparagus.stages import STAGES
+
+FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00]+")
+ADDRESS = re.compile(r"local|auto|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "file")
+"""Schemes of a tracking URI, without the driver (`postgresql+psycopg2`)."""
+PART_OF = {"fit": "train", "validate": "val", "test": "test"}
+"""Which data a `run.mode` looks at."""
+LARGEST_SEED = 2**32 - 1
+"""Of numpy's generators, which are seeded as well."""
+
+
+def settings(spec: Spec) -> Iterator[str]:
+    """Yield what is wrong with the typed part of a spec; the open sections have modules of their own."""
+    for rule in (_numbers, _values, _run, _where):
+        yield from rule(spec)
+    yield from writable("ASPARAGUS_MODELS", spec.paths.models)
+    yield from writable("ASPARAGUS_RESULTS", spec.paths.results)
+
+
+def _numbers(spec: Spec) -> Iterator[str]:
+    """Check what has to be at least so much: Lightning, Ray and arithmetic would find out late, or never."""
+    least: list[tuple[str, Any, float]] = [
+        ("resources.workers", spec.resources.workers, 0),
+        ("resources.gpus_per_worker", spec.resources.gpus_per_worker, 0),
+        ("data.batch_size", spec.data.get("batch_size"), 1),
+        ("checkpoint.every_n_epochs", spec.checkpoint.every_n_epochs, 1),
+        ("checkpoint.keep_best", spec.checkpoint.keep_best, 0),
+        ("run.max_failures", spec.run.max_failures, 0),
+        ("seed", spec.seed, 0),
+        ("run.id", spec.run.id, 1),
+        ("data.num_workers", spec.data.get("num_workers"), 0),
+        ("data.samples_per_epoch", spec.data.get("samples_per_epoch"), 1),
+        ("site.nodes", spec.site.nodes, 1),
+        ("site.cpus_per_node", spec.site.cpus_per_node, 1),
+        ("site.gpus_per_node", spec.site.gpus_per_node, 0),
+    ]
+    for name, value, bound in least:
+        if isinstance(value, (int, float)) and not value >= bound:
+            yield f"{name}: {value} is too small. The least is {bound}."
+    if spec.seed > LARGEST_SEED:
+        yield f"seed: {spec.seed} is too large. The most is {LARGEST_SEED}."
+    for name, number in (
+        ("resources.cpus_per_worker", spec.resources.cpus_per_worker),
+        ("site.poll_interval_s", spec.site.poll_interval_s),
+        ("site.start_timeout_s", spec.site.start_timeout_s),
+    ):
+        if not 0 < number < math.inf:
+            yield f"{name}: {number} has to be positive."
+    if isinstance(patch := spec.data.get("patch_size"), list):
+        wrong = [size for size in patch if not isinstance(size, int) or size < 1]
+        if wrong:
+            yield f"data.patch_size: {patch} has to be whole numbers of voxels, each at least 1."
+
+
+def _values(spec: Spec) -> Iterator[str]:
+    """Check what has to be one of a few, or of a form."""
+    if spec.checkpoint.mode not in (None, "min", "max"):
+        yield one_of("checkpoint.mode", spec.checkpoint.mode, ("min", "max"))
+    if not ADDRESS.fullmatch(spec.site.address):
+        yield f"site.address: {spec.site.address!r} is no address. Give local, auto, or host:port."
+    if not FOLDER_NAME.fullmatch(spec.task) or "${" in spec.task:
+        advice = "Leave out slashes, dots at its start and $."
+        yield f"task: {spec.task!r} is no name of a folder, and runs lie under it. {advice}"
+    uri = spec.site.tracking_uri or ""
+    if without_passwords(uri) != uri and not any(references(uri)):
+        yield (
+            "site.tracking_uri: a password is written here in plain text. Put it into an environment variable (or "
+            ".env), and write ${secret:NAME_OF_THE_VARIABLE} in its place."
+        )
+    uri = without_passwords(uri if any(missing(uri)) else reveal(uri))
+    if not uri.startswith("${") and uri.partition("://")[0].partition("+")[0] not in STORES and uri != "databricks":
+        yield one_of("site.tracking_uri", uri, [f"{scheme}://..." for scheme in STORES])
+    elif uri.startswith("sqlite://"):
+        yield from _sqlite(uri)
+
+
+def _sqlite(uri: str) -> Iterator[str]:
+    file = uri.removeprefix("sqlite:///")
+    if file in (uri, "", ":memory:"):
+        yield f"site.tracking_uri: {uri} names no file. Give sqlite:////absolute/path/of/a.db."
+    else:
+        yield from writable("site.tracking_uri", str(Path(file).parent))
+
+
+def _run(spec: Spec) -> Iterator[str]:
+    """Check how it is carried out: what it does with the weights, and that they are there."""
+    run = spec.run
+    if run.mode not in MODES:
+        yield one_of("run.mode", run.mode, MODES)
+    elif run.mode != "fit" and spec.init_from is None and run.resume_from_checkpoint is None:
+        yield f"run.mode: {run.mode} needs weights to look at. Give init_from=run:<id>/best or file:/path/to/weights."
+    elif (
+        spec.data.get("_target_") == LOADER_DATA
+        and not spec.script
+        and spec.data.get(part := PART_OF[run.mode]) is None
+    ):
+        yield f"data.{part}: is missing, and run.mode={run.mode} needs it. Give it a loader section."
+    if run.mode == "test" and spec.own_module is None and spec.stage in STAGES:
+        advice = "Use run.mode=validate, or a module of your own with a test_step."
+        yield f"run.mode: test runs a test loop, and the module of {spec.stage} has none yet. {advice}"
+    if run.resume_from_checkpoint is not None and not Path(run.resume_from_checkpoint).expanduser().exists():
+        yield f"run.resume_from_checkpoint: {run.resume_from_checkpoint} does not exist. Give a Lightning checkpoint."
+
+
+def _where(spec: Spec) -> Iterator[str]:
+    """Check that what it runs on and what it asks for go together."""
+    if not spec.resources.workers and spec.resources.gpus_per_worker:
+        gpus = f"resources.gpus_per_worker: {spec.resources.gpus_per_worker:g}"
+        yield (
+            f"{gpus} and resources.workers=0 exclude each other: "
+            "in this process the Trainer takes what trainer.accelerator says. Give resources.workers=1 or more."
+        )
+    if spec.site.address != "local" and not spec.resources.workers:
+        yield (
+            f"resources.workers: 0 trains in this process, and site.address={spec.site.address} is a cluster: they "
+            "exclude each other. Give resources.workers=1 or more, or site=local."
+        )
+
+
+def writable(variable: str, folder: str) -> Iterable[str]:
+    """Try to write where the folder is, or would come to be. Nothing stays behind."""
+    if "://" in folder:
+        yield f"{variable}: {folder!r} is a URI, and only folders work yet. Give one that every node sees."
+        return
+    path = Path(folder)
+    existing = next(place for place in [path, *path.parents] if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return
+    except OSError as error:
+        yield f"{variable}: nothing can be written to {folder} ({error.strerror}). Set {variable} to a folder of yours."
