@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from asparagus.data.digits import make_digits
 from asparagus.data.split import make_split
 from asparagus.optim import REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS
 from asparagus.registry import CALLBACKS, DATAMODULES, DATASETS, MODULES, NETWORKS, SCRIPTS
+from tests.helpers import free_port, wait_for_port
 
 ASP = Path(sys.executable).parent
 RAY_CPUS = 2
@@ -109,19 +108,3 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_port(port: int, timeout: float) -> None:
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    pytest.fail(f"nothing answers on port {port} after {timeout} s")

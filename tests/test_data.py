@@ -24,6 +24,7 @@ from asparagus.data.sampler import EpochSampler
 from asparagus.data.split import make_split, split_80_20
 from asparagus.data.synthetic import make_synthetic
 from asparagus.errors import ConfigError, DataError
+from tests.helpers import quiet_trainer
 
 SEG, CLS, PRE, DIGITS = "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task998_LauritSyn", "Task001_Digits"
 
@@ -492,17 +493,7 @@ def test_a_resumed_training_is_fed_what_an_uninterrupted_one_is(root, tmp_path, 
     def fit(epochs, ckpt_path=None):
         module = Recorder()
         data = CaseDataModule(root, SEG, "seg", batch_size=4, patch_size=[8, 8, 8], num_workers=num_workers, seed=1)
-        trainer = pl.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            callbacks=[SaveAt(hook, tmp_path / "0.ckpt")],
-        )
+        trainer = quiet_trainer(max_epochs=epochs, callbacks=[SaveAt(hook, tmp_path / "0.ckpt")])
         trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
         return module.fed
 

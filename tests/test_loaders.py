@@ -16,6 +16,7 @@ from asparagus.data.loaders import LOADER_KEYS, LateLoader, LoaderDataModule, da
 from asparagus.errors import ConfigError, DataError
 from asparagus.registry import DATASETS
 from asparagus.targets import instantiate
+from tests.helpers import quiet_trainer
 
 HERE = __name__
 BUILT = []
@@ -591,16 +592,9 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(**options):
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    return pl.Trainer(
-        accelerator="cpu", devices=1, use_distributed_sampler=False, num_sanity_val_steps=0, **quiet, **options
-    )
-
-
 def fit(data, ckpt_path=None, **options):
     module = Recorder()
-    trainer(**{"max_epochs": 2, **options}).fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    quiet_trainer(**{"max_epochs": 2, **options}).fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return module
 
 
@@ -649,7 +643,7 @@ def test_ranks_are_told_the_epoch_too():
 def test_b3_parts_that_are_missing_are_skipped_by_the_trainer():
     module = fit(LoaderDataModule(numbers(2)), max_epochs=1)
     assert (len(module.fed), module.evaluated) == (2, [])
-    assert trainer().test(module, LoaderDataModule(numbers(2))) == []
+    assert quiet_trainer().test(module, LoaderDataModule(numbers(2))) == []
     assert module.evaluated == []
 
 
@@ -657,7 +651,7 @@ def test_b3_a_stage_builds_its_own_datasets_alone():
     data = LoaderDataModule(numbers(901), numbers(902), numbers(903))
     BUILT.clear()
     module = Recorder()
-    trainer().test(module, data)
+    quiet_trainer().test(module, data)
     assert BUILT == [903]
     assert len(module.evaluated) == 903
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from asparagus.errors import ConfigError, DataError, RunError
 from asparagus.stages import STAGES
 from asparagus.stages.build import build_module
 from asparagus.targets import instantiate
+from tests.helpers import quiet_trainer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SEG, PRE = "Task997_LauritSynSeg", "Task998_LauritSyn"
@@ -93,23 +93,11 @@ def copied(net):
 
 def pretrain(root, *callbacks, epochs=3, feed=None, dimensions="3D"):
     """Run a pretraining and return its module and its log."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     pl.seed_everything(1, verbose=False)
     model, optim = {"dimensions": dimensions, "pretrain_net": UNET}, {"name": "adamw", "lr": 3e-3}
     module = build_module(STAGES["pretrain"], model, optim, None, read_task(root, PRE), patch_size=PATCH)
     log = Lines()
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=log,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        callbacks=list(callbacks),
-    )
+    trainer = quiet_trainer(max_epochs=epochs, logger=log, callbacks=list(callbacks))
     trainer.fit(module, feed or CaseDataModule(root, PRE, "pretrain", patch_size=PATCH, dimensions=dimensions))
     return module, log.lines
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from asparagus.record.recorder import Recorder
 from asparagus.record.store import Store
 from asparagus.secrets import Sealed, hide, is_secret_name
 from asparagus.spec import Site
-from tests.conftest import free_port, wait_for_port
+from tests.helpers import mlflow_server
 
 DIGITS = "experiment/digits"
 SMALL = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
@@ -455,38 +452,13 @@ def test_runs_are_recorded_where_a_secret_says_so(own, tmp_path, monkeypatch, ca
     assert not (own / "results" / "mlflow.db").exists()
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A real MLflow server; it asks nobody who they are."""
-    folder, port = tmp_path / "server", free_port()
-    folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        f"sqlite:///{folder}/db",
-        "--workers",
-        "1",
-    ]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_for_port(port, timeout=90)
-        yield port
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-
-
 @pytest.mark.e2e
-def test_the_password_of_the_tracking_uri_is_not_recorded(own, server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{VALUE}@127.0.0.1:{server}")
-    said = shown(capsys, DIGITS, *SMALL)
+def test_the_password_of_the_tracking_uri_is_not_recorded(own, tmp_path, monkeypatch, capsys):
+    with mlflow_server(tmp_path / "server") as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", f"//me:{VALUE}@"))
+        said = shown(capsys, DIGITS, *SMALL)
+        (run_of_ours,) = Store(uri).runs()
     assert_unseen(said)
-    (run_of_ours,) = Store(f"http://127.0.0.1:{server}").runs()
     assert run_of_ours.info.status == "FINISHED"
     assert places_that_hold(VALUE, own / "models", tmp_path / "server") == []
     (config,) = (own / "models").glob("*/*/run_id=*/config.yaml")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import subprocess
 import sys
 
@@ -22,6 +21,7 @@ from asparagus.stages.base import StageModule
 from asparagus.stages.build import build_module, spatial_dims
 from asparagus.stages.metrics import DicePerClass
 from asparagus.stages.pretrain import block_mask
+from tests.helpers import quiet_trainer
 
 SEG, CLS, PRE, DIGITS = "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task998_LauritSyn", "Task001_Digits"
 FEATURES = [4, 8]
@@ -67,20 +67,8 @@ class History(pl.Callback):
 
 
 def fit(root, module, stage, task, *, epochs, dimensions="3D", ckpt_path=None, **data):
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     history = History()
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        callbacks=[history],
-    )
+    trainer = quiet_trainer(max_epochs=epochs, callbacks=[history])
     feed = CaseDataModule(root, task, STAGES[stage].kind, dimensions=dimensions, **data)
     trainer.fit(module, feed, ckpt_path=ckpt_path, weights_only=True)
     return trainer, history

@@ -13,27 +13,18 @@ import io
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from asparagus.check.optimizer import SCHEDULE_KEYS
-from asparagus.check.sections import GIVEN
-from asparagus.check.signature import Signature, TargetMissingError, signature_of
-from asparagus.check.trainer import ONE_OF, STRATEGIES, TRAINER
+from asparagus.cli.known_keys import keys, removable, sections, tasks, values_of
 from asparagus.cli.launch import YAML_OR_PYTHON, parser
 from asparagus.cli.main import COMMANDS
 from asparagus.cli.show import groups_in
 from asparagus.compose import Request, compose_config, known_configs, search_folders
-from asparagus.compose.tree import get
+from asparagus.compose.tree import Tree
 from asparagus.data import MAKERS
-from asparagus.data.layout import known_splits, known_tasks, read_task
 from asparagus.data.split import SPLITS
 from asparagus.errors import AsparagusError
-from asparagus.optim import OPTIMIZERS, SCHEDULES
-from asparagus.paths import get_paths, load_environment
-from asparagus.spec import MODES, PARTS, Spec
+from asparagus.paths import load_environment
 from asparagus.stages import STAGES
-
-Tree = dict[str, Any]
 
 EPILOG = """Load it where your shell starts:
   bash   source <(asp completion bash)    in ~/.bashrc (bash 4.4 or newer)
@@ -98,19 +89,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "data": (*HELP, "--cases"),
 }
 """Options of the commands that do not train; a command that is not listed has its help alone."""
-
-BOOLS = ("True", "False")
-KNOWN_VALUES: dict[str, Iterable[str]] = {
-    "stage": STAGES,
-    "model.dimensions": ("2D", "3D"),
-    "optim.name": OPTIMIZERS,
-    "optim.sched.name": SCHEDULES,
-    "run.mode": MODES,
-    "checkpoint.mode": ("min", "max"),
-    "trainer.strategy": STRATEGIES,
-    **{f"trainer.{name}": values for name, values in ONE_OF.items()},
-}
-"""What keys can be set to, where that is a short list; those of tasks and splits are looked up."""
 
 ANY_FILE = ("",)
 NO_FILE = ()
@@ -213,13 +191,13 @@ def _of_option(option: str, words: list[str], typed: str) -> Iterable[str]:
     typed = typed.partition("=")[2] if typed.startswith("-") else typed
     table: dict[str, Callable[[], Iterable[str]]] = {
         "--stage": lambda: STAGES,
-        "--task": _tasks,
+        "--task": tasks,
         "--fn": lambda: SPLITS,
         "--cfg": lambda: ("job", "hydra", "all"),
         "--config-name": lambda: _configs(_request(words), typed),
         "--config-dir": lambda: _files(typed, NO_FILE),
-        "--info": lambda: _removable(typed, _tree(_request(words))),
-        "--package": lambda: _sections(_tree(_request(words))),
+        "--info": lambda: removable(typed, _tree(_request(words))),
+        "--package": lambda: sections(_tree(_request(words))),
     }
     short = {"-t": "--task", "-c": "--cfg", "-cn": "--config-name", "-cd": "--config-dir", "-p": "--package"}
     return table.get(short.get(option, option), tuple)()
@@ -286,12 +264,12 @@ def _overrides(request: Request, typed: str) -> Iterable[str]:
     groups = groups_in(_folders(request))
     if equals:
         group = groups.get(key.lstrip("/").partition("@")[0])
-        values = group or _values(key, _tree(request)) or _paths(value)
+        values = group or values_of(key, _tree(request)) or _paths(value)
         return [f"{sign}{key}={value}" for value in values]
     tree = _tree(request)
     if sign == "~":
-        return [f"~{name}" for name in (*groups, *_removable(body, tree))]
-    return [f"{sign}{name}" for name in (*(f"{group}=" for group in groups), *_keys(body, tree))]
+        return [f"~{name}" for name in (*groups, *removable(body, tree))]
+    return [f"{sign}{name}" for name in (*(f"{group}=" for group in groups), *keys(body, tree))]
 
 
 def _tree(request: Request) -> Tree:
@@ -312,89 +290,8 @@ def _tree(request: Request) -> Tree:
     return {}
 
 
-def _keys(typed: str, tree: Tree) -> Iterator[str]:
-    """Yield the keys on the level that is being typed: a section ends in a dot, a value's key in `=`."""
-    path, dot, _ = typed.rpartition(".")
-    node = _node(tree, path)
-    known = {name: isinstance(value, dict) for name, value in node.items()}
-    fields = _fields(path)
-    for name in {*known, *fields, *_arguments(path, tree)}:
-        is_section = known.get(name) or (name in fields and fields[name].default_factory is not dataclasses.MISSING)
-        yield f"{path}{dot}{name}{'.' if is_section else '='}"
-
-
-def _removable(typed: str, tree: Tree) -> Iterator[str]:
-    """Yield the keys that are there, on the level that is being typed; of sections also the way into them."""
-    path, dot, _ = typed.rpartition(".")
-    for name, value in _node(tree, path).items():
-        yield f"{path}{dot}{name}"
-        if isinstance(value, dict) and value:
-            yield f"{path}{dot}{name}."
-
-
-def _sections(tree: Tree, prefix: str = "") -> Iterator[str]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield f"{prefix}{name}"
-            yield from _sections(value, f"{prefix}{name}.")
-
-
-def _node(tree: Tree, path: str) -> Tree:
-    node = get(tree, path) if path else tree
-    return {str(key): value for key, value in node.items()} if isinstance(node, dict) else {}
-
-
-def _fields(path: str) -> dict[str, dataclasses.Field[Any]]:
-    """Return the keys of a section that the schema types."""
-    part = PARTS.get(path) if path else Spec
-    return {item.name: item for item in dataclasses.fields(part)} if part else {}
-
-
-def _arguments(path: str, tree: Tree) -> set[str]:
-    """Return what the target of a section can be given, without what the launcher fills in."""
-    if path == "optim.sched":
-        return set(SCHEDULE_KEYS)
-    signature = _signature(path, tree)
-    filled_in = set().union(*(GIVEN.get(part, ()) for part in path.split(".")))
-    return set(signature.parameters) - filled_in if signature else set()
-
-
-def _signature(path: str, tree: Tree) -> Signature | None:
-    node = _node(tree, path)
-    target = TRAINER if path == "trainer" else node.get("_target_")
-    if path == "optim" and not target:
-        target = OPTIMIZERS.get(str(node.get("name")).lower())
-    try:
-        return signature_of(target) if isinstance(target, str) else None
-    except TargetMissingError:
-        return None
-
-
-def _values(key: str, tree: Tree) -> Iterable[str]:
-    """Return what a key can be set to, where that is a short list."""
-    if key == "task":
-        return _tasks()
-    if key == "data.split":
-        return known_splits(read_task(get_paths().data, str(tree.get("task"))))
-    return KNOWN_VALUES.get(key) or (BOOLS if _is_bool(key, tree) else ())
-
-
 def _paths(value: str) -> Iterable[str]:
     """Return what a value that looks like a path may go on to."""
     scheme = FILE if value.startswith(FILE) else ""
     path = value.removeprefix(scheme)
     return [f"{scheme}{file}" for file in _files(path, ANY_FILE)] if "/" in path else ()
-
-
-def _is_bool(key: str, tree: Tree) -> bool:
-    path, _, name = key.rpartition(".")
-    if isinstance(get(tree, key), bool):
-        return True
-    if field := _fields(path).get(name):
-        return field.type == "bool"
-    signature = _signature(path, tree)
-    return signature is not None and "bool" in signature.annotations.get(name, "")
-
-
-def _tasks() -> list[str]:
-    return known_tasks(get_paths().data)

@@ -15,7 +15,7 @@ HARDWARE = {
     "precision": "trainer.precision",
     "strategy": "trainer.strategy",
     "compile_mode": "model.compile_mode",
-    "num_workers": "",  # of the node: shared by its devices
+    "num_workers": "data.num_workers",  # of the node: shared by its devices
 }
 """Keys of the group `hardware` (SEEDS A26), and which of ours each one sets."""
 ALL_GPUS = -1
@@ -31,7 +31,7 @@ def hardware(tree: Tree, problems: list[str]) -> None:
         return
     problems += [one_of(f"hardware.{key}", key, HARDWARE) for key in hardware if key not in HARDWARE]
     for key, ours in HARDWARE.items():
-        if ours and hardware.get(key) is not None:
+        if key != "num_workers" and hardware.get(key) is not None:
             put(tree, ours, hardware[key])
     devices, processes = hardware.get("num_devices"), hardware.get("num_workers")
     if isinstance(processes, int) and not isinstance(processes, bool):

@@ -10,7 +10,7 @@ import difflib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from asparagus.data import CASE_DATA
 from asparagus.errors import ConfigError, one_of
 from asparagus.python_file import MODEL_OF, digest_of, execute, lines_of, suspicious
 from asparagus.secrets import concealed
+from asparagus.spec import Spec
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,29 +58,13 @@ RENAMED = {
 }
 """Name there -> key here. What only a data module can do is an argument of it: one that does not take it says so."""
 OURS = (
-    "seed",
+    *(section.name for section in fields(Spec) if section.name != "model"),  # which may be an object here
     "imports",
-    "paths",
     "hardware",
     "pretrained_run_id",
     "pretrained_checkpoint_name",
-    "stage",
-    "task",
-    "init_from",
-    "data",
-    "optim",
-    "loss",
-    "trainer",
-    "callbacks",
-    "plugins",
-    "logger",
-    "script",
-    "transfer",
-    "checkpoint",
-    "resources",
-    "run",
-    "site",
 )
+"""Names that are keys of ours already."""
 KEYS_OF: dict[str, tuple[str, ...]] = {
     "iterations_per_epoch": ("data.samples_per_epoch",),
     "input_array_info": ("data.patch_size", "model.dimensions"),

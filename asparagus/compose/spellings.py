@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asparagus.compose.devices import devices_to_workers, hardware, run_gpus
+from asparagus.compose.devices import HARDWARE, devices_to_workers, hardware, run_gpus
 from asparagus.compose.tree import Tree, copied, get, pop, put
 
 RENAMED: dict[str, str] = {
@@ -106,20 +106,17 @@ def sources_of(key: str) -> list[str]:
     """Return the documented spellings that set a key of ours: where a problem of it may come from."""
     extra = {
         "init_from": ["pretrained_run_id", "pretrained_checkpoint_name", "checkpoint_path"],
-        "trainer.accelerator": ["run.gpus", "hardware.accelerator"],
-        "trainer.num_nodes": ["run.num_nodes", "hardware.num_nodes"],
-        "trainer.devices": ["run.gpus", "trainer.gpus", "hardware.num_devices"],
-        "model.compile_mode": ["hardware.compile_mode"],
+        "trainer.accelerator": ["run.gpus"],
+        "trainer.num_nodes": ["run.num_nodes"],
+        "trainer.devices": ["run.gpus", "trainer.gpus"],
         "run.mode": ["mode"],
         "resources.workers": ["trainer.devices", "trainer.num_nodes", "run.gpus", "run.num_nodes", "hardware"],
         "resources.gpus_per_worker": ["trainer.accelerator", "run.gpus", "hardware.accelerator"],
-        "data.num_workers": ["hardware.num_workers"],
         "callbacks": ["trainer.callbacks"],
         "logger": ["trainer.logger", "exp_manager.create_tensorboard_logger", "exp_manager.create_wandb_logger"],
-        "trainer.precision": ["hardware.precision"],
-        "trainer.strategy": ["hardware.strategy"],
     }
-    return [*older_of(key), *extra.get(key, [])]
+    grouped = [f"hardware.{name}" for name, ours in HARDWARE.items() if ours == key]
+    return [*older_of(key), *extra.get(key, []), *grouped]
 
 
 def older_of(key: str) -> dict[str, str]:

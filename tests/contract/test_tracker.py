@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,35 +17,13 @@ from asparagus.record.recorder import Recorder, RunRecord
 from asparagus.record.run_folder import create
 from asparagus.record.store import Store
 from asparagus.spec import Parent, Paths, Spec
-from tests.conftest import free_port, wait_for_port
+from tests.helpers import mlflow_server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        f"sqlite:///{folder}/db",
-        "--workers",
-        "1",
-    ]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-            start_new_session=True,
-        )
-    wait_for_port(port, timeout=90)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, 15)
-    process.wait(timeout=30)
+    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
+        yield uri
 
 
 @pytest.fixture(params=["sqlite", "server"], scope="module")

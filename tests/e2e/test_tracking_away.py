@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,23 +12,14 @@ from asparagus.record.recorder import Recorder, RunRecord
 from asparagus.record.run_folder import create
 from asparagus.record.store import Store
 from asparagus.spec import Paths, Spec
-from tests.conftest import free_port, wait_for_port
+from tests.helpers import free_port, start_mlflow
 
 pytestmark = [pytest.mark.e2e]
 
 
-def serve(folder, port) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/db"]
-    command += ["--workers", "1", "--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    wait_for_port(port, timeout=90)
-    return process
-
-
 def test_what_is_logged_while_the_server_is_killed_arrives_when_it_is_back(tmp_path):
     port = free_port()
-    server = serve(tmp_path, port)
+    server = start_mlflow(tmp_path, port)
     uri = f"http://127.0.0.1:{port}"
     folder = create(tmp_path, Spec("pretrain", "Task9_X", paths=Paths(models=str(tmp_path))), 1, "{}")
     record = RunRecord(1, "pretrain", "Task9_X", str(folder.path), "pretrain-1", {})
@@ -45,7 +34,7 @@ def test_what_is_logged_while_the_server_is_killed_arrives_when_it_is_back(tmp_p
             for step in range(2, 50):
                 journal.append("metrics", step=step, epoch=0, values={"loss": 1.0 / step})
             time.sleep(1)
-            server = serve(tmp_path, port)
+            server = start_mlflow(tmp_path, port)
             assert recorder.close(1, state="finished")
         points = Store(uri).client.get_metric_history(mlflow_run_id, "loss")
         assert [point.step for point in points] == list(range(1, 50))

@@ -9,7 +9,8 @@ import urllib.request
 
 import pytest
 
-from tests.conftest import ASP, free_port, wait_for_port
+from tests.conftest import ASP
+from tests.helpers import free_port, wait_for_port
 
 pytestmark = [pytest.mark.e2e]
 

@@ -1,0 +1,69 @@
+"""What several tests need: a port, a real MLflow server, a Trainer that writes nothing and says nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START_S = 90
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return int(door.getsockname()[1])
+
+
+def wait_for_port(port: int, timeout: float) -> None:
+    """Wait until somebody listens."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        with socket.socket() as door:
+            door.settimeout(1)
+            if door.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(port)
+
+
+def start_mlflow(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start an MLflow server that keeps all it has in a folder; it asks nobody who they are."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/db"]
+    command += ["--workers", "1", "--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    wait_for_port(port, START_S)
+    return process
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """Have an MLflow server for a while; yields its URI."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    process = start_mlflow(folder, port)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def quiet_trainer(**options: Any) -> Any:
+    """Return a Trainer on the CPU that logs, saves and shows nothing unless told to."""
+    import pytorch_lightning as pl
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+    quiet = {**dict.fromkeys(off, False), "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, **quiet, **options})
