@@ -57,7 +57,7 @@ def load_config(
     """
     from omegaconf import OmegaConf
 
-    words = list(overrides or ())
+    words = [overrides] if isinstance(overrides, str) else [str(word) for word in overrides or ()]
     if config_name is None and words and _names_config(words[0]):
         config_name = words.pop(0)
     given = [Path(config_path)] if config_path else [Path(name) for name in FOLDERS if Path(name).is_dir()][:1]
@@ -146,7 +146,7 @@ def plan_of(
         ConfigError: Every problem, each with the file and line or the override that it came from.
     """
     prepare()
-    words = tuple(overrides)
+    words = (overrides,) if isinstance(overrides, str) else tuple(overrides)
     if isinstance(config, (str, Path)):
         config = Request(str(config), words)
     elif words:
@@ -192,11 +192,22 @@ def _spec(config: Any) -> Spec:
     if isinstance(config, Request):
         return compose(config)
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from asparagus import hydra_plugin
 
     hydra_plugin.register(list(hydra_plugin.FOLDERS))
-    return spec_of(config if isinstance(config, DictConfig) else OmegaConf.create(dict(config)))
+    if not isinstance(config, (DictConfig, Mapping)):
+        raise ConfigError(
+            f"config: a {type(config).__name__} given. Give the name of a config, a .yaml or .py file, a config from "
+            "load_config, or a mapping of the same shape."
+        )
+    try:
+        composed = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]} Values are plain: numbers, texts, lists.") from error
+    return spec_of(composed)
 
 
 def _quiet(event: Event) -> None:

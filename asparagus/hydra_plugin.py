@@ -67,5 +67,13 @@ def _attribute(namespace: str) -> Any:
     return resolve
 
 
-def _draw(least: int, most: int) -> int:
-    return random.SystemRandom().randint(int(least), int(most))
+def _draw(*span: object) -> int:
+    """Resolve `${random:1,100}`."""
+    from asparagus.errors import ConfigError
+
+    try:
+        least, most = map(int, map(str, span))
+        return random.SystemRandom().randint(least, most)
+    except ValueError:
+        given = ",".join(map(str, span))
+        raise ConfigError(f"${{random:{given}}} takes two whole numbers, the least and the most") from None

@@ -44,7 +44,7 @@ def get_paths(environment: Mapping[str, str] | None = None) -> Paths:
         ConfigError: A variable is set to nothing.
     """
     env = os.environ if environment is None else environment
-    home = Path(env.get("ASPARAGUS_HOME") or "~/asparagus").expanduser()
+    home = expanded(env.get("ASPARAGUS_HOME") or "~/asparagus")
     return Paths(**{name: _folder(env, name, home) for name in FOLDERS})
 
 
@@ -53,7 +53,7 @@ def get_tracking_uri(paths: Paths, environment: Mapping[str, str] | None = None)
     env = os.environ if environment is None else environment
     uri = env.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{paths.results}/mlflow.db"
     if uri.startswith(SQLITE):  # relative ones are relative to here, and workers are elsewhere
-        return f"{SQLITE}{_absolute(uri.removeprefix(SQLITE))}"
+        return f"{SQLITE}{expanded(uri.removeprefix(SQLITE))}"
     return uri
 
 
@@ -77,7 +77,7 @@ def family_folders(stage: str, environment: Mapping[str, str] | None = None) -> 
     env = os.environ if environment is None else environment
     variable = FAMILIES.get(stage.split("_", maxsplit=1)[0])
     variables = [variable] if variable else list(FAMILIES.values())
-    return [_absolute(part) for name in variables for part in env.get(name, "").split(":") if part]
+    return [expanded(part) for name in variables for part in env.get(name, "").split(":") if part]
 
 
 def packaged(folder: str) -> Path:
@@ -85,6 +85,18 @@ def packaged(folder: str) -> Path:
     here = Path(__file__).parent
     inside = here / folder
     return inside if inside.is_dir() else here.parent / folder
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path, absolute, with `~` and `~user` spelled out.
+
+    Raises:
+        ConfigError: There is no such user here.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: there is no user of that name here. Write the path out.") from error
 
 
 def _folder(env: Mapping[str, str], name: str, home: Path) -> str:
@@ -97,8 +109,4 @@ def _folder(env: Mapping[str, str], name: str, home: Path) -> str:
         )
     if given and "://" in given:
         return given
-    return str(_absolute(given or str(home / name)))
-
-
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
+    return str(expanded(given or str(home / name)))

@@ -114,6 +114,11 @@ class Spec:
         path = module.get("_target_") if isinstance(module, dict) else None
         return str(path) if path is not None else None
 
+    @property
+    def data_root(self) -> str:
+        """The folder of tasks: `data.root` where the experiment says so, else the data folder of this machine."""
+        return str(self.data.get("root") or self.paths.data)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as nested plain values, ready for YAML or JSON."""
         return dataclasses.asdict(self)

@@ -12,10 +12,11 @@ from asparagus.check.sections import sections
 from asparagus.check.settings import settings
 from asparagus.check.target import takes
 from asparagus.check.trainer import epoch, trainer
-from asparagus.checkpoint.folder import pick
+from asparagus.checkpoint.folder import no_weights, pick
 from asparagus.data import CASE_DATA
 from asparagus.data.layout import Task, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
+from asparagus.paths import expanded
 from asparagus.plan import batches_of, misfits
 from asparagus.python_file import MODEL_OF, changed
 from asparagus.record.numbers import find_folder
@@ -64,10 +65,10 @@ def check(spec: Spec) -> Findings:
 
 def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] | None]:
     """Look at the task and its split, where the data folder can be seen from here."""
-    if spec.site.address != "local" and not Path(spec.paths.data).is_dir():
+    if spec.site.address != "local" and not Path(spec.data_root).is_dir():
         return None, None
     try:
-        task = read_task(spec.paths.data, spec.task)
+        task = read_task(spec.data_root, spec.task)
     except RequestError as error:
         if needs_task(spec):
             problems.append(str(error))
@@ -132,9 +133,9 @@ def resolve_parent(init_from: str, models: Path) -> Parent:
     """
     kind, _, rest = init_from.partition(":")
     if kind == "file" and rest:
-        path = Path(rest).expanduser().absolute()
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist. Give the path of a checkpoint folder or weights file.")
+        path = expanded(rest)
+        if problem := no_weights(path):
+            raise ConfigError(f"{problem} Give the path of a checkpoint folder or weights file.")
         return Parent(checkpoint=str(path))
     number, _, which = rest.partition("/")
     if kind != "run" or not number.isdigit():

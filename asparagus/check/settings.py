@@ -9,8 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from asparagus.checkpoint.folder import no_weights
 from asparagus.data import LOADER_DATA
 from asparagus.errors import one_of
+from asparagus.paths import expanded
+from asparagus.record.numbers import is_taken
 from asparagus.secrets import missing, references, reveal, without_passwords
 from asparagus.spec import MODES, Spec
 from asparagus.stages import STAGES
@@ -29,8 +32,8 @@ def settings(spec: Spec) -> Iterator[str]:
     """Yield what is wrong with the typed part of a spec; the open sections have modules of their own."""
     for rule in (_numbers, _values, _run, _where):
         yield from rule(spec)
-    yield from writable("ASPARAGUS_MODELS", spec.paths.models)
-    yield from writable("ASPARAGUS_RESULTS", spec.paths.results)
+    yield from writable("paths.models", spec.paths.models, "ASPARAGUS_MODELS")
+    yield from writable("paths.results", spec.paths.results, "ASPARAGUS_RESULTS")
 
 
 def _numbers(spec: Spec) -> Iterator[str]:
@@ -95,7 +98,7 @@ def _sqlite(uri: str) -> Iterator[str]:
     if file in (uri, "", ":memory:"):
         yield f"site.tracking_uri: {uri} names no file. Give sqlite:////absolute/path/of/a.db."
     else:
-        yield from writable("site.tracking_uri", str(Path(file).parent))
+        yield from writable("site.tracking_uri", str(Path(file).parent), "MLFLOW_TRACKING_URI")
 
 
 def _run(spec: Spec) -> Iterator[str]:
@@ -114,8 +117,10 @@ def _run(spec: Spec) -> Iterator[str]:
     if run.mode == "test" and spec.own_module is None and spec.stage in STAGES:
         advice = "Use run.mode=validate, or a module of your own with a test_step."
         yield f"run.mode: test runs a test loop, and the module of {spec.stage} has none yet. {advice}"
-    if run.resume_from_checkpoint is not None and not Path(run.resume_from_checkpoint).expanduser().exists():
-        yield f"run.resume_from_checkpoint: {run.resume_from_checkpoint} does not exist. Give a Lightning checkpoint."
+    if run.resume_from_checkpoint is not None and (problem := no_weights(expanded(run.resume_from_checkpoint))):
+        yield f"run.resume_from_checkpoint: {problem} Give a Lightning checkpoint."
+    if run.id is not None and is_taken(Path(spec.paths.models), run.id):
+        yield f"run.id: {run.id} is taken. Leave run.id out to get the next free number."
 
 
 def _where(spec: Spec) -> Iterator[str]:
@@ -133,10 +138,10 @@ def _where(spec: Spec) -> Iterator[str]:
         )
 
 
-def writable(variable: str, folder: str) -> Iterable[str]:
+def writable(key: str, folder: str, variable: str) -> Iterable[str]:
     """Try to write where the folder is, or would come to be. Nothing stays behind."""
     if "://" in folder:
-        yield f"{variable}: {folder!r} is a URI, and only folders work yet. Give one that every node sees."
+        yield f"{key}: {folder!r} is a URI, and only folders work yet. Set {variable} to one that every node sees."
         return
     path = Path(folder)
     existing = next(place for place in [path, *path.parents] if place.exists())
@@ -144,4 +149,4 @@ def writable(variable: str, folder: str) -> Iterable[str]:
         with tempfile.TemporaryFile(dir=existing):
             return
     except OSError as error:
-        yield f"{variable}: nothing can be written to {folder} ({error.strerror}). Set {variable} to a folder of yours."
+        yield f"{key}: nothing can be written to {folder} ({error.strerror}). Set {variable} to a place of yours."

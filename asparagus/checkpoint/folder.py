@@ -21,6 +21,8 @@ from asparagus.errors import RecordError, did_you_mean
 STATE = "checkpoint.ckpt"
 MANIFEST = "checkpoint.json"
 WRITING = ".writing-"
+SAVED_BY_TORCH = (b"PK", b"\x80")
+"""How files of weights begin: as a zip archive, before torch 1.6 as a pickle."""
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,21 @@ class Manifest:
         if value is None or math.isnan(value):
             return None
         return -value if self.mode == "min" else value
+
+
+def no_weights(path: Path) -> str:
+    """Say why there can be no weights of torch's at a path, without torch; nothing if there may be."""
+    if not path.exists():
+        return f"{path} does not exist."
+    state = path / STATE if path.is_dir() else path
+    if not state.is_file():
+        return f"{path} is a folder without a {STATE}."
+    try:
+        with state.open("rb") as file:
+            begins = file.read(2)
+    except OSError as error:
+        return f"{state} cannot be read ({error.strerror})."
+    return "" if begins.startswith(SAVED_BY_TORCH) else f"{state} is no file that torch.save wrote."
 
 
 def name_of(epoch: int, step: int) -> str:

@@ -75,7 +75,7 @@ def launch(arguments: Sequence[str]) -> int:
     if options.dry_run or options.check:
         if not (options.json and options.check):
             print(json.dumps(plan.to_dict()) if options.json else plan.describe(), flush=True)
-        return _check(plan, as_json=options.json) if options.check else 0
+        return _check(plan, request, as_json=options.json) if options.check else 0
     outcome = carry_out(plan)
     if options.json:
         print(json.dumps(outcome.to_dict()))
@@ -117,16 +117,19 @@ def _shown(request: Request, options: argparse.Namespace) -> str:
     return show.info(request, options.info)
 
 
-def _check(plan: Plan, *, as_json: bool) -> int:
+def _check(plan: Plan, request: Request, *, as_json: bool) -> int:
     """Rehearse the run, print what was looked at line by line, and return the exit status."""
     import dataclasses
     import sys
 
+    from asparagus.compose.origins import located
     from asparagus.submit import package
     from asparagus.worker.rehearsal import rehearse
 
     findings = []
-    for finding in rehearse(plan.spec, plan.parent):
+    for seen in rehearse(plan.spec, plan.parent):
+        found = seen.found if seen.ok else "\n".join(located(tuple(seen.found.split("\n")), request))
+        finding = dataclasses.replace(seen, found=found)
         print(finding.line(), flush=True, file=sys.stderr if as_json else sys.stdout)
         findings.append(finding)
     travels = package(Path.cwd()).describe()

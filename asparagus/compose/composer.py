@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from asparagus import hydra_plugin
 from asparagus.compose.explain import explain
 from asparagus.compose.overrides import normalise
 from asparagus.errors import ConfigError, did_you_mean
-from asparagus.paths import family_folders, get_paths, packaged
+from asparagus.paths import expanded, family_folders, get_paths, packaged
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -123,9 +124,14 @@ def search_folders(name: str = "") -> list[Path]:
 
     Args:
         name: Of the config: a stage sees the further folders of its family alone, anything else those of all.
+
+    Raises:
+        ConfigError: `ASPARAGUS_CONFIGS` is set to what is no folder.
     """
     configs = get_paths().configs
     own = [Path(configs)] if configs and Path(configs).is_dir() else []
+    if not own and os.environ.get("ASPARAGUS_CONFIGS"):
+        raise ConfigError(f"ASPARAGUS_CONFIGS: {configs} is not a folder. Set it to that of your experiment files.")
     further = [folder for folder in family_folders(Path(name).name) if folder.is_dir()]
     return [*own, *further, packaged("configs"), packaged("launch")]
 
@@ -134,18 +140,23 @@ def known_configs(folders: list[Path]) -> list[str]:
     """Return the names that can be launched: root files, and those under `experiment/`."""
     names = set()
     for folder in folders:
-        names |= {path.stem for path in folder.glob("*.yaml")}
+        names |= {path.stem for path in folder.glob("*.yaml") if path.is_file()}
         names |= {str(path.relative_to(folder).with_suffix("")) for path in folder.glob("experiment/**/*.yaml")}
     return sorted(names)
 
 
-def is_variable(key: str, groups: Iterable[str]) -> bool:
-    """Tell whether an experiment file in one of these groups refers to `${key}`, chosen this time or not."""
+def is_variable(key: str, files: Iterable[Path]) -> bool:
+    """Tell whether one of these files refers to `${key}`."""
     use = re.compile(rf"\$\{{{re.escape(key)}[}}\[.]")
+    return any(use.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
+
+
+def files_of_groups(groups: Iterable[str]) -> Iterator[Path]:
+    """Yield the experiment files of these groups, chosen this time or not, in every folder that was searched."""
     patterns = ["*.yaml", *(f"{group}/{depth}" for group in groups for depth in ("*.yaml", "*/*.yaml"))]
     folders = [*SEARCHED, *_of_application()]
-    files = (file for folder in folders for pattern in patterns for file in folder.glob(pattern))
-    return any(use.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
+    found = (file for folder in folders for pattern in patterns for file in folder.glob(pattern))
+    yield from (file for file in found if file.is_file())  # an editor's lock beside them is a link to nowhere
 
 
 def _at_the_root(name: str) -> str:
@@ -206,14 +217,15 @@ def _meant(error: str, words: list[str]) -> list[str] | None:
 
 def _locate(request: Request) -> tuple[str, list[Path]]:
     """Return the config's name and the folders to search, first one first; the config lies under one of them."""
-    given = [folder.expanduser().absolute() for folder in request.config_dirs]
+    given = [expanded(folder) for folder in request.config_dirs]
     for folder in given:
         if not folder.is_dir():
             raise ConfigError(
                 f"--config-dir: {folder} is not a folder. Give the folder that holds your experiment files."
             )
     folders = [*given, *search_folders(request.command or request.config)]
-    file = Path(request.config).expanduser()
+    file = Path(request.config)
+    file = expanded(file) if str(file).startswith("~") else file
     if file.suffix in YAML:
         if file.suffix != YAML[0]:
             raise ConfigError(f"{file}: Hydra reads .yaml alone. Rename it to {file.with_suffix('.yaml').name}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from asparagus.compose.tree import Tree, get, pop, put
@@ -33,12 +34,29 @@ def hardware(tree: Tree, problems: list[str]) -> None:
     for key, ours in HARDWARE.items():
         if key != "num_workers" and hardware.get(key) is not None:
             put(tree, ours, hardware[key])
-    devices, processes = hardware.get("num_devices"), hardware.get("num_workers")
+    devices, processes = get(tree, "trainer.devices"), hardware.get("num_workers")
     if isinstance(processes, int) and not isinstance(processes, bool):
         each = devices if isinstance(devices, int) and devices > 0 else 1
         put(tree, "data.num_workers", processes // each)
     elif processes is not None:
         problems.append(f"hardware.num_workers: {processes!r} is no number of loader processes.")
+
+
+def outdone(key: str, value: Any, gpus: Any) -> Iterator[tuple[str, Any]]:
+    """Yield which settings of other launchers give way where a key of ours is typed, and to what (SEEDS D16).
+
+    Args:
+        key: As typed.
+        value: As typed.
+        gpus: What `run.gpus` says in a file.
+    """
+    yield from ((f"hardware.{name}", None) for name, ours in HARDWARE.items() if ours == key)
+    if key == "trainer.num_nodes":
+        yield "run.num_nodes", None
+    elif key == "trainer.devices":
+        yield "run.gpus", value
+    elif key == "trainer.accelerator" and (number_of(gpus) == 0) != (value == "cpu"):
+        yield "run.gpus", None
 
 
 def run_gpus(tree: Tree, problems: list[str]) -> None:

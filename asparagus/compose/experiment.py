@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asparagus.compose.composer import PYTHON, Request, compose_config, is_variable
+from asparagus.compose.composer import PYTHON, Request, compose_config, files_of_groups, is_variable
+from asparagus.compose.devices import outdone
 from asparagus.compose.names import spelled_out
 from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import Values, masked, plain_values, written
@@ -16,7 +17,7 @@ from asparagus.compose.schema import fill, unread
 from asparagus.compose.spellings import older_of, spelled_our_way
 from asparagus.compose.tree import get
 from asparagus.errors import ConfigError
-from asparagus.paths import get_paths, get_tracking_uri
+from asparagus.paths import expanded, get_paths, get_tracking_uri
 from asparagus.secrets import without_passwords
 from asparagus.spec import Paths, Spec
 
@@ -35,7 +36,7 @@ def compose(request: Request) -> Spec:
     Raises:
         ConfigError: Every problem that the files and overrides have, one line each.
     """
-    return spec_of(config_of(request))
+    return spec_of(config_of(request), request)
 
 
 def config_of(request: Request, *, whole: bool = False) -> DictConfig:
@@ -68,11 +69,18 @@ def _typed_last(config: DictConfig, request: Request) -> DictConfig:
             inside = old.startswith(f"{typed[place]}.")  # task={name: x} says it itself
             if not inside and old not in typed[place:] and written(config, section) is not None:
                 OmegaConf.update(config, old, value, merge=False, force_add=True)
+        for old, left in outdone(typed[place], value, written(config, "run.gpus")):
+            if old not in typed[place:] and written(config, old) is not None:
+                OmegaConf.update(config, old, left, merge=False, force_add=True)
     return config
 
 
-def spec_of(config: DictConfig) -> Spec:
+def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
     """Resolve a composed config and fill the schema with it.
+
+    Args:
+        config: As Hydra composed it.
+        request: What it was composed from, where that is known: a key that was typed has to be of use there.
 
     Raises:
         ConfigError: Every problem that it has, one line each.
@@ -82,7 +90,7 @@ def spec_of(config: DictConfig) -> Spec:
     problems = values.problems
     tree = spelled_our_way(values.tree, gpus_of(values.tree), problems)
     tree = spelled_out(tree, problems)
-    spec, found = fill(tree, paths, values.missing, values.referenced | _idle(tree, values))
+    spec, found = fill(tree, paths, values.missing, values.referenced | _idle(tree, values, request))
     problems += found
     spec = dataclasses.replace(_absolute(spec), site=_with_this_machine(spec))
     if problems:
@@ -90,9 +98,20 @@ def spec_of(config: DictConfig) -> Spec:
     return spec
 
 
-def _idle(tree: dict[str, Any], values: Values) -> set[str]:
-    """Return the variables at the root that nothing refers to this time: an override replaced what did."""
-    found = {key for key in unread(tree, values.referenced) if is_variable(key, [*values.tree, "experiment"])}
+def _idle(tree: dict[str, Any], values: Values, request: Request | None) -> set[str]:
+    """Return the variables at the root that nothing refers to this time: an override replaced what did.
+
+    One in a file may be meant for a group that was not chosen; one that is typed is meant for what is there.
+    """
+    from asparagus.compose.origins import files_of
+
+    typed = {key_of(override).partition(".")[0] for override in request.overrides} if request else set()
+    found = set()
+    for key in unread(tree, values.referenced):
+        here = request is not None and key.partition(".")[0] in typed
+        files = files_of(request) if here and request else files_of_groups([*values.tree, "experiment"])
+        if is_variable(key, files):
+            found.add(key)
     for key in sorted(found):
         log.warning("%s: is set, and nothing refers to it: what does so elsewhere was replaced here", key)
     return found
@@ -131,7 +150,7 @@ def _absolute(spec: Spec) -> Spec:
 
 
 def _path(given: str) -> str:
-    return given if "://" in given or "${" in given else str(Path(given).expanduser().absolute())
+    return given if "://" in given or "${" in given else str(expanded(given))
 
 
 def gpus_of(tree: dict[str, Any]) -> int:

@@ -45,16 +45,54 @@ def _there(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one o
     return f"{found[1]}: is there already, and + adds what is not. Write {found[1]}=..., without the plus."
 
 
-def _needs_stage(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
-    name = source.name.removeprefix("experiment/")
+def _no_choice(found: re.Match[str], source: Source) -> str:
+    """Say why a line `override /group: option` overrides nothing."""
+    name, group, package = found[1], *found[2].partition("@")[::2]
+    groups = {path.name for folder in source.folders for path in folder.iterdir() if path.is_dir()}
+    if group in groups and package.startswith(f"{name.rpartition('/')[0].replace('/', '.')}."):
+        return (
+            f"{name}: its keys go below {package.rpartition('.')[0]!r}. Begin it with the line `# @package _global_`."
+        )
+    if group not in groups:
+        return one_of(f"{name}: override", group, groups) + _line(name, source, rf"override\s+/?{re.escape(group)}\b")
     return (
-        f"{source.name}: says `override`, and there is nothing below it to override. Choose it on top of a stage: "
-        f"asp-launch train_cls experiment={name}; or name the stage in its defaults list (- /train_cls)."
+        f"{name}: says `override`, and there is nothing below it to override. Choose it on top of a stage: "
+        f"asp-launch train_cls experiment={name.removeprefix('experiment/')}; or name the stage in its defaults list "
+        f"(- /train_cls)."
     )
 
 
 def _no_mapping(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
-    return f"{source.name}: an experiment file has to be a mapping of keys to values, and this one is none."
+    text = "an experiment file has to be a mapping of keys to values, and this one is none."
+    return f"{source.name}: {text}{_line(source.name, source, '')}"
+
+
+def _no_list(found: re.Match[str], source: Source) -> str:
+    text = f"defaults is a {found[2]}, and it is a list: defaults: [/train_cls, _self_]."
+    return f"{found[1]}: {text}{_line(found[1], source, '^defaults')}"
+
+
+def _twice(found: re.Match[str], source: Source) -> str:
+    group = found[1]
+    text = f"{group}: is chosen below already. Write `- override /{group}: {found[2]}` after the other entries."
+    names = [source.name, *(str(word).partition("=")[2] for word in source.overrides)]
+    return text + next(filter(None, (_line(name, source, rf"^\s*-\s*/?{group}\b") for name in names)), "")
+
+
+def _too_early(found: re.Match[str], source: Source) -> str:
+    name, group = found[1], found[2].strip()
+    text = f"{name}: `override {group}` stands above what it overrides. Write such lines at the end, before _self_."
+    return text + _line(name, source, rf"override\s+/?{re.escape(group.partition(':')[0].strip())}\b")
+
+
+def _line(name: str, source: Source, pattern: str) -> str:
+    """Return where a config has a line like this, as ` [file:line]`; nothing if nowhere."""
+    from asparagus.compose.origins import shown
+
+    file = next((file for folder in source.folders if (file := folder / f"{name}.yaml").is_file()), None)
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file else []
+    number = next((number for number, line in enumerate(lines, start=1) if re.search(pattern, line)), None)
+    return f" [{shown(file)}:{number}]" if file and number else ""
 
 
 def _at_key(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one of the meanings
@@ -72,6 +110,8 @@ def _clash(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one o
     first: dict[str, str] = {}
     names = {"[...]": "a list", "{...}": "a section", "{}": "a section"}
     for setting in written_in(source):
+        for depth in range(1, setting.key.count(".") + 1):
+            first.setdefault(".".join(setting.key.split(".")[:depth]), "{...}")
         before = first.setdefault(setting.key, setting.value)
         if len({names.get(before), names.get(setting.value)} - {None}) > 1:
             return f"{setting.key}: {names[setting.value]} given, but it is {names[before]}. [{setting.where}]"
@@ -81,7 +121,10 @@ def _clash(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one o
 MEANINGS: tuple[tuple[re.Pattern[str], Meaning], ...] = (
     (re.compile(r"Could not delete from config.*?'([^']*)'"), _not_there),
     (re.compile(r"An item is already at '([^']+)'"), _there),
-    (re.compile(r"In '[^']+': Could not override '[^']+'. No match in the defaults list"), _needs_stage),
+    (re.compile(r"In '([^']+)': Could not override '([^']+)'"), _no_choice),
+    (re.compile(r"Invalid defaults list in '([^']+)', defaults must be a list \(got (\w+)\)"), _no_list),
+    (re.compile(r"Multiple values for (\S+)\. To override a value use 'override [^:]+: ([^']+)'"), _twice),
+    (re.compile(r"In ([^:']+): Override '([^']+)' is defined before"), _too_early),
     (re.compile(r"Error merging override \+*([^=\s]+)=(.*?)\s+Cannot merge"), _typed_clash),
     (re.compile(r"Cannot merge DictConfig with ListConfig|Cannot merge ListConfig with DictConfig"), _clash),
     (re.compile(r"Invalid loaded object type|must be a DictConfig"), _no_mapping),
@@ -133,7 +176,7 @@ def _place(missing: str, source: Source, text: str) -> str:
     from asparagus.compose.origins import shown
 
     option = re.escape(missing.rpartition("/")[2])
-    if any(re.search(rf"[=/]{option}$", word) for word in source.overrides):
+    if any(re.search(rf"[=/]'?{option}'?$", word) for word in source.overrides):
         return ""
     configs = [*re.findall(r"In '([^']+)'", text), source.name]
     for file in (folder / f"{config}.yaml" for config in configs for folder in source.folders):

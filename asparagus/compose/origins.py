@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ COMMAND_LINE = "command line"
 EMPTY = "{}"
 KEY = re.compile(r"^~?(\w[\w./\-]*(?:\[\d+\])?[\w.\-]*)(?=[:\s])")
 """What a problem begins with."""
+REFERENCE = re.compile(r"\$\{([\w.\-]+)\}")
+DEEPEST = 5
+FROM_ENVIRONMENT = {
+    "site.tracking_uri": "MLFLOW_TRACKING_URI",
+    "paths.models": "ASPARAGUS_MODELS",
+    "paths.results": "ASPARAGUS_RESULTS",
+}
+"""Keys that a variable fills in where no file says otherwise."""
 PLACE = re.compile(r" \[[^\[\]]+:\d+\]$")
 
 
@@ -61,7 +70,7 @@ class Origins:
             exact = [item for item in self.settings if item.key in names and not (around and item.value == EMPTY)]
             if found := exact or [item for name in spellings for item in self.of(name)]:
                 return found[-1]
-            key = key.rpartition(".")[0]
+            key = key.removesuffix(key[key.rfind("[") :]) if key.endswith("]") else key.rpartition(".")[0]
         return None
 
 
@@ -81,6 +90,15 @@ def origins_of(request: Request) -> Origins:
     settings = [setting for entry, file in entries for setting in _settings_in(file, entry.package or "")]
     defaults = [(str(entry.config_path), entry.package or "", shown(file)) for entry, file in entries]
     return Origins(tuple(defaults), (*settings, *_typed(request)), source.folders)
+
+
+def files_of(request: Request) -> list[Path]:
+    """Return the files that a request is composed from: the config and all that its defaults list names."""
+    if request.config.endswith(PYTHON):
+        from asparagus.compose.python_config import base_of
+
+        request = base_of(request)
+    return [file for _, file in _files_of(source_of(request))]
 
 
 def written_in(source: Source) -> Iterator[Setting]:
@@ -122,7 +140,19 @@ def _located(problem: str, origins: Origins) -> str:
     if key is None or PLACE.search(problem):
         return problem
     setting = origins.nearest(key[1].replace("/", "."))
-    return f"{problem} [{setting.where}]" if setting else problem
+    if setting is None or (setting.value in ("null", "") and setting.key in FROM_ENVIRONMENT):
+        variable = FROM_ENVIRONMENT.get(key[1], "")
+        return f"{problem} [{variable}]" if variable in os.environ else problem
+    return f"{problem} [{' <- '.join(_way_to(setting, origins))}]"
+
+
+def _way_to(setting: Setting, origins: Origins) -> list[str]:
+    """Return where a key is set and, where it only refers to another one, where that one is."""
+    way = [setting.where]
+    while (name := REFERENCE.fullmatch(setting.value)) and (found := origins.of(name[1])) and len(way) <= DEEPEST:
+        setting = found[-1]
+        way.append(setting.where)
+    return way
 
 
 def _defaults_list(name: str, words: list[str]) -> list[ResultDefault]:
@@ -140,7 +170,8 @@ def _files_of(source: Source) -> list[tuple[ResultDefault, Path]]:
 
 
 def _file_of(entry: ResultDefault, source: Source) -> Path | None:
-    found = (folder / f"{entry.config_path}.yaml" for folder in source.folders)
+    path = str(entry.config_path).removesuffix(".yaml")
+    found = (folder / f"{path}.yaml" for folder in source.folders)
     return next((file for file in found if file.is_file()), None)
 
 

@@ -22,6 +22,7 @@ from asparagus.compose.spellings import spelled_our_way
 from asparagus.compose.tree import get, put
 from asparagus.data import CASE_DATA
 from asparagus.errors import ConfigError, one_of
+from asparagus.paths import expanded
 from asparagus.python_file import MODEL_OF, digest_of, execute, lines_of, suspicious
 from asparagus.secrets import concealed
 from asparagus.spec import Spec
@@ -134,7 +135,11 @@ def _split(request: Request) -> tuple[Request, dict[str, Any]]:
 
     typed = {key_of(word): word.partition("=")[2] for word in request.overrides if key_of(word) in KEYS_OF}
     left = tuple(word for word in request.overrides if key_of(word) not in typed)
-    return replace(request, overrides=left), {name: yaml.safe_load(value) for name, value in typed.items()}
+    try:
+        return replace(request, overrides=left), {name: yaml.safe_load(value) for name, value in typed.items()}
+    except yaml.YAMLError as error:
+        words = ", ".join(f"{name}={value}" for name, value in typed.items())
+        raise ConfigError(f"{words}: cannot be read as an override. Write key=value.") from error
 
 
 def _must_be_there(override: str, key: str, config: Any) -> None:
@@ -152,10 +157,14 @@ def _from_folder(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Have relative paths start from the file's folder (SEEDS E1)."""
     for key in PATHS:
         if isinstance(path := get(tree, key), str) and "://" not in path:
-            put(tree, key, str(folder / Path(path).expanduser()))
+            put(tree, key, str(_from(folder, path)))
     if isinstance(parent := tree.get("init_from"), str) and parent.startswith(FILE):
-        tree["init_from"] = f"{FILE}{folder / Path(parent.removeprefix(FILE)).expanduser()}"
+        tree["init_from"] = f"{FILE}{_from(folder, parent.removeprefix(FILE))}"
     return tree
+
+
+def _from(folder: Path, path: str) -> Path:
+    return expanded(path) if path.startswith("~") else folder / path
 
 
 def in_our_words(request: Request) -> Request:
@@ -214,7 +223,7 @@ def _place(file: Path, name: str) -> str:
 
 
 def _file(request: Request) -> Path:
-    file = Path(request.config).expanduser().absolute()
+    file = expanded(request.config)
     if not file.is_file():
         raise ConfigError(f"{file}: there is no such file. Give the path of a training config in Python.")
     return file
@@ -312,6 +321,8 @@ def _network(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None
     if kind is None or (kind != "vitnet" and "2d" not in name and "3d" not in name):
         raise ConfigError(one_of("model_name", given["model_name"], MODEL_NAMES))
     options = _plain(given.get("model_kwargs", {}), "model_kwargs")
+    if not isinstance(options, dict):
+        raise ConfigError(f"model_kwargs: {options!r} given, but these are arguments by name: {{'features': [8, 16]}}.")
     put(tree, "model.net", {"_target_": NETWORKS[kind], **options})
 
 

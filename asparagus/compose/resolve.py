@@ -24,6 +24,7 @@ PLAIN = re.compile(r"[\w./:@\- \x02\x03]+")
 UNSET = object()
 RESOLVERS = (
     "oc.env",
+    "oc.decode",
     "oc.select",
     "oc.dict.keys",
     "oc.create",
@@ -115,7 +116,8 @@ def _value_of(node: Any, key: Any, full: str, values: Values) -> Any:
     if isinstance(value, DictConfig):
         return _resolved(value, f"{full}.", values)
     if isinstance(value, ListConfig):
-        return [_value_of(value, index, f"{full}[{index}]", values) for index in range(len(value))]
+        items = (_value_of(value, index, f"{full}[{index}]", values) for index in range(len(value)))
+        return [item for item in items if item is not Ellipsis]
     return value
 
 

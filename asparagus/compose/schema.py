@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asparagus.compose.tree import get
@@ -47,7 +47,8 @@ def fill(
         for path in _unread(key, value, used)
     ]
     values = {key: value for key, value in values.items() if key in known or not _is_used(key, used)}
-    values = {key: value for key, value in values.items() if value is not None or key not in PARTS}
+    sections = {item.name for item in dataclasses.fields(Spec) if item.default_factory is not dataclasses.MISSING}
+    values = {key: value for key, value in values.items() if value is not None or key not in sections}
     if isinstance(given := values.get("paths") or {}, dict):
         values["paths"] = {**dataclasses.asdict(paths), **given}
         problems += [f"paths.{key}: is empty. Give a folder." for key, path in given.items() if path == ""]
@@ -120,7 +121,7 @@ def _fill_node(schema: DictConfig, values: dict[str, Any], prefix: str, problems
         if "." in key:
             problems.append(f"{prefix}{key}: has a dot in it. In a file, keys stand below one another; dots are typed.")
         elif key not in known:
-            problems.append(_unknown(f"{prefix}{key}", known))
+            problems.append(_unknown(f"{prefix}{key}", known, _elsewhere(key, values) if not prefix else ()))
         elif key in PARTS and not prefix:
             _fill_part(schema[key], value, key, problems)
         elif isinstance(value, str) and "${asparagus:" in value:
@@ -131,10 +132,9 @@ def _fill_node(schema: DictConfig, values: dict[str, Any], prefix: str, problems
                 schema[key] = value
             except OmegaConfBaseException as error:
                 text = f"{str(error).splitlines()[0]}."
-                if isinstance(value, str) and "Dict[str" in text:
-                    text = (
-                        f"{value!r} given, but it is a section. Choose an option by {key}={value} or a defaults list."
-                    )
+                if "Dict[str" in text:
+                    choose = f" Choose an option by {key}={value} or a defaults list." if isinstance(value, str) else ""
+                    text = f"{value!r} given, but it is a section.{choose}"
                 problems.append(f"{prefix}{key}: {text}")
 
 
@@ -145,10 +145,19 @@ def _fill_part(schema: DictConfig, value: Any, key: str, problems: list[str]) ->
         problems.append(f"{key}: {value!r} given, but this is a section with keys: {', '.join(map(str, schema))}.")
 
 
-def _unknown(full: str, known: list[str]) -> str:
+def _elsewhere(key: str, values: dict[str, Any]) -> list[str]:
+    """Return the sections that have a key of this name, which was given at the root."""
+    return [f"{name}.{key}" for name, section in values.items() if isinstance(section, dict) and key in section]
+
+
+def _unknown(full: str, known: list[str], elsewhere: Sequence[str]) -> str:
     prefix = full.rpartition(".")[0]
-    near = did_you_mean(
-        full, [*(f"{prefix}.{name}" if prefix else name for name in known), *(every_key() if not prefix else ())]
+    near = (
+        f"Did you mean {elsewhere[0]!r}?"
+        if elsewhere
+        else did_you_mean(
+            full, [*(f"{prefix}.{name}" if prefix else name for name in known), *(every_key() if not prefix else ())]
+        )
     )
     if full == "experiment":
         near = "A file in experiment/ begins with the line `# @package _global_`."

@@ -105,8 +105,8 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
 def sources_of(key: str) -> list[str]:
     """Return the documented spellings that set a key of ours: where a problem of it may come from."""
     extra = {
-        "init_from": ["pretrained_run_id", "pretrained_checkpoint_name", "checkpoint_path"],
-        "trainer.accelerator": ["run.gpus"],
+        "init_from": [*PARENT_KEYS, "checkpoint_path", "run.pretrained_checkpoint_path"],
+        "trainer.accelerator": ["run.gpus", "trainer.gpus"],
         "trainer.num_nodes": ["run.num_nodes"],
         "trainer.devices": ["run.gpus", "trainer.gpus"],
         "run.mode": ["mode"],
@@ -204,7 +204,10 @@ def _loggers(tree: Tree, problems: list[str]) -> None:
     manager = tree.pop("exp_manager")
     options = manager.pop("wandb_logger_kwargs", None) or {}
     for key, (name, section) in LOGGERS.items():
-        if manager.pop(key, False):
+        wanted = manager.pop(key, None)
+        if wanted not in (None, True, False):
+            problems.append(f"exp_manager.{key}: {wanted!r} given, but it is true or false.")
+        elif wanted:
             put(tree, f"logger.{name}", {**section, **(options if name == "wandb" else {})})
     manager.pop("create_checkpoint_callback", None)
     ours = [*LOGGERS, "name", "checkpoint_callback_params.{monitor,mode,save_top_k}", "wandb_logger_kwargs"]

@@ -225,10 +225,10 @@ def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
         tags={
             "asparagus.monitor": str(spec.checkpoint.monitor),
             "asparagus.mode": str(spec.checkpoint.mode),
-            "asparagus.module": (spec.model.get("module") or {}).get("_target_") or STAGES[spec.stage].module,
+            "asparagus.module": spec.own_module or STAGES[spec.stage].module,
         },
         parent=plan.parent,
-        data_root=spec.paths.data,
+        data_root=spec.data_root,
         data_split=spec.data.get("split"),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
     )

@@ -45,6 +45,11 @@ def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, 
     return number
 
 
+def is_taken(models: Path, run_id: int) -> bool:
+    """Tell whether a run has, or had, this number."""
+    return (models / REGISTER / f"{run_id}.json").is_file()
+
+
 def find_folder(models: Path, run_id: int) -> Path:
     """Return the folder of a run.
 
