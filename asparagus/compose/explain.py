@@ -47,12 +47,13 @@ def _there(found: re.Match[str], source: Source) -> str:  # noqa: ARG001 - one o
 
 def _no_choice(found: re.Match[str], source: Source) -> str:
     """Say why a line `override /group: option` overrides nothing."""
-    name, group, package = found[1], *found[2].partition("@")[::2]
+    name = found[1]
+    group, _, package = found[2].partition("@")
     groups = {path.name for folder in source.folders for path in folder.iterdir() if path.is_dir()}
     if group in groups and package.startswith(f"{name.rpartition('/')[0].replace('/', '.')}."):
-        return (
-            f"{name}: its keys go below {package.rpartition('.')[0]!r}. Begin it with the line `# @package _global_`."
-        )
+        below = package.rpartition(".")[0]
+        text = f"{name}: its keys go below {below!r}. Begin it with the line `# @package _global_`."
+        return text + _line(name, source, "")
     if group not in groups:
         return one_of(f"{name}: override", group, groups) + _line(name, source, rf"override\s+/?{re.escape(group)}\b")
     return (

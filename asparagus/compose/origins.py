@@ -26,7 +26,6 @@ EMPTY = "{}"
 KEY = re.compile(r"^~?(\w[\w./\-]*(?:\[\d+\])?[\w.\-]*)(?=[:\s])")
 """What a problem begins with."""
 REFERENCE = re.compile(r"\$\{([\w.\-]+)\}")
-DEEPEST = 5
 FROM_ENVIRONMENT = {
     "site.tracking_uri": "MLFLOW_TRACKING_URI",
     "paths.models": "ASPARAGUS_MODELS",
@@ -140,17 +139,22 @@ def _located(problem: str, origins: Origins) -> str:
     if key is None or PLACE.search(problem):
         return problem
     setting = origins.nearest(key[1].replace("/", "."))
-    if setting is None or (setting.value in ("null", "") and setting.key in FROM_ENVIRONMENT):
-        variable = FROM_ENVIRONMENT.get(key[1], "")
+    said = setting is not None and setting.key == key[1] and setting.value not in ("null", "")
+    if key[1] in FROM_ENVIRONMENT and not said:
+        variable = FROM_ENVIRONMENT[key[1]]
         return f"{problem} [{variable}]" if variable in os.environ else problem
+    if setting is None:
+        return problem
     return f"{problem} [{' <- '.join(_way_to(setting, origins))}]"
 
 
 def _way_to(setting: Setting, origins: Origins) -> list[str]:
     """Return where a key is set and, where it only refers to another one, where that one is."""
     way = [setting.where]
-    while (name := REFERENCE.fullmatch(setting.value)) and (found := origins.of(name[1])) and len(way) <= DEEPEST:
+    while (name := REFERENCE.fullmatch(setting.value)) and (found := origins.of(name[1])):
         setting = found[-1]
+        if setting.where in way:  # in a circle
+            break
         way.append(setting.where)
     return way
 

@@ -19,6 +19,8 @@ MODEL_ENDINGS = ("_net", "_train_n_last_params")
 """`model` may hold networks for plugins, and how much of them is trained (SEEDS A20)."""
 SEEDS = 2**31
 MANDATORY = ("task", "stage")
+NEEDED = ("model", "data", "optim", "trainer")
+"""Sections that nothing works without; `callbacks:` without keys is how one has none."""
 
 
 def fill(
@@ -48,6 +50,11 @@ def fill(
     ]
     values = {key: value for key, value in values.items() if key in known or not _is_used(key, used)}
     sections = {item.name for item in dataclasses.fields(Spec) if item.default_factory is not dataclasses.MISSING}
+    problems += [
+        f"{key}: is empty, which takes away all that stood there. Give its keys, or leave the line out."
+        for key in NEEDED
+        if key in values and values[key] is None
+    ]
     values = {key: value for key, value in values.items() if value is not None or key not in sections}
     if isinstance(given := values.get("paths") or {}, dict):
         values["paths"] = {**dataclasses.asdict(paths), **given}

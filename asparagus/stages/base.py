@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
+from asparagus.errors import ConfigError
 from asparagus.optim.build import build_optimizer
 from asparagus.optim.schedules import build_schedule, stepping_of
 
@@ -18,6 +19,11 @@ class StageModule(pl.LightningModule):
     Weights are saved under `net.` in every stage, so that they transfer by name. No hyperparameters are saved: the
     run's own config says how the module was built, and checkpoints load with `weights_only=True`.
     """
+
+    network_key = "model.module"
+    """Where the network stands in the config; for messages."""
+    task_name = "the task"
+    """For messages."""
 
     def __init__(
         self,
@@ -52,6 +58,28 @@ class StageModule(pl.LightningModule):
         # MONAI's transformers return (output, hidden states)
         result: Tensor = out[0] if isinstance(out, tuple) else out
         return result
+
+    def check_channels(self, logits: Any, label: Tensor) -> None:
+        """Refuse logits that are not one per class: losses and metrics make numbers of others too, without a meaning.
+
+        Args:
+            logits: [B, n_classes, ...]; a list of them where the network is supervised at several depths, stacked along
+                an axis 1 or not.
+            label: Class indices [B, ...].
+
+        Raises:
+            ConfigError: the network has as many channels as it likes.
+        """
+        for output in logits if isinstance(logits, (list, tuple)) else (logits,):
+            if not isinstance(output, Tensor) or output.ndim <= label.ndim or label.is_floating_point():
+                continue  # a loss of one's own may want it so; torch's tell themselves
+            channels = output.shape[output.ndim - label.ndim]
+            if channels != self.n_classes:
+                raise ConfigError(
+                    f"{self.network_key}: gives {channels} channels, and {self.task_name} has {self.n_classes} classes. "
+                    f"Arguments called out_channels, num_classes or n_classes are filled in where they are left out; "
+                    f"what the network calls otherwise has to be set to {self.n_classes}."
+                )
 
     def configure_optimizers(self) -> Any:
         """Return optimizer and per-step schedule; its length comes from trainer, data and real world size."""

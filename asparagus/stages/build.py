@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from asparagus.data.layout import DIMENSIONS, Task
 from asparagus.errors import ConfigError, one_of
@@ -16,6 +19,9 @@ from asparagus.models.build import build_network
 from asparagus.stages import Stage
 from asparagus.stages.base import StageModule
 from asparagus.targets import instantiate, locate, parameters_of, target_of
+
+MEETS_DATA = ("setup", "configure_model", "on_fit_start")
+"""Hooks in which a module of one's own may put a first batch through its lazy layers."""
 
 
 def build_module(
@@ -48,7 +54,8 @@ def build_module(
         ConfigError: no network for the stage, dimensions that do not fit the task, or arguments that do not fit.
     """
     config = {**({"_target_": stage.module} if stage.module else {}), **(model.get("module") or {})}
-    factory = locate(target_of(config, "model.module"), key="model.module")
+    target = target_of(config, "model.module")
+    factory = locate(target, key="model.module")
     given: dict[str, Any] = {
         "optim": optim,
         "patch_size": patch_size,
@@ -67,11 +74,32 @@ def build_module(
         module = instantiate(config, key="model.module", extra=extra)
     if not isinstance(module, pl.LightningModule):
         raise ConfigError(
-            f"model.module._target_: {config['_target_']} made a {type(module).__name__}, not a LightningModule of "
+            f"model.module._target_: {target} made a {type(module).__name__}, not a LightningModule of "
             "pytorch_lightning."
         )
+    if isinstance(module, StageModule):
+        module.network_key = f"model.{_network_name(stage, model)}" if "net" in extra else "model.module"
+        module.task_name = task.name if task else "the task"
+    _refuse_lazy(module, target)
     _compile(module, model.get("compile_mode"))
     return module
+
+
+def lazy_weights(module: nn.Module) -> list[str]:
+    """Return the names of weights that have no shape before a first batch (`torch.nn.LazyLinear`)."""
+    named: chain[tuple[str, Any]] = chain(module.named_parameters(), module.named_buffers())
+    return [name for name, weight in named if is_lazy(weight)]
+
+
+def _refuse_lazy(module: pl.LightningModule, target: str) -> None:
+    """Refuse a module whose weights would have no shapes when its optimizer is built."""
+    lazy = lazy_weights(module)
+    if lazy and not any(is_overridden(hook, module) for hook in MEETS_DATA):
+        raise ConfigError(
+            f"model.module: {target} has {len(lazy)} lazy weights ({lazy[0]}, ...), which have no shape before a first "
+            "batch, and optimizers and checkpoints need one. Put a batch of zeros through them in its __init__, or in a "
+            "hook `setup`."
+        )
 
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:
@@ -127,11 +155,39 @@ def _sizes(stage: Stage, task: Task | None, dimensions: int, patch: list[int] | 
     }
 
 
+def _network_name(stage: Stage, model: Mapping[str, Any]) -> str:
+    return "net" if model.get("net") else stage.network  # `net` was meant for this stage, the shelf's for any
+
+
 def _network(stage: Stage, model: Mapping[str, Any], sizes: Mapping[str, Any], seed: int) -> nn.Module:
-    name = "net" if model.get("net") else stage.network  # `net` was meant for this stage, the shelf's for any
+    name = _network_name(stage, model)
     if not model.get(name):
         there = ", ".join(sorted(key for key in model if key.endswith("net"))) or "none"
         raise ConfigError(f"model.{stage.network}: missing, and {stage.name} needs it. Networks there: {there}.")
     # The first weights depend on the seed and on nothing that ran before.
     with _seeded(seed):
-        return build_network(model[name], sizes, key=f"model.{name}")
+        network = build_network(model[name], sizes, key=f"model.{name}")
+        if lazy_weights(network):
+            _give_shapes(network, sizes, f"model.{name}")
+        return network
+
+
+def _give_shapes(network: nn.Module, sizes: Mapping[str, Any], key: str) -> None:
+    """Put zeros of an item's shape through: optimizers, transfer and checkpoints need shapes before a first batch.
+
+    Raises:
+        ConfigError: nobody knows the shape of an item.
+    """
+    channels, spatial = sizes.get("in_channels"), sizes.get("img_size")
+    if channels is None or spatial is None:
+        raise ConfigError(
+            f"{key}: has {len(lazy_weights(network))} lazy weights, whose shapes follow from those of the data, and "
+            f"these are not known before a first batch. Set data.patch_size where cases differ in shape, or give {key} "
+            "its sizes."
+        )
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()  # nothing is learnt from zeros, running means neither
+    with torch.no_grad():
+        network(torch.zeros(1, channels, *spatial))
+    for part, training in modes:
+        part.training = training

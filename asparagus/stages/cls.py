@@ -46,13 +46,16 @@ class ClsModule(StageModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `image` [B, C, ...] against `label` [B]."""
-        loss: Tensor = self.loss(self(batch["image"]), batch["label"])
+        logits = self(batch["image"])
+        self.check_channels(logits, batch["label"])
+        loss: Tensor = self.loss(logits, batch["label"])
         self.log_train(loss, len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Count what is right and log the loss."""
         logits = self(batch["image"])
+        self.check_channels(logits, batch["label"])
         self.log_val_loss(self.loss(logits, batch["label"]), len(batch["image"]))
         self.accuracy.update(logits, batch["label"])
 

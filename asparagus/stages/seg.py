@@ -51,13 +51,16 @@ class SegModule(StageModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `image` [B, C, ...] against `label` [B, ...]."""
-        loss = self._loss(self(batch["image"]), batch["label"])
+        logits = self(batch["image"])
+        self.check_channels(logits, batch["label"])
+        loss = self._loss(logits, batch["label"])
         self.log_train(loss, len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Count overlaps and log the loss."""
         logits = self.predict_whole(batch["image"])
+        self.check_channels(logits, batch["label"])
         self.log_val_loss(self._loss(logits, batch["label"]), len(batch["image"]))
         self.dice.update(logits.argmax(1), batch["label"])
 

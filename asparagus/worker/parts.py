@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,32 +44,44 @@ class Parts:
         pl.seed_everything(spec.seed, workers=True, verbose=False)
         self.spec = Spec.from_dict(reveal(spec.to_dict()))
         self._written = spec
-        task = _task(self.spec)
-        self.datamodule, self.shards = _datamodule(self.spec, ranks, task)
-        self._fill_in_lengths()
-        filled = self.spec
-        self.module = build_module(
-            STAGES[filled.stage],
-            filled.model,
-            filled.optim,
-            filled.loss,
-            task,
-            patch_size=filled.data.get("patch_size"),
-            seed=filled.seed,
-        )
         self.secrets = set(references(spec.to_dict()))
-        for part in (self.module, self.datamodule):
-            if self.secrets and hasattr(part, "_hparams_initial"):  # what Lightning tells to loggers
-                part._hparams_initial = hide_in(part.hparams_initial, self.secrets)  # noqa: SLF001 - no public name
+        self._task = _task(self.spec)
+        self.datamodule, self.shards = _datamodule(self.spec, ranks, self._task)
+        self._hide_secrets(self.datamodule)
+        self._fill_in_lengths()
+
+    @cached_property
+    def module(self) -> pl.LightningModule:
+        """The module with its first weights, built when it is first asked for."""
+        return self.build_module()
+
+    def build_module(self) -> pl.LightningModule:
+        """Build a module; each has the same first weights."""
+        spec = self.spec
+        module = build_module(
+            STAGES[spec.stage],
+            spec.model,
+            spec.optim,
+            spec.loss,
+            self._task,
+            patch_size=spec.data.get("patch_size"),
+            seed=spec.seed,
+        )
+        self._hide_secrets(module)
+        return module
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks of the sections `callbacks` and `plugins`, and what keeps epochs reproducible."""
-        built: list[Callback] = [EpochSeeds(self.spec.seed)]
-        for name in ("callbacks", "plugins"):
-            for key, section in getattr(self.spec, name).items():
-                if section is not None:
-                    built.append(instantiate(section, key=f"{name}.{key}"))
-        return built
+        return [EpochSeeds(self.spec.seed), *self.asked_callbacks().values()]
+
+    def asked_callbacks(self) -> dict[str, Callback]:
+        """Return the callbacks of the sections `callbacks` and `plugins`, by their keys."""
+        sections = {
+            f"{part}.{name}": section
+            for part in ("callbacks", "plugins")
+            for name, section in getattr(self.spec, part).items()
+        }
+        return {key: instantiate(section, key=key) for key, section in sections.items() if section is not None}
 
     def loggers(self, folder: Path, *, first: bool) -> list[Logger]:
         """Return the loggers of the section `logger`; they write into `folder` unless it says where.
@@ -94,6 +107,10 @@ class Parts:
         """Return the section `trainer` as the Trainer takes it; objects are built."""
         asked = {key: value for key, value in self.spec.trainer.items() if key not in NOT_LIGHTNINGS}
         return {key: _built(value, f"trainer.{key}") for key, value in asked.items()}
+
+    def _hide_secrets(self, part: Any) -> None:
+        if self.secrets and hasattr(part, "_hparams_initial"):  # what Lightning tells to loggers
+            part._hparams_initial = hide_in(part.hparams_initial, self.secrets)  # noqa: SLF001 - no public name
 
     def _fill_in_lengths(self) -> None:
         """Ask the data for what only they know: how long an epoch is."""
@@ -126,7 +143,7 @@ def _batches(datamodule: pl.LightningDataModule) -> float | None:
 def _task(spec: Spec) -> Task | None:
     """Read the task where the data come from one; a data module of one's own may have no use for it."""
     try:
-        return read_task(spec.paths.data, spec.task)
+        return read_task(spec.data_root, spec.task)
     except DataError:
         if "task" in parameters_of(locate(spec.data["_target_"], key="data")):
             raise

@@ -26,6 +26,10 @@ from asparagus.spec import Assignment, Spec
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import Ranks
+from asparagus.worker.resume import check_state
+
+GIVEN = ("trainer", "module", "datamodule", "ckpt_path")
+"""What a script of the user's own is called with, in the order of `Trainer.fit`."""
 
 log = logging.getLogger("asparagus")
 
@@ -43,7 +47,7 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
     journal = Journal(folder / "journal.jsonl") if ranks.rank == 0 else None
     with _logging_to(assignment, ranks.rank):
         trainer, module, datamodule = build(assignment, ranks, journal)
-        start = _start(assignment)
+        start = _start(assignment, module)
         if start is None and assignment.parent is not None:
             _begin_from(assignment, module, journal)
         with _interruptible():
@@ -61,6 +65,7 @@ def build(
     """Build what `Trainer.fit` needs, on this rank."""
     spec, folder = assignment.spec, Path(assignment.folder)
     parts = Parts(spec, ranks)
+    module = parts.module
     ours = ranks.trainer_arguments(spec.trainer.get("strategy") or "auto")
     asked = parts.trainer_arguments()
     trainer = pl.Trainer(
@@ -82,11 +87,15 @@ def build(
             ],
         }
     )
-    return trainer, parts.module, parts.datamodule
+    return trainer, module, parts.datamodule
 
 
-def _start(assignment: Assignment) -> Path | None:
-    """Return the state to go on from: the run's own newest, else the one that it was told to resume."""
+def _start(assignment: Assignment, module: pl.LightningModule) -> Path | None:
+    """Return the state to go on from: the run's own newest, else the one that it was told to resume.
+
+    Raises:
+        RunError: The latter cannot be gone on from.
+    """
     start = newest_whole(Path(assignment.folder) / "checkpoints")
     if start is not None:
         log.info("going on from %s", start)
@@ -95,7 +104,7 @@ def _start(assignment: Assignment) -> Path | None:
     if asked is None:
         return None
     path = Path(asked).expanduser()
-    log.info("resuming the whole state of %s", path)
+    log.info("resuming the whole state: %s", check_state(path, module, assignment.spec.run.mode))
     return path / STATE if path.is_dir() else path
 
 
@@ -105,9 +114,8 @@ def _run(
     """Do what the run is for: fit, look at validation or test data, or call a script of the user's own."""
     checkpoint = str(start) if start else None
     if spec.script:
-        given = {"trainer": trainer, "module": module, "datamodule": datamodule, "ckpt_path": checkpoint}
-        takes = parameters_of(locate(target_of(spec.script, "script"), key="script"))
-        extra = {name: value for name, value in given.items() if name in takes}
+        given = dict(zip(GIVEN, (trainer, module, datamodule, checkpoint), strict=True))
+        extra = {name: given[name] for name in script_takes(spec)}
         call = instantiate({**spec.script, "_partial_": True}, key="script", extra=extra)
         call()  # out of `instantiate`: an error in there is the script's own
     elif spec.run.mode == "fit":
@@ -116,6 +124,25 @@ def _run(
         _must_have(spec.run.mode, module, datamodule)
         look = trainer.validate if spec.run.mode == "validate" else trainer.test
         look(module, datamodule=datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+
+
+def script_takes(spec: Spec) -> list[str]:
+    """Return which of `GIVEN` the script is called with.
+
+    Raises:
+        ConfigError: It is no function, or one that takes none of them and so could not train.
+    """
+    target = target_of(spec.script, "script")
+    function = locate(target, key="script")
+    parameters = parameters_of(function)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes = [name for name in GIVEN if open_ended or name in parameters]
+    advice = f"Give a function that takes what it needs of {', '.join(GIVEN)}."
+    if isinstance(function, type):
+        raise ConfigError(f"script._target_: {target} is a class, and would be made, not called. {advice}")
+    if not takes:
+        raise ConfigError(f"script._target_: {target} takes {', '.join(parameters) or 'nothing'}. {advice}")
+    return takes
 
 
 def _must_have(mode: str, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
@@ -137,7 +164,7 @@ def _begin_from(assignment: Assignment, module: torch.nn.Module, journal: Journa
     """Take the parent's weights over and say which."""
     parent = assignment.parent
     assert parent is not None
-    report = take_over(module, parent, assignment.spec.transfer)
+    report = take_over(module, parent, assignment.spec.transfer, mode=assignment.spec.run.mode)
     if journal is None:
         return
     log.info(report.describe())

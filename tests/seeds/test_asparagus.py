@@ -87,6 +87,7 @@ def wrong(capsys, *words: str) -> str:
 def test_a1_the_five_variables_say_where_everything_lies(home, data_root, monkeypatch):
     for name in FOLDERS:
         monkeypatch.setenv(f"ASPARAGUS_{name}", str(home / "elsewhere" / name))
+    (home / "elsewhere/CONFIGS").mkdir(parents=True)
     monkeypatch.setenv("ASPARAGUS_DATA", str(data_root))
     paths = compose(Request(DIGITS)).paths
     expected = {name: str(home / "elsewhere" / name) for name in FOLDERS} | {"DATA": str(data_root)}

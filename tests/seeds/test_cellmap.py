@@ -531,7 +531,7 @@ WRONG = {
     "model = 'unet'": ("model", "str"),
     "model = len": ("model", "builtin_function_or_method"),
     "model_kwargs = {'features': object()}\nmodel = None": ("model_kwargs", "object"),
-    "trainer = 5": ("trainer", "int"),
+    "trainer = 5": ("trainer", "it is a section"),
 }
 
 

@@ -664,7 +664,7 @@ def test_d11_a_datasets_root_is_under_the_data_root_of_where_the_command_was_typ
 
 
 def test_d11_paths_are_absolute_before_they_leave_the_client(custom, home):
-    (home / "some.ckpt").touch()
+    torch.save({}, home / "some.ckpt")
     made = plan(custom(), "data.root=mine", "run.resume_from_checkpoint=some.ckpt").spec
     assert (made.data["root"], made.run.resume_from_checkpoint) == (str(home / "mine"), str(home / "some.ckpt"))
 
