@@ -698,3 +698,18 @@ def test_every_public_function_says_what_it_takes():
     for name in asparagus.__all__:
         assert getattr(asparagus, name).__doc__
     assert dataclasses.is_dataclass(Spec)
+
+
+@pytest.mark.parametrize("config", [None, 5, ["experiment/digits"]])
+def test_what_is_no_config_is_refused(config, home):
+    with pytest.raises(ConfigError, match="Give the name of a config"):
+        asparagus.launch(config)
+
+
+def test_a_value_that_no_config_holds_is_refused(home):
+    with pytest.raises(ConfigError, match="Values are plain"):
+        asparagus.launch({"stage": "train_cls", "task": "Task001_Digits", "seed": object()})
+
+
+def test_one_word_is_one_override(home):
+    assert asparagus.load_config("experiment/digits").task == "Task001_Digits"

@@ -12,6 +12,7 @@ import pytest
 
 from asparagus.check.trainer import LEAST, ONE_OF, OURS, SHARES
 from asparagus.cli.main import run
+from asparagus.record.numbers import claim
 
 DIGITS = "experiment/digits"
 
@@ -113,6 +114,18 @@ BAD = {
         ["trainer.strategy", "'fsdp'", "ddp"],
     ),
     "accelerator on Ray": ([DIGITS, "resources=one_worker", "trainer.accelerator=gpu"], ["trainer.accelerator"]),
+    "key of another experiment": ([DIGITS, "epochs=1"], ["epochs: no such key", "[command line: epochs=1]"]),
+    "key without its section": ([DIGITS, "batch_size=4"], ["batch_size: no such key", "'data.batch_size'"]),
+    "accelerator typed beside a group": ([DIGITS, "hardware=cpu", "trainer.accelerator=gpu"], ["no NVIDIA GPU"]),
+    "home of nobody": ([DIGITS, "data.root='~nobodyhere/x'"], ["~nobodyhere/x", "no user of that name"]),
+    "folder of nobody": ([DIGITS, "-cd", "~nobodyhere/x"], ["~nobodyhere/x", "no user of that name"]),
+    "state that is no checkpoint": ([DIGITS, "run.resume_from_checkpoint=/etc/passwd"], ["torch.save", "Lightning"]),
+    "random of a letter": ([DIGITS, "seed=${random:a}"], ["seed", "two whole numbers"]),
+    "logger switched on by a word": (
+        [DIGITS, "exp_manager.create_wandb_logger=no"],
+        ["exp_manager.create_wandb_logger: 'no'", "true or false"],
+    ),
+    "data root without the task": ([DIGITS, "data.root=/nonexistent"], ["'Task001_Digits' in /nonexistent"]),
     "models on a store": ([DIGITS, "paths.models=s3://bucket/x"], ["ASPARAGUS_MODELS", "only folders"]),
     "negative run id": ([DIGITS, "run.id=-3"], ["run.id: -3"]),
     "patch of two numbers": (
@@ -644,6 +657,17 @@ FILES: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "list of callbacks": (f"{BASE}callbacks:\n  - _target_: x.Y\n", ["callbacks: a list given", "[mine/mine.yaml:4]"]),
     "number for a section": (f"{BASE}trainer: 3\n", ["trainer: ", "[mine/mine.yaml:4]"]),
+    "override of no group": (
+        "defaults:\n  - experiment/digits\n  - override /modell: mlp\n  - _self_\n",
+        ["'modell' is not known", "Did you mean 'model'", "[mine/mine.yaml:3]"],
+    ),
+    "number for an open section": (f"{BASE}trainer: 5\n", ["trainer: 5 given, but it is a section", "mine.yaml:4]"]),
+    "list for an open section": (f"{BASE}trainer: [1]\n", ["trainer: a list given", "[mine/mine.yaml:4]"]),
+    "list at the top": ("- a\n- b\n", ["mapping of keys to values", "[mine/mine.yaml:1]"]),
+    "variable of a wrong kind": (
+        f"{BASE}long: many\ntrainer:\n  max_epochs: ${{long}}\n",
+        ["trainer.max_epochs: 'many'", "[mine/mine.yaml:6 <- mine/mine.yaml:4]"],
+    ),
     "nothing for a section": (f"{BASE}optim: null\n", ["optim: ", "[mine/mine.yaml:4]"]),
     "dotted key": (f"{BASE}optim.lr: 3\n", ["optim.lr: has a dot", "[mine/mine.yaml:4]"]),
     "file that is not there": (
@@ -869,3 +893,27 @@ def test_a_mistake_imports_neither_torch_nor_ray_nor_mlflow(home, asp):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_number_that_is_taken_is_refused_before_anything_starts(home, capsys):
+    claim(home / "models", about={"stage": "train_cls", "task": "Task001_Digits"}, wanted=5)
+    assert run("launch", [DIGITS, "run.id=5"]) == 2
+    assert "run.id: 5 is taken" in capsys.readouterr().err
+
+
+def test_a_folder_of_configs_that_is_none_is_refused(home, monkeypatch, capsys):
+    monkeypatch.setenv("ASPARAGUS_CONFIGS", str(home / "nope"))
+    assert f"ASPARAGUS_CONFIGS: {home}/nope is not a folder" in refused([DIGITS], home, capsys)
+
+
+def test_a_store_that_the_environment_names_is_blamed_there(home, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo")
+    assert refused([DIGITS], home, capsys).rstrip().endswith("[MLFLOW_TRACKING_URI]")
+
+
+def test_what_an_editor_leaves_beside_a_config_is_not_read(home, capsys):
+    (home / "mine").mkdir()
+    (home / "mine/mine.yaml").write_text("defaults: [experiment/digits, _self_]\n")
+    (home / "mine/.#mine.yaml").symlink_to("somebody@somewhere.1")
+    (home / "mine/folder.yaml").mkdir()
+    assert "foo: no such key" in refused(["mine/mine.yaml", "foo=1"], home, capsys)

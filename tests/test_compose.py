@@ -31,6 +31,18 @@ def test_overrides_are_hydras(home):
     assert spec.run.name == "a b"
 
 
+def test_what_is_typed_wins_over_the_hardware_and_the_gpus_of_a_file(home):
+    (home / "mine.yaml").write_text(
+        "defaults: [experiment/digits, _self_]\n"
+        "hardware: {precision: bf16-mixed, num_devices: 8, num_workers: 32}\n"
+        "run: {gpus: 4}\n"
+    )
+    words = ("trainer.precision=32-true", "trainer.devices=1", "trainer.accelerator=cpu", "data.num_workers=0")
+    spec = compose(Request("mine.yaml", words))
+    assert (spec.trainer["precision"], spec.trainer["accelerator"]) == ("32-true", "cpu")
+    assert (spec.resources.workers, spec.data["num_workers"]) == (0, 0)
+
+
 def test_a_new_trainer_argument_needs_no_plus(home):
     assert compose(Request(DIGITS, ("trainer.limit_train_batches=3",))).trainer["limit_train_batches"] == 3
 
