@@ -115,7 +115,7 @@ BAD = {
     ),
     "accelerator on Ray": ([DIGITS, "resources=one_worker", "trainer.accelerator=gpu"], ["trainer.accelerator"]),
     "key of another experiment": ([DIGITS, "epochs=1"], ["epochs: no such key", "[command line: epochs=1]"]),
-    "key without its section": ([DIGITS, "batch_size=4"], ["batch_size: no such key", "'data.batch_size'"]),
+    "key of a section at the root": ([DIGITS, "batch_size=4"], ["batch_size: no such key", "'data.batch_size'"]),
     "accelerator typed beside a group": ([DIGITS, "hardware=cpu", "trainer.accelerator=gpu"], ["no NVIDIA GPU"]),
     "home of nobody": ([DIGITS, "data.root='~nobodyhere/x'"], ["~nobodyhere/x", "no user of that name"]),
     "folder of nobody": ([DIGITS, "-cd", "~nobodyhere/x"], ["~nobodyhere/x", "no user of that name"]),
@@ -663,7 +663,6 @@ FILES: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "number for an open section": (f"{BASE}trainer: 5\n", ["trainer: 5 given, but it is a section", "mine.yaml:4]"]),
     "list for an open section": (f"{BASE}trainer: [1]\n", ["trainer: a list given", "[mine/mine.yaml:4]"]),
-    "list at the top": ("- a\n- b\n", ["mapping of keys to values", "[mine/mine.yaml:1]"]),
     "variable of a wrong kind": (
         f"{BASE}long: many\ntrainer:\n  max_epochs: ${{long}}\n",
         ["trainer.max_epochs: 'many'", "[mine/mine.yaml:6 <- mine/mine.yaml:4]"],
@@ -694,7 +693,10 @@ FILES: dict[str, tuple[str | bytes, list[str]]] = {
         "defaults:\n  - override /model: mlp\n  - /train_cls\n  - _self_\n",
         ["mine", "override model : mlp", "at the end", "[mine/mine.yaml:2]"],
     ),
-    "group twice": ("defaults:\n  - experiment/digits\n  - model: unet\n  - _self_\n", ["model: is chosen below already", "override /model: unet", "[mine/mine.yaml:3]"]),
+    "group twice": (
+        "defaults:\n  - experiment/digits\n  - model: unet\n  - _self_\n",
+        ["model: is chosen below already", "override /model: unet", "[mine/mine.yaml:3]"],
+    ),
     "itself twice": ("defaults:\n  - _self_\n  - experiment/digits\n  - _self_\n", ["Duplicate _self_"]),
     "itself for a default": ("defaults:\n  - mine\n", ["mine: its defaults list", "that is this file"]),
     "default out of the tree": (

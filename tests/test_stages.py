@@ -164,6 +164,52 @@ def test_a_loss_is_changed_or_replaced(root):
         module_for(root, "train_seg", SEG, loss={"lambda_se": 3.0})
 
 
+class Depths(torch.nn.Conv3d):
+    """As many channels as it is told, at several depths of a network."""
+
+    def __init__(self, width, *, stacked=False, bias=True):
+        super().__init__(1, width, 1, bias=bias)
+        self.stacked = stacked
+
+    def forward(self, x):
+        both = [super().forward(x)] * 2
+        return torch.stack(both, 1) if self.stacked and self.training else both
+
+
+@pytest.mark.parametrize("net", [torch.nn.Conv3d(1, 1, 1), Depths(1), Depths(1, stacked=True)])
+def test_a_network_with_other_channels_than_classes_is_refused_by_its_first_batch(root, net):
+    module = module_for(root, "train_seg", SEG)
+    module.net = net
+    with pytest.raises(ConfigError, match=r"model.seg_net: gives 1 channels, and Task997_LauritSynSeg has 5 classes"):
+        fit(root, module, "train_seg", SEG, epochs=1, patch_size=PATCH)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_outputs_at_several_depths_are_no_wrong_channels(root, stacked):
+    module, label = module_for(root, "train_seg", SEG), torch.zeros(2, 4, 4, 4, dtype=torch.int64)
+    module.check_channels(Depths(5, stacked=stacked)(torch.zeros(2, 1, 4, 4, 4)), label)
+
+
+def test_a_loss_of_ones_own_may_take_soft_labels(root):
+    module_for(root, "train_cls", CLS).check_channels(torch.zeros(2, 7), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("dimensions", ["2D", "3D"])
+def test_lazy_layers_have_their_shapes_and_the_seeds_weights_before_a_first_batch(root, dimensions):
+    layer = {"_target_": f"torch.nn.LazyConv{dimensions.lower()}", "out_channels": 5, "kernel_size": 3}
+    model = {"dimensions": dimensions, "net": layer}
+    one, other, again = (module_for(root, "train_seg", SEG, model=model, seed=seed).net.weight for seed in (1, 2, 1))
+    assert one.shape == (5, 1, *[3] * int(dimensions[0]))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_lazy_layers_of_cases_without_a_shape_are_refused():
+    layer = {"_target_": "torch.nn.LazyLinear", "out_features": 5}
+    with pytest.raises(ConfigError, match=r"model.net: has 2 lazy weights.*Set data.patch_size"):
+        build_module(STAGES["train_seg"], {"net": layer}, OPTIM, None, None)
+
+
 # masks
 
 

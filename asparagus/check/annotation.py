@@ -94,6 +94,7 @@ CHANGES_NOTHING = {
     *("abstractmethod", "cache", "classmethod", "contextmanager", "deprecated", "deprecated_arg"),
     *("deprecated_arg_default", "enable_grad", "final", "inference_mode", "lru_cache", "no_grad", "override"),
     *("rank_zero_only", "runtime_checkable", "staticmethod", "total_ordering"),
+    *("_defaults_from_env_vars", "validate_params"),  # of Lightning's Trainer, and of scikit-learn
     *("alias", "dataclass", "export"),  # MONAI's names for a class; of a dataclass the fields are read
 }
 """Decorators after which a function or class takes what it says."""
@@ -103,15 +104,15 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def flat(body: Iterable[ast.stmt]) -> list[ast.stmt]:
     """Return statements in their order, those inside `if`, `try` and `with` among them."""
-    flat: list[ast.stmt] = []
+    found: list[ast.stmt] = []
     queue = list(body)
     while queue:
         node = queue.pop(0)
-        flat.append(node)
+        found.append(node)
         if isinstance(node, (ast.If, ast.Try, ast.With)):
             handlers = [child for handler in getattr(node, "handlers", []) for child in handler.body]
             queue[:0] = [*node.body, *getattr(node, "orelse", []), *handlers]
-    return flat
+    return found
 
 
 def bindings(body: list[ast.stmt], name: str) -> Iterator[ast.stmt]:
@@ -151,9 +152,11 @@ def is_plain(node: ast.ClassDef) -> bool:
     return decorators(node) <= CHANGES_NOTHING and not makes and not has_metaclass(node)
 
 
-def has_metaclass(node: ast.ClassDef) -> bool:
+def has_metaclass(node: ast.ClassDef | ast.FunctionDef) -> bool:
     """Tell whether a class has a metaclass, which may have a `__call__`; that of abstract classes has none."""
-    return any(word.arg == "metaclass" and dotted(word.value)[-1:] != ["ABCMeta"] for word in node.keywords)
+    return any(
+        word.arg == "metaclass" and dotted(word.value)[-1:] != ["ABCMeta"] for word in getattr(node, "keywords", ())
+    )
 
 
 def decorators(node: ast.ClassDef | Function) -> set[str]:
@@ -163,12 +166,15 @@ def decorators(node: ast.ClassDef | Function) -> set[str]:
 
 
 def dotted(node: ast.expr) -> list[str]:
-    """Return the parts of a dotted name, of `Base[int]` those of the base; empty for anything else."""
-    if isinstance(node, ast.Subscript):
-        return dotted(node.value)
+    """Return the parts of a dotted name; empty for anything else."""
     if isinstance(node, ast.Attribute):
         return [*before, node.attr] if (before := dotted(node.value)) else []
     return [node.id] if isinstance(node, ast.Name) else []
+
+
+def base_name(node: ast.expr) -> list[str]:
+    """Return the parts of the name of a base class, of `Base[int]` too."""
+    return dotted(node.value if isinstance(node, ast.Subscript) else node)
 
 
 def is_dataclass(node: ast.ClassDef) -> bool:

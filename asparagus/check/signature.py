@@ -1,30 +1,52 @@
 """The arguments that a `_target_` takes, read from source without importing it: torch alone would cost a second.
 
 Re-exports, star imports, aliases and inherited `__init__`s are followed. What cannot be told this way (a name made at
-run time, a compiled module) is `None`, and is judged where the target is imported anyway.
+run time, a compiled module, an unknown decorator) is `None`, and is judged where the target is imported anyway.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.machinery
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from asparagus.check.annotation import mismatch
+from asparagus.check.annotation import (
+    CHANGES_NOTHING,
+    add_fields,
+    base_name,
+    bindings,
+    bound_as,
+    decorators,
+    dotted,
+    flat,
+    hands_on,
+    has_metaclass,
+    is_dataclass,
+    is_plain,
+    mismatch,
+)
 from asparagus.errors import did_you_mean
 
 ROOTS = ("Module", "Dataset", "Optimizer", "ABC")
 """Bases that are nothing else besides."""
-MAX_HOPS = 12
+EMPTY = ("object", "ABC", "Generic", "Protocol")
+"""Bases that say nothing about arguments."""
+MAX_HOPS = 24
 """Re-exports and base classes followed before giving up."""
 
 
 class TargetMissingError(Exception):
     """The dotted path leads nowhere; the text says where it ends."""
+
+
+class BrokenFileError(TargetMissingError):
+    """A file on the way is no Python; the text says which, and where."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,8 @@ class Place(NamedTuple):
 
     node: ast.ClassDef | ast.FunctionDef
     module: Module
+    inside: ast.ClassDef | None = None
+    """The class it is a method of, or nested in."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +93,18 @@ def signature_of(target: str) -> Signature | None:
         raise TargetMissingError("it is not a dotted path such as monai.networks.nets.UNet")
     if parts[0] in sys.builtin_module_names:
         return None
-    module, rest = _find_module(parts)
-    if not rest:
+    module, names = _find_module(parts)
+    if not names:
         raise TargetMissingError("it is a module, and a class or function in one is needed")
-    if module is None:
-        return None
-    place = _find_name(module, rest[0], MAX_HOPS)
-    return _signature(place, MAX_HOPS) if place and len(rest) == 1 else None
+    place = _find_name(module, names, MAX_HOPS) if module else None
+    return _signature(place, MAX_HOPS) if place else None
 
 
 def is_a(target: str, root: str) -> bool | None:
     """Tell whether a dotted path is a class with a base of this name; `None` where source alone does not tell."""
     parts = target.split(".")
-    if not all(part.isidentifier() for part in parts) or parts[0] in sys.builtin_module_names:
-        return None
     try:
-        module, rest = _find_module(parts)
-        place = _find_name(module, rest[0], MAX_HOPS) if module and len(rest) == 1 else None
+        place = _find_path(parts, MAX_HOPS) if all(part.isidentifier() for part in parts) else None
     except TargetMissingError:
         return None
     return _is_a(place, root, MAX_HOPS) if place else None
@@ -101,15 +120,21 @@ def _is_a(place: Place, root: str, hops: int) -> bool | None:
 
 
 def _base_is_a(place: Place, base: ast.expr, root: str, hops: int) -> bool | None:
-    if isinstance(base, ast.Attribute):  # nn.Module, pl.LightningModule
-        return True if base.attr == root else False if base.attr in ROOTS else None
-    if not isinstance(base, ast.Name):  # Generic[...]
-        return None if isinstance(base, ast.Call) else False
-    try:
-        parent = _find_name(place.module, base.id, hops - 1)
-    except TargetMissingError:  # a builtin
-        return False
+    names = base_name(base)
+    if not names or hasattr(builtins, names[0]):
+        return False if names else None
+    if (len(names) > 1 and names[-1] in (root, *ROOTS)) or names[-1] in EMPTY:  # nn.Module, pl.LightningModule
+        return names[-1] == root
+    parent = _parent(place, base, hops - 1)
     return _is_a(parent, root, hops - 1) if parent else None
+
+
+def _find_path(parts: list[str], hops: int) -> Place | None:
+    """Find what a dotted path names; `None` for what has no source, or is made at run time."""
+    if parts[0] in sys.builtin_module_names:
+        return None
+    module, names = _find_module(parts)
+    return _find_name(module, names, hops) if module and names else None
 
 
 def _find_module(parts: list[str]) -> tuple[Module | None, list[str]]:
@@ -150,93 +175,184 @@ def _module(file: Path, package: str) -> Module | None:
 
 @cache
 def _body(file: Path) -> list[ast.stmt]:
-    """Return the statements of a module, those inside `if` and `try` too."""
-    flat: list[ast.stmt] = []
-    queue: list[ast.stmt] = list(ast.parse(file.read_bytes()).body)
-    while queue:
-        node = queue.pop(0)
-        flat.append(node)
-        if isinstance(node, (ast.If, ast.Try, ast.With)):
-            handlers = [child for handler in getattr(node, "handlers", []) for child in handler.body]
-            queue[:0] = [*node.body, *getattr(node, "orelse", []), *handlers]
-    return flat
+    """Return the statements of a module, those inside `if` and `try` too.
+
+    Raises:
+        BrokenFileError: It is no Python.
+    """
+    try:
+        return flat(ast.parse(file.read_bytes(), filename=str(file)).body)
+    except SyntaxError as error:
+        where = f"{file}:{error.lineno}" if error.lineno else f"{file}"
+        raise BrokenFileError(f"{where}: {error.msg}") from error
+    except (ValueError, OSError, RecursionError, MemoryError) as error:  # null bytes, no right to read it, nested
+        raise BrokenFileError(f"{file}: {error or type(error).__name__}") from error
 
 
-def _find_name(module: Module, name: str, hops: int) -> Place | None:
-    """Find where `name` of a module is defined, through imports; `None` when it is made some other way."""
+def _find_name(module: Module, names: list[str], hops: int) -> Place | None:
+    """Find where a name of a module, or one inside it, is defined; `None` when it is made some other way."""
     if hops == 0:
         return None
-    body = _body(module.file)
-    for node in body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
-            return Place(node, module)
+    missing: TargetMissingError | None = None
+    for node in bindings(_body(module.file), names[0]):
+        try:
+            return _lead(module, node, names, hops)
+        except BrokenFileError:
+            raise
+        except TargetMissingError as error:  # of a `try: import ... except ImportError:`, the other
+            missing = missing or error
+    if missing:
+        raise missing
+    return _find_elsewhere(module, names, hops)
+
+
+def _lead(module: Module, node: ast.stmt, names: list[str], hops: int) -> Place | None:
+    """Follow the first of some names from the statement that gives it its meaning, and the others inside it."""
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+        return _inside(Place(node, module), names[1:], hops)
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        alias = next(alias for alias in node.names if bound_as(node, alias) == names[0])
         if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return _follow(module, node, alias.name, hops)
-        if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == name for target in node.targets
-        ):
-            return _find_name(module, node.value.id, hops - 1) if isinstance(node.value, ast.Name) else None
-    return _find_elsewhere(module, name, body, hops)
+            return _follow(module, node, [alias.name, *names[1:]], hops)
+        return _find_path([*(alias.name.split(".") if alias.asname else names[:1]), *names[1:]], hops - 1)
+    value = dotted(node.value) if isinstance(node, ast.Assign) else []
+    return _find_name(module, [*value, *names[1:]], hops - 1) if value else None
 
 
-def _find_elsewhere(module: Module, name: str, body: list[ast.stmt], hops: int) -> Place | None:
+def _find_elsewhere(module: Module, names: list[str], hops: int) -> Place | None:
     """Look through star imports; give up where a module makes names at run time, else the name is missing."""
+    body = _body(module.file)
     for node in body:
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
             try:
-                return _follow(module, node, name, hops)
+                return _follow(module, node, names, hops)
+            except BrokenFileError:
+                raise
             except TargetMissingError:
                 continue
-    names = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
-    names |= {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    imported = {
-        (alias.asname or alias.name).split(".")[0]
-        for node in body
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
+    known = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    known |= {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assigned = {
         node.id
         for statement in body
         for node in ast.walk(statement)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
-    if "__getattr__" in names or name in imported | assigned:
+    if "__getattr__" in known or names[0] in assigned:
         return None
     where = module.package or module.file.stem
-    raise TargetMissingError(f"{where} has no {name!r}. {did_you_mean(name, names)}".strip())
+    raise TargetMissingError(f"{where} has no {names[0]!r}. {did_you_mean(names[0], known)}".strip())
 
 
-def _follow(module: Module, node: ast.ImportFrom, name: str, hops: int) -> Place | None:
+def _follow(module: Module, node: ast.ImportFrom, names: list[str], hops: int) -> Place | None:
     base = module.package.split(".") if node.level else []
     base = base[: len(base) - node.level + 1] if node.level else []
-    found, rest = _find_module([*base, *(node.module or "").split("."), name] if node.module else [*base, name])
-    return _find_name(found, rest[0], hops - 1) if found and len(rest) == 1 else None
+    path = [*base, *(node.module.split(".") if node.module else []), *names]
+    return _find_path(path, hops - 1) if all(path) else None
+
+
+def _inside(place: Place | None, names: list[str], hops: int) -> Place | None:
+    """Follow names into a class: its methods and the classes nested in it, inherited ones too."""
+    for name in names:
+        place = _member(place, name, hops) if place and isinstance(place.node, ast.ClassDef) else None
+    return place
+
+
+def _member(place: Place, name: str, hops: int) -> Place | None:
+    known: set[str] = set()
+    for each in _line(place, hops):
+        if each is None or not isinstance(each.node, ast.ClassDef):
+            return None
+        found = list(bindings(flat(each.node.body), name))
+        if found:
+            node = found[0]
+            return Place(node, each.module, each.node) if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else None
+        if not is_plain(each.node):
+            return None
+        known |= {node.name for node in each.node.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    if name in dir(type):
+        return None
+    raise TargetMissingError(f"{place.node.name} has no {name!r}. {did_you_mean(name, known)}".strip())
+
+
+def _line(place: Place, hops: int) -> Iterator[Place | None]:
+    """Yield a class and its bases in the order in which Python asks them; `None`, the last, where that is not known."""
+    yield place
+    bases = [
+        base for base in getattr(place.node, "bases", []) if base_name(base)[-1:] not in [[name] for name in EMPTY]
+    ]
+    if hops == 0:
+        yield None
+        return
+    parents = [_parent(place, base, hops - 1) for base in bases]
+    yield from _merged([list(_line(parent, hops - 1)) if parent else [None] for parent in parents], parents)
+
+
+def _merged(lines: list[list[Place | None]], parents: list[Place | None]) -> Iterator[Place | None]:
+    """Merge the orders of the parents as Python does (C3), as far as they are known."""
+    lines = [*lines, parents]
+    while lines := [line for line in lines if line]:
+        head = next((line[0] for line in lines if all(line[0] not in other[1:] for other in lines)), None)
+        is_open = any(None in line for line in lines)  # what is unknown may come before a parent's own bases
+        if head is None or (is_open and head not in parents):
+            yield None
+            return
+        yield head
+        lines = [line[1:] if line[0] == head else line for line in lines]
+
+
+def _parent(place: Place, base: ast.expr, hops: int) -> Place | None:
+    """Find a base class; `None` for a builtin, and for what source does not tell."""
+    names = base_name(base)
+    if not names or (place.inside and any(bindings(flat(place.inside.body), names[0]))):
+        return None
+    try:
+        parent = _find_name(place.module, names, hops)
+    except BrokenFileError:
+        raise
+    except TargetMissingError:
+        return None
+    return parent if parent and isinstance(parent.node, ast.ClassDef) else None
 
 
 def _signature(place: Place, hops: int) -> Signature | None:
-    if isinstance(place.node, ast.FunctionDef):
-        return _of_arguments(place.node.args, skip_first=False)
-    for node in place.node.body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            return _of_arguments(node.args, skip_first=True)
-    if any("dataclass" in ast.unparse(decorator) for decorator in place.node.decorator_list):
-        return _of_fields(place.node)
-    return _of_base(place, hops) if place.node.bases else Signature((), (), takes_anything=False)
+    if isinstance(place.node, ast.ClassDef):
+        return _of_class(place, hops)
+    found = decorators(place.node)
+    if place.inside and found & {"property", "cached_property"}:
+        name = f"{place.inside.name}.{place.node.name}"
+        raise TargetMissingError(f"{name} is a property, and a class or function is needed")
+    if place.inside and not found & {"classmethod", "staticmethod"}:
+        return None  # a method needs its object
+    return _of_function(place.node, skip_first="classmethod" in found)
 
 
-def _of_base(place: Place, hops: int) -> Signature | None:
-    """Return the signature of the `__init__` that a class inherits from its first base."""
-    base = place.node.bases[0] if isinstance(place.node, ast.ClassDef) else None
-    if not isinstance(base, ast.Name) or hops == 0:
+def _of_function(node: ast.stmt, *, skip_first: bool) -> Signature | None:
+    if not isinstance(node, ast.FunctionDef) or not decorators(node) <= CHANGES_NOTHING:
         return None
-    try:
-        parent = _find_name(place.module, base.id, hops - 1)
-    except TargetMissingError:  # a builtin
-        return None
-    return _signature(parent, hops - 1) if parent else None
+    return _of_arguments(node.args, skip_first=skip_first)
+
+
+def _of_class(place: Place, hops: int) -> Signature | None:
+    """Return the signature of the first `__init__` or `__new__` of a class and its bases."""
+    for each in _line(place, hops):
+        if each is None or not isinstance(each.node, ast.ClassDef) or has_metaclass(each.node):
+            return None
+        body = flat(each.node.body)
+        if made_by := [*bindings(body, "__new__"), *bindings(body, "__init__")]:
+            is_sure = all(map(hands_on, made_by[:-1])) and (not _may_be_enum(place, made_by[-1], hops))
+            return _of_function(made_by[-1], skip_first=True) if is_sure else None
+        if is_dataclass(each.node):
+            return _of_fields(each, hops)
+        if not is_plain(each.node):
+            return None
+    return Signature((), (), takes_anything=False)
+
+
+def _may_be_enum(place: Place, made_by: ast.stmt, hops: int) -> bool:
+    """Tell whether a class with a `__new__` may be called as its metaclass says: an enumeration is."""
+    is_new = isinstance(made_by, ast.FunctionDef) and made_by.name == "__new__"
+    return is_new and any(each is None or has_metaclass(each.node) for each in _line(place, hops))
 
 
 def _of_arguments(args: ast.arguments, *, skip_first: bool) -> Signature:
@@ -266,8 +382,13 @@ def _annotation(arg: ast.arg) -> str:
     )
 
 
-def _of_fields(node: ast.ClassDef) -> Signature:
-    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
-    names = [item.target.id for item in fields if isinstance(item.target, ast.Name)]
-    required = [item.target.id for item in fields if item.value is None and isinstance(item.target, ast.Name)]
-    return Signature(tuple(names), tuple(required), takes_anything=bool(node.bases))
+def _of_fields(place: Place, hops: int) -> Signature | None:
+    """Return the signature of the `__init__` that a dataclass gets from its fields and those it inherits."""
+    is_needed: dict[str, bool] = {}
+    for each in reversed(list(_line(place, hops))):
+        if each is None:
+            return None
+        if isinstance(each.node, ast.ClassDef) and "dataclass" in decorators(each.node):
+            add_fields(is_needed, each.node)
+    needed = tuple(name for name, is_so in is_needed.items() if is_so)
+    return Signature(tuple(is_needed), needed, takes_anything=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,14 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from asparagus.checkpoint.folder import STATE
+from asparagus.checkpoint.folder import STATE, no_weights
 from asparagus.errors import RunError
 from asparagus.spec import Parent, Transfer
 
 COMPILED = "_orig_mod."
 DECODER = ("decoder.", "head.", "model.decoder.")
 """Where the parts that belong to the old task begin, below the network."""
+FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
+"""What torch says of a class or function that a file wants to call."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,27 @@ class TransferReport:
         return "\n".join(lines)
 
 
-def take_over(module: nn.Module, parent: Parent, options: Transfer) -> TransferReport:
+def take_over(module: nn.Module, parent: Parent, options: Transfer, *, mode: str = "fit") -> TransferReport:
     """Load the weights of a parent into `module`, as the experiment's section `transfer` says, and report.
+
+    Args:
+        module: The target; changed in place.
+        parent: Where the weights are.
+        options: How they come over.
+        mode: `run.mode`. What is measured without a training are the parent's weights, so all have to be there.
 
     Raises:
         RunError: They cannot be read, or do not fit.
     """
     source = f"run {parent.run_id} ({Path(parent.checkpoint).name})" if parent.run_id else parent.checkpoint
     weights = read_weights(Path(parent.checkpoint))
-    return transfer(module, weights, source=source, decoder=options.decoder, strict=options.strict)
+    report = transfer(module, weights, source=source, decoder=options.decoder, strict=options.strict)
+    if mode != "fit" and report.fresh:
+        raise RunError(
+            f"run.mode: {mode} measures the weights of {source}, and {len(report.fresh)} of this network's are not "
+            f"among them. Give the model section that they were trained with.\n{report.describe()}"
+        )
+    return report
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -63,13 +81,7 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
         RunError: The file cannot be read that way, or holds no state dict.
     """
     path = checkpoint / STATE if checkpoint.is_dir() else checkpoint
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise RunError(
-            f"init_from: {path} cannot be read as weights: {error}. It has to be a Lightning checkpoint or a state "
-            "dict of plain tensors; files that execute code on loading are refused."
-        ) from error
+    loaded = load_plain(checkpoint, "init_from")
     for key in ("state_dict", "network_weights"):
         if isinstance(loaded, Mapping) and key in loaded:
             loaded = loaded[key]
@@ -81,6 +93,39 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     if not weights:
         raise RunError(f"init_from: {path} holds no weights: expected a `state_dict` of tensors.")
     return weights
+
+
+def load_plain(checkpoint: Path, key: str) -> Any:
+    """Return what torch saved in a file or in a checkpoint folder of ours; nothing in it is executed.
+
+    Args:
+        checkpoint: The file or folder.
+        key: Which setting named it; for messages.
+
+    Raises:
+        RunError: It cannot be read that way; why is said in words of ours, since torch's are about its insides.
+    """
+    if problem := no_weights(checkpoint):
+        raise RunError(f"{key}: {problem} Give a checkpoint folder of a run, or a file of torch.save.")
+    path = checkpoint / STATE if checkpoint.is_dir() else checkpoint
+    try:
+        # Mapped into memory where the format allows: large ones are looked at before they are loaded.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise RunError(
+            f"{key}: {path} cannot be read as weights: {_why_unreadable(path, error)}. It has to be a Lightning "
+            "checkpoint or a state dict of plain tensors; files that execute code on loading are refused."
+        ) from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if foreign := FOREIGN.search(str(error)):
+        return f"code would have to rebuild what is in it ({foreign[1]})"
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:  # which a short file gives
+        return error.strerror
+    with path.open("rb") as file:
+        archive = file.read(2) == b"PK"
+    return "it is no archive of torch.save, or was cut short" if archive else "it is no file that torch.save wrote"
 
 
 def transfer(
@@ -132,6 +177,6 @@ def _why_not(name: str, value: Tensor, target: Mapping[str, Tensor], *, decoder:
         return "decoder or head, left behind by transfer.decoder=false"
     if name not in target:
         return "this network has no weight of that name"
-    if value.shape != target[name].shape:
+    if not is_lazy(target[name]) and value.shape != target[name].shape:
         return f"shape {tuple(value.shape)}, here {tuple(target[name].shape)}"
     return ""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from asparagus.errors import did_you_mean, one_of
@@ -11,6 +14,9 @@ from asparagus.optim import REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, STEPPI
 from asparagus.registry import DATASETS, Entry, Registry, find, known
 
 IMPORTS = "imports"
+HERE = Path(__file__).parent.parent
+INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+"""Where code lies that is not one's own."""
 
 
 def spelled_out(tree: dict[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -37,9 +43,27 @@ def _imported(modules: Any) -> Iterator[str]:
             importlib.import_module(str(module))
         except ImportError as error:
             yield (
-                f"imports: {module} cannot be imported: {error}. It has to be installed, or lie where the command is "
-                "typed or in src/ there."
+                f"imports: {module} cannot be imported: {error}{_place(error)}. It has to be installed, or lie where "
+                "the command is typed or in src/ there."
             )
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - one's own code may raise anything
+            text = " ".join(f"{type(error).__name__}: {_text(error)}".split()).rstrip(":.")
+            yield f"imports: {module} cannot be imported: {text}{_place(error)}."
+
+
+def _text(error: BaseException) -> str:
+    return error.msg if isinstance(error, SyntaxError) else str(error)
+
+
+def _place(error: BaseException) -> str:
+    """Return the file and line, of one's own code if there is any, that an import ended at."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f", at {error.filename}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    ran = [frame for frame in frames if not Path(frame.filename).is_relative_to(HERE)][1:]  # the first is importlib
+    own = [frame for frame in ran if not any(map(Path(frame.filename).is_relative_to, INSTALLED))]
+    last = own[-1] if own else ran[0] if ran else None
+    return f", at {last.filename}:{last.lineno}" if last else ""
 
 
 def _targets(node: Any, path: str = "") -> Iterator[str]:

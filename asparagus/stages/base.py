@@ -68,7 +68,7 @@ class StageModule(pl.LightningModule):
             label: Class indices [B, ...].
 
         Raises:
-            ConfigError: the network has as many channels as it likes.
+            ConfigError: there are more or fewer.
         """
         for output in logits if isinstance(logits, (list, tuple)) else (logits,):
             if not isinstance(output, Tensor) or output.ndim <= label.ndim or label.is_floating_point():
@@ -76,9 +76,9 @@ class StageModule(pl.LightningModule):
             channels = output.shape[output.ndim - label.ndim]
             if channels != self.n_classes:
                 raise ConfigError(
-                    f"{self.network_key}: gives {channels} channels, and {self.task_name} has {self.n_classes} classes. "
-                    f"Arguments called out_channels, num_classes or n_classes are filled in where they are left out; "
-                    f"what the network calls otherwise has to be set to {self.n_classes}."
+                    f"{self.network_key}: gives {channels} channels, and {self.task_name} has {self.n_classes} "
+                    f"classes. Set the argument that decides to {self.n_classes}; one that is called out_channels, "
+                    "num_classes or n_classes is filled in where it is left out."
                 )
 
     def configure_optimizers(self) -> Any:

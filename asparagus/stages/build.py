@@ -97,8 +97,7 @@ def _refuse_lazy(module: pl.LightningModule, target: str) -> None:
     if lazy and not any(is_overridden(hook, module) for hook in MEETS_DATA):
         raise ConfigError(
             f"model.module: {target} has {len(lazy)} lazy weights ({lazy[0]}, ...), which have no shape before a first "
-            "batch, and optimizers and checkpoints need one. Put a batch of zeros through them in its __init__, or in a "
-            "hook `setup`."
+            "batch, and optimizers and checkpoints need one. Put a batch of zeros through in its __init__ or setup."
         )
 
 

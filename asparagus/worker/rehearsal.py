@@ -15,22 +15,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.callbacks import Callback
 
 from asparagus.callbacks.journal_logger import scalars
 from asparagus.checkpoint.transfer import take_over
 from asparagus.errors import AsparagusError
 from asparagus.secrets import hide, references, reveal, without_passwords
 from asparagus.spec import Parent, Spec
+from asparagus.stages.build import lazy_weights
+from asparagus.worker.little import describe, first_batch, naming_data, shrink
+from asparagus.worker.monitors import BEST, Listener, Logged, Schedules, logged_by, no_validation, watched
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import InProcess
+from asparagus.worker.resume import check_state
+from asparagus.worker.work import script_takes
 
-ITEMS = 2
-"""Of a batch that are enough to see shapes; one would upset batch norm."""
 TIMEOUT_S = 5.0
 HERE = Path(__file__).parents[1]
 CREDENTIALS = re.compile(r"//[^/]*@")
@@ -70,15 +72,19 @@ class Rehearsal:
         parent: Where its first weights come from.
     """
 
+    _parts: Parts
+    _batch_shapes: str
+    _callbacks: dict[str, Callback]
+    _logged: Logged
+
     def __init__(self, spec: Spec, parent: Parent | None) -> None:
         self._spec = spec
         self._parent = parent
-        self._parts: Parts | None = None
-        self._logged: set[str] = set()
 
     def looks(self) -> Iterator[Finding]:
         """Yield what each look found; ends with the first that nothing can follow."""
-        for look in (self._shapes, self._build, self._weights, self._batch, self._monitor):
+        looks = (self._script, self._data, self._shapes, self._build, self._weights, self._batch, self._monitors)
+        for look in looks:
             try:
                 with _quiet():
                     yield from look()
@@ -90,11 +96,23 @@ class Rehearsal:
                 yield Finding(look.__name__.lstrip("_"), text, ok=False)
                 return
 
+    def _script(self) -> Iterator[Finding]:
+        if self._spec.script:
+            takes = ", ".join(script_takes(self._spec))
+            yield Finding("script", f"{self._spec.script['_target_']} is called with {takes}, in place of trainer.fit")
+
+    def _data(self) -> Iterator[Finding]:
+        """Take one batch; what it looks like is told when it went through."""
+        with naming_data(self._spec.data):
+            self._parts = Parts(self._spec, InProcess())
+            self._batch_shapes = describe(first_batch(self._parts.datamodule, self._spec.run.mode))
+        yield from ()
+
     def _shapes(self) -> Iterator[Finding]:
         """Build the module on the meta device, where weights have shapes and take no memory."""
         try:
             with torch.device("meta"):
-                module = Parts(self._spec, InProcess()).module
+                module = self._parts.build_module()
         except AsparagusError:
             raise
         except Exception as error:  # noqa: BLE001 - code that cannot run there is built for real in the next look
@@ -102,43 +120,52 @@ class Rehearsal:
                 "shapes", f"cannot be built on the meta device ({type(error).__name__}); built for real below"
             )
             return
-        weights = sum(parameter.numel() for parameter in module.parameters())
-        memory = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
-        yield Finding("shapes", f"{type(module).__name__}: {weights:,} weights, {memory / MB:.1f} MB")
+        lazy = lazy_weights(module)
+        ready = [parameter for name, parameter in module.named_parameters() if name not in lazy]
+        weights = sum(parameter.numel() for parameter in ready)
+        memory = sum(parameter.numel() * parameter.element_size() for parameter in ready)
+        rest = f", and {len(lazy)} lazy weights" if lazy else ""
+        yield Finding("shapes", f"{type(module).__name__}: {weights:,} weights, {memory / MB:.1f} MB{rest}")
 
     def _build(self) -> Iterator[Finding]:
-        self._parts = Parts(self._spec, InProcess())
+        parts = self._parts
+        _ = parts.module
         with tempfile.TemporaryDirectory() as folder:
-            built = [*self._parts.callbacks()[1:], *self._parts.loggers(Path(folder), first=False)]
-        names = ", ".join(type(thing).__name__ for thing in [self._parts.datamodule, *built])
+            self._callbacks = parts.asked_callbacks()
+            built = [*self._callbacks.values(), *parts.loggers(Path(folder), first=False)]
+        names = ", ".join(type(thing).__name__ for thing in [parts.datamodule, *built])
         yield Finding("built", names)
 
     def _weights(self) -> Iterator[Finding]:
-        if self._parent is None or self._parts is None:
-            return
-        yield Finding("weights", take_over(self._parts.module, self._parent, self._spec.transfer).describe())
+        module, run = self._parts.module, self._spec.run
+        if run.resume_from_checkpoint is not None:
+            path = Path(run.resume_from_checkpoint).expanduser()
+            yield Finding("weights", check_state(path, module, run.mode))
+        elif self._parent is not None:
+            report = take_over(module, self._parent, self._spec.transfer, mode=run.mode)
+            yield Finding("weights", report.describe())
 
     def _batch(self) -> Iterator[Finding]:
         """Put one small batch through training and validation, optimizer and schedule included."""
-        assert self._parts is not None
         module, datamodule = self._parts.module, self._parts.datamodule
-        shapes = _describe(_first_batch(datamodule))
+        heard, schedules = Listener(module), Schedules()
         with tempfile.TemporaryDirectory() as folder:
-            trainer = self._trainer(folder)
-            _shrink(module)
+            trainer = self._trainer(folder, schedules)
+            shrink(module)
             if self._spec.run.mode == "fit":
                 trainer.fit(module, datamodule=datamodule)
             else:
                 look = trainer.validate if self._spec.run.mode == "validate" else trainer.test
                 look(module, datamodule=datamodule, verbose=False)
             metrics = scalars(trainer)
-        self._logged = set(metrics)
+        known, others = logged_by(self._callbacks)
+        silent = no_validation(self._parts.spec.trainer)
+        self._logged = Logged({*metrics, *known}, heard, schedules, silent, others)
         nan = [name for name, value in metrics.items() if math.isnan(value)]
         told = f"not a number: {', '.join(nan)}" if nan else _few(metrics)
-        yield Finding("batch", f"{shapes} through {self._spec.run.mode}: {told}", ok=not nan)
+        yield Finding("batch", f"{self._batch_shapes} through {self._spec.run.mode}: {told}", ok=not nan)
 
-    def _trainer(self, folder: str) -> pl.Trainer:
-        assert self._parts is not None
+    def _trainer(self, folder: str, watching: Callback) -> pl.Trainer:
         asked = {key: value for key, value in self._parts.trainer_arguments().items() if key not in LEFT_OUT}
         short = {
             "max_epochs": 1,
@@ -165,23 +192,20 @@ class Rehearsal:
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
                 "default_root_dir": folder,
-                "callbacks": [],
+                "callbacks": [watching],
             }
         )
 
-    def _monitor(self) -> Iterator[Finding]:
-        """Look whether what makes a checkpoint the best is among what was logged."""
-        monitor = self._spec.checkpoint.monitor
-        if monitor is None or self._spec.run.mode != "fit":
+    def _monitors(self) -> Iterator[Finding]:
+        """Look whether what makes a checkpoint the best, and what callbacks watch, is among what is logged."""
+        if self._spec.run.mode != "fit":
             return
-        beside = ", ".join([*self._spec.callbacks, *self._spec.plugins])
-        if monitor not in self._logged and beside:
-            yield Finding("best by", f"{monitor} is not logged by the module; it has to come from {beside}")
-            return
-        there = monitor in self._logged
-        logged = ", ".join(sorted(self._logged)) or "nothing"
-        advice = "" if there else f" is not logged. Logged: {logged}. Set checkpoint.monitor to one of them"
-        yield Finding("best by", f"{monitor}{advice or ' is logged'}", ok=there)
+        spec = self._parts.spec
+        for key, metric in watched(spec, self._callbacks):
+            told, ok = self._logged.judge(key, metric)
+            yield Finding("best by", told, ok) if key == BEST else Finding("monitor", f"{key}: {told}", ok)
+        for key, told, ok in self._logged.judge_schedules(spec, self._parts.module):
+            yield Finding("monitor", f"{key}: {told}", ok)
 
 
 def rehearse(spec: Spec, parent: Parent | None) -> Iterator[Finding]:
@@ -217,47 +241,6 @@ def _tracking(uri: str) -> Finding:
     except (urllib.error.URLError, OSError) as error:
         advice = "Start it (mlflow server), or unset MLFLOW_TRACKING_URI"
         return Finding("tracking", f"{uri} does not answer ({error}). {advice}", ok=False)
-
-
-def _first_batch(datamodule: pl.LightningDataModule) -> Any:
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    if not is_overridden("train_dataloader", datamodule):
-        return None
-    return _small(next(iter(datamodule.train_dataloader())))
-
-
-def _shrink(module: pl.LightningModule) -> None:
-    """Have the module see small batches: what Lightning would transfer to a device is cut on the way."""
-    transfer_batch = module.transfer_batch_to_device
-
-    def small(batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return transfer_batch(_small(batch), device, dataloader_idx)
-
-    module.transfer_batch_to_device = small
-
-
-def _small(batch: Any) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch[:ITEMS] if batch.ndim else batch
-    if isinstance(batch, Mapping):
-        return {key: _small(value) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_small(value) for value in batch))
-    if isinstance(batch, (list, tuple)):
-        whole = all(isinstance(value, (torch.Tensor, Mapping, list, tuple)) for value in batch)
-        return type(batch)(_small(value) for value in batch) if whole else type(batch)(batch[:ITEMS])
-    return batch
-
-
-def _describe(batch: Any) -> str:
-    if isinstance(batch, torch.Tensor):
-        return f"{list(batch.shape)}"
-    if isinstance(batch, Mapping):
-        return ", ".join(f"{key} {_describe(value)}" for key, value in batch.items())
-    if isinstance(batch, (list, tuple)):
-        return ", ".join(_describe(value) for value in batch)
-    return type(batch).__name__
 
 
 def _few(metrics: Mapping[str, float]) -> str:
