@@ -167,8 +167,8 @@ def test_a_loss_is_changed_or_replaced(root):
 class Depths(torch.nn.Conv3d):
     """As many channels as it is told, at several depths of a network."""
 
-    def __init__(self, width, *, stacked=False, bias=True):
-        super().__init__(1, width, 1, bias=bias)
+    def __init__(self, width, *, stacked=False):
+        super().__init__(1, width, 1)
         self.stacked = stacked
 
     def forward(self, x):
