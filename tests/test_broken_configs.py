@@ -292,7 +292,7 @@ def shelf(home: Path, every_task: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """A home with every task, a file of weights and a module of one's own in it."""
     monkeypatch.setenv("ASPARAGUS_DATA", str(every_task))
     monkeypatch.syspath_prepend(str(home))
-    (home / "weights.pt").touch()
+    (home / "weights.pt").write_bytes(b"PK")  # as files of torch.save begin
     own = "import pytorch_lightning as pl\n\n\nclass Own(pl.LightningModule):\n    def __init__(self, optim): ...\n"
     (home / "broken_module.py").write_text(own)
     return home
@@ -344,6 +344,7 @@ def test_a_broken_config_is_refused_and_the_place_is_named(made, shelf, capsys):
     assert said.out == ""
     assert said.err.startswith("error: ")
     assert "Traceback" not in said.err
+    told = re.sub(r" <- [^\]]*\]", "]", said.err)  # without the places that a value refers to
     for part in made.said:
-        assert part in said.err, said.err
+        assert part in told, said.err
     assert started_nothing(shelf)
