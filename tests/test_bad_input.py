@@ -663,6 +663,14 @@ FILES: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "number for an open section": (f"{BASE}trainer: 5\n", ["trainer: 5 given, but it is a section", "mine.yaml:4]"]),
     "list for an open section": (f"{BASE}trainer: [1]\n", ["trainer: a list given", "[mine/mine.yaml:4]"]),
+    "variable that is gone, in a list": (
+        f"{BASE}model:\n  cls_net:\n    hidden: ['${{gone}}']\n",
+        ["model.cls_net.hidden[0]: ", "'gone' not found", "[mine/mine.yaml:6]"],
+    ),
+    "wrong item of a list": (
+        f"{BASE}trainer:\n  plugins:\n    - {{_target_: pytorch_lightning.plugins.MixedPrecision}}\n",
+        ["trainer.plugins[0].precision: ", "needs it", "[mine/mine.yaml:5]"],
+    ),
     "variable of a wrong kind": (
         f"{BASE}long: many\ntrainer:\n  max_epochs: ${{long}}\n",
         ["trainer.max_epochs: 'many'", "[mine/mine.yaml:6 <- mine/mine.yaml:4]"],

@@ -471,3 +471,10 @@ def test_a_variable_that_is_read_whole_has_no_part_to_spare(home, capsys):
     write(home / "first.yaml", text)
     assert run("launch", ["first.yaml", "--dry-run", "optim.name=adam"]) in (0, 2)
     assert "my." not in capsys.readouterr().err
+
+
+def test_an_option_with_its_ending_is_found(home, capsys):
+    write(home / "mine/experiment/sub/a.yaml", "# @package _global_\nseed: 1\ntrainer: {max_epoch: 3}\n")
+    words = ["train_cls", "task=Task001_Digits", "experiment=sub/a.yaml", "model=mlp", "data=images", "-cd", "mine"]
+    problem = next(problem for problem in refused(words, capsys) if problem.startswith("trainer.max_epoch: "))
+    assert problem.endswith("[mine/experiment/sub/a.yaml:3]")

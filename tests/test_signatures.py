@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import asparagus
-from asparagus.check.annotation import CHANGES_NOTHING
+from asparagus.check.definition import CHANGES_NOTHING
 from asparagus.check.signature import Signature, TargetMissingError, is_a, signature_of
 from asparagus.check.target import call
 from asparagus.errors import ConfigError

@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from asparagus.check.annotation import (
+from asparagus.check.annotation import mismatch
+from asparagus.check.definition import (
     CHANGES_NOTHING,
     add_fields,
     base_name,
@@ -29,7 +30,6 @@ from asparagus.check.annotation import (
     has_metaclass,
     is_dataclass,
     is_plain,
-    mismatch,
 )
 from asparagus.errors import did_you_mean
 

@@ -531,6 +531,7 @@ WRONG = {
     "model = 'unet'": ("model", "str"),
     "model = len": ("model", "builtin_function_or_method"),
     "model_kwargs = {'features': object()}\nmodel = None": ("model_kwargs", "object"),
+    "model_kwargs = 5\nmodel = None": ("model_kwargs: 5", "arguments by name"),
     "trainer = 5": ("trainer", "it is a section"),
 }
 
@@ -545,6 +546,11 @@ def test_e2_a_wrong_value_is_named_with_the_line_of_the_file(text, named, config
         assert part in said
     assert f"examples/train_2D.py:{len((DIGITS + BUILT_IN).splitlines()) + 1}" in said
     assert not (home / "models").exists()
+
+
+def test_e2_an_override_that_is_no_yaml_is_named(config, capsys):
+    assert run("launch", [config(DIGITS + BUILT_IN), "iterations_per_epoch={", "--dry-run"]) == 2
+    assert "iterations_per_epoch={: cannot be read as an override" in capsys.readouterr().err
 
 
 def test_e2_a_name_set_inside_a_condition_is_found_too(config, capsys):
