@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from asparagus.compose.origins import located
 from asparagus.errors import ConfigError, RunError
 from asparagus.paths import load_environment
 from asparagus.plan import Plan, make_plan
+from asparagus.record.standing import Standing, standing
 from asparagus.secrets import references
 from asparagus.spec import Spec
 from asparagus.submit import submit
@@ -157,7 +159,19 @@ def plan_of(
     except ConfigError as error:
         problems = (*error.problems, *_more(error))
         raise ConfigError(*(located(problems, config) if isinstance(config, Request) else problems)) from error
-    return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes)
+    plan = make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes, fingerprint=found.fingerprint)
+    before = _standing(plan, config)
+    return dataclasses.replace(plan, notes=(*plan.notes, before.describe())) if before else plan
+
+
+def _standing(plan: Plan, config: Any) -> Standing | None:
+    """Look for an identical run; a number or name that is another run's is a problem of the config like any other."""
+    try:
+        return standing(plan.spec, plan.identity)
+    except ConfigError as error:
+        raise ConfigError(
+            *(located(error.problems, config) if isinstance(config, Request) else error.problems)
+        ) from error
 
 
 def _names_config(word: str) -> bool:

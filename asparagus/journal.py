@@ -7,12 +7,16 @@ resumed run does not repeat has been written down.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import IO, Any, TypedDict
 
+from asparagus.errors import RunError
+
+POLL_S = 0.1
 FLUSH_S = 0.2
 """Metrics wait at most this long (counted at the next append) before a reader can see them."""
 
@@ -30,12 +34,22 @@ class Event(TypedDict, total=False):
 
 
 class Journal:
-    """Append to the journal at `path`. Not for two writers at a time."""
+    """Append to the journal at `path`: the one writer, for as long as it is open.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file; made if it is not there.
+        patience_s: How long to wait for another writer to leave: of a training that was killed, the worker or what
+            loads its data may live on for seconds.
+
+    Raises:
+        RunError: Another writer stays.
+    """
+
+    def __init__(self, path: Path, *, patience_s: float = 60.0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torn = _ends_torn(path)
         self._file = path.open("a", encoding="utf-8", buffering=1 << 16)
+        _be_the_one(self._file, path, patience_s)
+        torn = _ends_torn(path)
         self._flushed = time.monotonic()
         if torn:  # a writer was killed in the middle of a line: its half stays, alone, and readers pass over it
             self._file.write("\n")
@@ -70,16 +84,43 @@ class JournalReader:
         self.offset = offset
 
     def read(self) -> list[Event]:
-        """Return the whole lines that are new; half a line is left for the next time."""
+        """Return the events that are new; half a line is left for the next time."""
+        return [event for _, event in self.numbered()]
+
+    def numbered(self) -> list[tuple[int, Event]]:
+        """Return the events that are new, each with the offset at which its line ends."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 block = file.read()
         except FileNotFoundError:
             return []
-        whole = block[: block.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        return [event for line in whole.splitlines() if (event := _parse(line))]
+        found = []
+        for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+            self.offset += len(line)
+            if event := _parse(line):
+                found.append((self.offset, event))
+        return found
+
+
+def _be_the_one(file: IO[str], path: Path, patience_s: float) -> None:
+    """Lock an open file for this process; the lock ends with it."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                raise RunError(
+                    f"{path}: another process still writes it after {patience_s:g} s, so the same run is being trained "
+                    f"twice. Find it with: fuser {path}"
+                ) from None
+            time.sleep(POLL_S)
+        except OSError:  # a file system without locks: object stores, some NFS
+            return
+        else:
+            return
 
 
 def _parse(line: bytes) -> Event | None:

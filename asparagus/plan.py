@@ -12,11 +12,14 @@ from typing import Any
 from asparagus.attributes import lengths, substituted
 from asparagus.data import CASE_DATA
 from asparagus.errors import PlanError
+from asparagus.identity import identity
 from asparagus.secrets import without_passwords
 from asparagus.spec import Checkpointing, Parent, Spec
 from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
+IDENTITY_SHOWN = 12
+"""So many digits tell two identities apart on a screen."""
 SUBSTITUTED = ("model", "data", "optim", "loss", "trainer", "callbacks", "plugins", "logger", "script")
 """The open sections: where attributes of the run may stand."""
 
@@ -38,6 +41,10 @@ class Plan:
     parent: Parent | None = None
     notes: tuple[str, ...] = ()
     """What was asked for and is done otherwise, or not at all."""
+    identity: str = ""
+    """The hash of all that decides the weights; equal ones are the same run (see `asparagus.identity`)."""
+    fingerprint: str | None = None
+    """Of the data and their split; None where they are not visible or not ours."""
 
     @property
     def world_size(self) -> int:
@@ -90,6 +97,7 @@ class Plan:
             ("script", str(spec.script.get("_target_", ""))),
             ("run folder", f"{self.run_root}/run_id=..."),
             ("tracking", without_passwords(spec.site.tracking_uri or "")),
+            ("identity", self.identity[:IDENTITY_SHOWN]),
             *(("note", note) for note in self.notes),
         ]
 
@@ -100,6 +108,7 @@ def make_plan(
     cases: dict[str, int] | None = None,
     parent: Parent | None = None,
     notes: tuple[str, ...] = (),
+    fingerprint: str | None = None,
 ) -> Plan:
     """Work out how a spec will run.
 
@@ -108,6 +117,7 @@ def make_plan(
         cases: Cases per part of the split, if known.
         parent: Where the first weights come from.
         notes: What the reader should know besides.
+        fingerprint: Of the data and their split, if known.
 
     Raises:
         PlanError: The site can never hold what is asked.
@@ -127,6 +137,8 @@ def make_plan(
         cases=cases,
         parent=parent,
         notes=notes,
+        identity=identity(spec, parent_digest=parent.digest if parent else None, fingerprint=fingerprint),
+        fingerprint=fingerprint,
     )
 
 

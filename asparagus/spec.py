@@ -55,6 +55,12 @@ class RunOptions:
 
     id: int | None = None
     name: str | None = None
+    resume: bool = True
+    """Go on with the newest identical run if it is unfinished, and show it if it is finished; false: a new run."""
+    strict: bool = False
+    """Go on with a run, or repeat one, only where code and packages are what they were."""
+    rerun_of: int | None = None
+    """The run that this one repeats."""
     mode: str = "fit"
     """`fit` trains; `validate` and `test` run those loops once, on the weights of `init_from`."""
     resume_from_checkpoint: str | None = None
@@ -64,12 +70,16 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """When a checkpoint is written, and what makes one the best."""
+    """When a checkpoint is written, what makes one the best, and which are kept."""
 
     monitor: str | None = None
     mode: str | None = None
     every_n_epochs: int = 1
     keep_best: int = 1
+    keep_every_n_epochs: int | None = None
+    """Keep each n-th epoch's too."""
+    quota: int | str | None = None
+    """Bytes that the checkpoints of the run may take, or `500MB`, `1.5GiB`; for it, all but the last may go."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from asparagus.check.sections import sections
 from asparagus.check.settings import settings
 from asparagus.check.target import takes
 from asparagus.check.trainer import epoch, trainer
-from asparagus.checkpoint.folder import no_weights, pick
+from asparagus.checkpoint.folder import STATE, digest_of, no_weights, pick
 from asparagus.data import CASE_DATA
-from asparagus.data.layout import Task, read_split, read_task
+from asparagus.data.layout import Task, fingerprint, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
 from asparagus.paths import expanded
 from asparagus.plan import batches_of, misfits
@@ -38,6 +38,8 @@ class Findings:
     cases: dict[str, int] | None
     """Cases per part of the split, where the data can be seen from here."""
     parent: Parent | None
+    fingerprint: str | None = None
+    """Of the data and their split, where they can be seen from here."""
     notes: tuple[str, ...] = ()
     """What is no mistake, and worth a line in the plan."""
 
@@ -58,9 +60,10 @@ def check(spec: Spec) -> Findings:
     for rule in (trainer, settings, misfits, _monitors, _secrets, _file_of_net):
         problems += rule(spec)
     problems += epoch(spec, batches_of(spec, cases)) if not problems else []
+    known = _fingerprint(spec, task, problems) if cases is not None else None
     if problems or stage is None:
         raise ConfigError(*dict.fromkeys(problems))
-    return Findings(stage, task, cases, parent, tuple(_notes(spec)))
+    return Findings(stage, task, cases, parent, known, tuple(_notes(spec)))
 
 
 def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] | None]:
@@ -82,6 +85,15 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
         problems.append(str(error))
         return task, None
     return task, {name: len(files) for name, files in parts.items()}
+
+
+def _fingerprint(spec: Spec, task: Task | None, problems: list[str]) -> str | None:
+    """Look whether every case of the split is there, and return what tells these data from others."""
+    try:
+        return fingerprint(task, spec.data["split"]) if task is not None else None
+    except RequestError as error:
+        problems.append(str(error))
+        return None
 
 
 def needs_task(spec: Spec) -> bool:
@@ -136,7 +148,7 @@ def resolve_parent(init_from: str, models: Path) -> Parent:
         path = expanded(rest)
         if problem := no_weights(path):
             raise ConfigError(f"{problem} Give the path of a checkpoint folder or weights file.")
-        return Parent(checkpoint=str(path))
+        return _weights_file(path)
     number, _, which = rest.partition("/")
     if kind != "run" or not number.isdigit():
         raise ConfigError(
@@ -145,6 +157,16 @@ def resolve_parent(init_from: str, models: Path) -> Parent:
     folder = find_folder(models, int(number))
     checkpoint, manifest = pick(folder / "checkpoints", which or "last")
     return Parent(str(checkpoint), manifest.digest, int(number), str(folder), manifest.step)
+
+
+def _weights_file(path: Path) -> Parent:
+    """Return what a path to weights is: a file, or a checkpoint of a run of ours, however it was named."""
+    folder = path.parent.parent
+    run_id = folder.name.removeprefix("run_id=")
+    if path.parent.name == "checkpoints" and run_id.isdigit() and (path / STATE).is_file():
+        _, manifest = pick(path.parent, path.name)
+        return Parent(str(path), manifest.digest, int(run_id), str(folder), manifest.step)
+    return Parent(str(path), digest_of(path / STATE if path.is_dir() else path))
 
 
 def _file_of_net(spec: Spec) -> Iterator[str]:

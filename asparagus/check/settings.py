@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.checkpoint.folder import no_weights
+from asparagus.checkpoint.retention import Rule
 from asparagus.data import LOADER_DATA
-from asparagus.errors import one_of
+from asparagus.errors import ConfigError, one_of
 from asparagus.paths import expanded
-from asparagus.record.numbers import is_taken
 from asparagus.secrets import missing, references, reveal, without_passwords
 from asparagus.spec import MODES, Spec
 from asparagus.stages import STAGES
@@ -30,7 +30,7 @@ LARGEST_SEED = 2**32 - 1
 
 def settings(spec: Spec) -> Iterator[str]:
     """Yield what is wrong with the typed part of a spec; the open sections have modules of their own."""
-    for rule in (_numbers, _values, _run, _where):
+    for rule in (_numbers, _values, _kept, _run, _where):
         yield from rule(spec)
     yield from writable("paths.models", spec.paths.models, "ASPARAGUS_MODELS")
     yield from writable("paths.results", spec.paths.results, "ASPARAGUS_RESULTS")
@@ -44,6 +44,7 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("data.batch_size", spec.data.get("batch_size"), 1),
         ("checkpoint.every_n_epochs", spec.checkpoint.every_n_epochs, 1),
         ("checkpoint.keep_best", spec.checkpoint.keep_best, 0),
+        ("checkpoint.keep_every_n_epochs", spec.checkpoint.keep_every_n_epochs, 1),
         ("run.max_failures", spec.run.max_failures, 0),
         ("seed", spec.seed, 0),
         ("run.id", spec.run.id, 1),
@@ -93,6 +94,22 @@ def _values(spec: Spec) -> Iterator[str]:
         yield from _sqlite(uri)
 
 
+def _kept(spec: Spec) -> Iterator[str]:
+    """Check which checkpoints are kept: the n-th epochs have to be among those that have one, the quota a size."""
+    asked = spec.checkpoint
+    each, kept = asked.every_n_epochs, asked.keep_every_n_epochs
+    if kept is not None and min(kept, each) >= 1 and kept % each:
+        near = " or ".join(str(number) for number in (kept - kept % each, kept - kept % each + each) if number)
+        yield (
+            f"checkpoint.keep_every_n_epochs: {kept} is no multiple of checkpoint.every_n_epochs={each}, so the "
+            f"epoch {kept} has no checkpoint to keep. Nearest: {near}."
+        )
+    try:
+        Rule.of(asked)
+    except ConfigError as error:
+        yield f"checkpoint.quota: {error}"
+
+
 def _sqlite(uri: str) -> Iterator[str]:
     file = uri.removeprefix("sqlite:///")
     if file in (uri, "", ":memory:"):
@@ -119,8 +136,6 @@ def _run(spec: Spec) -> Iterator[str]:
         yield f"run.mode: test runs a test loop, and the module of {spec.stage} has none yet. {advice}"
     if run.resume_from_checkpoint is not None and (problem := no_weights(expanded(run.resume_from_checkpoint))):
         yield f"run.resume_from_checkpoint: {problem} Give a Lightning checkpoint."
-    if run.id is not None and is_taken(Path(spec.paths.models), run.id):
-        yield f"run.id: {run.id} is taken. Leave run.id out to get the next free number."
 
 
 def _where(spec: Spec) -> Iterator[str]:

@@ -54,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--info", nargs="?", const="", metavar="KEY", help="where the config, or a KEY of it, comes from")
     made.add_argument("--dry-run", action="store_true", help="check everything and print the plan; nothing is run")
     made.add_argument("--check", action="store_true", help="as --dry-run, and deeper: a batch goes through the model")
+    made.add_argument(
+        "--experimental-rerun", metavar="FILE", type=Path, help="repeat the run whose saved config.yaml FILE is"
+    )
+    made.add_argument(
+        "--strict", action="store_true", help="go on with a run, or repeat one, only if code and packages are the same"
+    )
     made.add_argument("--json", action="store_true", help="the last line of standard output is one JSON object")
     return made
 
@@ -147,6 +153,10 @@ def _request(options: argparse.Namespace) -> Request:
     from asparagus.errors import ConfigError
 
     words = list(options.words)
+    if options.experimental_rerun:
+        from asparagus.cli.rerun import words_of
+
+        words = [*words_of(options.experimental_rerun), *words]
     if options.info and not words and not options.config_name:  # `--info CONFIG`
         words, options.info = [options.info], ""
     named = bool(words) and (_is_file(words[0]) or not ("=" in words[0] or words[0].startswith(("+", "~"))))
@@ -157,6 +167,8 @@ def _request(options: argparse.Namespace) -> Request:
         raise ConfigError(
             "CONFIG is missing. Give a name (asp-launch pretrain) or a .yaml file; asp-launch --help shows more."
         )
+    if options.strict:
+        words.append("run.strict=true")
     return Request(config, tuple(words), tuple(options.config_dir), command)
 
 

@@ -57,7 +57,12 @@ class Progress:
     def summary(self, outcome: Outcome) -> None:
         """Say how it ended, and what to do with it next."""
         seconds = time.monotonic() - self._started
-        self._say(f"run {outcome.run_id} {outcome.state} after {seconds:.1f} s: {_line(outcome.metrics)}")
+        if outcome.repeated:
+            self._say(f"run {outcome.run_id} {outcome.state} after {seconds:.1f} s: {_line(outcome.metrics)}")
+        else:
+            self._say(f"###RUN-ID={outcome.run_id}### {outcome.folder}")
+            self._say(f"run {outcome.run_id} is identical and finished before: {_line(outcome.metrics)}")
+            self._say("  again       run.resume=false trains it once more, under a new number")
         self._say(f"  folder      {outcome.folder}")
         if outcome.checkpoint:
             self._say(f"  checkpoint  {outcome.checkpoint}")
@@ -80,6 +85,11 @@ class Progress:
 
     def _on_run(self, event: Any) -> None:
         self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")
+
+    def _on_attempt(self, event: Any) -> None:
+        self._say(f"attempt {event['attempt']}" + (", with what is otherwise now:" if event["news"] else ""))
+        for line in event["news"].splitlines():
+            self._say(f"  {line}")
 
     def _on_transfer(self, event: Any) -> None:
         self._say(event["text"])

@@ -15,6 +15,7 @@ from asparagus.compose.tree import Tree, copied, get, pop, put
 RENAMED: dict[str, str] = {
     # Asparagus
     "run_id": "run.id",
+    "resume_training": "run.resume",
     "experiment.task": "task",
     "experiment.stage": "stage",
     "experiment.pretrained_run_id": "pretrained_run_id",
@@ -26,6 +27,8 @@ RENAMED: dict[str, str] = {
     "data.train_split": "data.split",
     # ATOMMIC
     "exp_manager.name": "run.name",
+    "exp_manager.resume_if_exists": "run.resume",
+    "exp_manager.resume_from_checkpoint": "run.resume_from_checkpoint",
     "exp_manager.checkpoint_callback_params.monitor": "checkpoint.monitor",
     "exp_manager.checkpoint_callback_params.mode": "checkpoint.mode",
     "exp_manager.checkpoint_callback_params.save_top_k": "checkpoint.keep_best",
@@ -210,6 +213,7 @@ def _loggers(tree: Tree, problems: list[str]) -> None:
         elif wanted:
             put(tree, f"logger.{name}", {**section, **(options if name == "wandb" else {})})
     manager.pop("create_checkpoint_callback", None)
+    manager.pop("resume_ignore_no_checkpoint", None)  # a run without one goes on from its start
     ours = [*LOGGERS, "name", "checkpoint_callback_params.{monitor,mode,save_top_k}", "wandb_logger_kwargs"]
     for key, value in manager.items():
         if value not in ({}, None, False, {"enable": False}):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,24 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.checkpoint.folder import best_of, manifests
+from asparagus.driver.begin import Begun, begun, looking
 from asparagus.errors import RecordError, RunError
 from asparagus.journal import Event, JournalReader
 from asparagus.plan import Plan
-from asparagus.record.numbers import claim
-from asparagus.record.recorder import Recorder, RunRecord, flatten
-from asparagus.record.run_folder import (
-    FAILED,
-    FINISHED,
-    INTERRUPTED,
-    RUNNING,
-    RunFolder,
-    create,
-    note_child,
-    write_state,
-)
+from asparagus.record.recorder import Recorder
+from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
+from asparagus.record.standing import Standing, standing
 from asparagus.secrets import hide, references, reveal
 from asparagus.spec import Assignment, Parent
-from asparagus.stages import STAGES
 
 Watcher = Callable[[Event], None]
 """Sees every event of the journal, on a thread of its own."""
@@ -53,91 +43,85 @@ class Outcome:
     checkpoint: str | None = None
     parent: Parent | None = None
     recorded: bool = True
+    repeated: bool = True
+    """False for an identical run that had finished before: it is shown."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
         parent = self.parent
         edge = {"run_id": parent.run_id, "checkpoint": parent.checkpoint} if parent else None
         values = dataclasses.asdict(self)
-        return {**{key: values[key] for key in values if key not in ("parent", "recorded")}, "init_from": edge}
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A run that has its number, its folder and its record."""
-
-    plan: Plan
-    run_id: int
-    mlflow_run_id: str
-    folder: RunFolder
-
-    @property
-    def assignment(self) -> Assignment:
-        """What its workers are told."""
-        return Assignment(self.plan.spec, self.run_id, str(self.folder.path), parent=self.plan.parent)
-
-    def write_state(self, state: str, metrics: dict[str, float]) -> None:
-        """Mark the folder with how the run stands."""
-        spec, parent = self.plan.spec, self.plan.parent
-        write_state(
-            self.folder,
-            run_id=self.run_id,
-            stage=spec.stage,
-            task=spec.task,
-            state=state,
-            metrics=metrics,
-            mlflow_run_id=self.mlflow_run_id,
-            init_from=dataclasses.asdict(parent) if parent else None,
-        )
+        return {
+            **{key: values[key] for key in values if key not in ("parent", "recorded", "repeated")},
+            "init_from": edge,
+        }
 
 
 def drive(plan: Plan, watcher: Watcher) -> Outcome:
-    """Carry out a plan.
+    """Carry out a plan: train a new run, go on with the identical one that is unfinished, or show the finished one.
 
     Raises:
         RequestError: The store cannot be reached or the resources are not there; nothing was trained.
         RunError: The training failed; the record says so.
         KeyboardInterrupt: It was interrupted; the record says so.
     """
-    uri, results = str(reveal(plan.spec.site.tracking_uri)), Path(plan.spec.paths.results)
-    with Recorder(uri, results / "mlartifacts") as recorder, _engine(plan) as engine:
-        begun = _begin(plan, recorder)
-        state, metrics, recorded = FAILED, {}, False
-        try:
-            with _watching(begun, watcher):
-                metrics = engine(begun.assignment)["metrics"]
-            state = FINISHED
-        except KeyboardInterrupt:
-            state = INTERRUPTED
-            raise
-        except RunError as error:
-            _write_error(begun, error)
-            raise
-        finally:
-            begun.write_state(state, metrics)
-            recorded = _close(recorder, begun.run_id, state)
-    return _outcome(begun, state, metrics, recorded=recorded)
+    found = standing(plan.spec, plan.identity)
+    if found is not None and found.finished:
+        return _shown(found, plan)
+    with (
+        looking() as seen,
+        _recorder(plan) as recorder,
+        _engine(plan) as engine,
+        begun(plan, recorder, seen) as run,
+    ):
+        return _train(run, engine, recorder, watcher)
 
 
-def _begin(plan: Plan, recorder: Recorder) -> Begun:
-    """Give the run its number, folder and record, and tell its parent."""
-    spec, models = plan.spec, Path(plan.spec.paths.models)
-    about = {"stage": spec.stage, "task": spec.task}
-    run_id = claim(models, about=about, wanted=spec.run.id, floor=recorder.largest_number())
-    folder = create(models, spec, run_id, plan.to_json())
-    folder.log.write_text(f"###RUN-ID={run_id}###\n{plan.describe()}\n", encoding="utf-8")
+def _recorder(plan: Plan) -> Recorder:
+    uri, paths = str(reveal(plan.spec.site.tracking_uri)), plan.spec.paths
+    return Recorder(uri, Path(paths.results) / "mlartifacts", Path(paths.models))
+
+
+def _train(run: Begun, engine: Engine, recorder: Recorder, watcher: Watcher) -> Outcome:
+    """Let the engine train, and write down how it ended, whatever happens."""
+    state, metrics, recorded = FAILED, {}, False
     try:
-        begun = Begun(plan, run_id, recorder.open(_record(plan, run_id, folder)), folder)
-    except RecordError:
-        write_state(folder, run_id=run_id, **about, state=FAILED)
+        with _watching(run, watcher):
+            metrics = engine(run.assignment)["metrics"]
+        state = FINISHED
+    except KeyboardInterrupt:
+        state = INTERRUPTED
         raise
-    begun.write_state(RUNNING, {})
-    if plan.parent is not None and plan.parent.folder is not None:
-        try:
-            note_child(Path(plan.parent.folder), run_id=run_id, folder=folder.path)
-        except OSError as error:  # somebody else's run: the edge is in MLflow and in our own folder all the same
-            log.warning("%s/derived_models.log cannot be written (%s)", plan.parent.folder, error.strerror)
-    return begun
+    except RunError as error:
+        _write_error(run, error)
+        raise
+    finally:
+        _write_end(run, state, metrics)
+        recorded = _close(recorder, run.run_id, state)
+    return _outcome(run, state, metrics, recorded=recorded)
+
+
+def _write_end(run: Begun, state: str, metrics: dict[str, float]) -> None:
+    """Mark the folder; a disk that is full must not hide what went wrong before."""
+    try:
+        run.write_state(state, metrics)
+    except OSError as error:
+        log.warning("%s cannot be written (%s): the run counts as unfinished", run.folder.state, error.strerror)
+
+
+def _shown(found: Standing, plan: Plan) -> Outcome:
+    """Return how a run ended that need not be trained again."""
+    facts = found.facts
+    return Outcome(
+        run_id=found.run_id,
+        mlflow_run_id=str(facts["mlflow_run_id"]),
+        state=str(facts["state"]),
+        folder=str(found.folder.path),
+        metrics=facts["metrics"],
+        checkpoint=_best(found.folder),
+        parent=plan.parent,
+        repeated=False,
+    )
 
 
 def _close(recorder: Recorder, run_id: int, state: str) -> bool:
@@ -193,7 +177,8 @@ def failure(assignment: Assignment, error: BaseException, *, hint: str = "") -> 
     """Return the error that a failed training ends with: the cause in one line, and where to read on."""
     folder = RunFolder(Path(assignment.folder), assignment.spec.stage)
     kept = manifests(folder.checkpoints)
-    saved = f"Its last checkpoint: {folder.checkpoints / kept[-1].name}." if kept else "It wrote no checkpoint."
+    again = "The same command goes on from there."
+    saved = f"Its last checkpoint: {folder.checkpoints / kept[-1].name}. {again}" if kept else "It wrote no checkpoint."
     names = set(references(assignment.spec.to_dict()))
     return RunError(
         f"run {assignment.run_id} failed: {type(error).__name__}: {hide(str(error), names)}\n"
@@ -210,30 +195,6 @@ def _write_error(begun: Begun, error: RunError) -> None:
         file.write(hide(story, set(references(begun.plan.spec.to_dict()))))
 
 
-def _record(plan: Plan, run_id: int, folder: RunFolder) -> RunRecord:
-    spec = plan.spec
-    facts = {"world_size": str(plan.world_size)}
-    facts |= {"global_batch": str(plan.global_batch)} if plan.global_batch else {}
-    cases = {f"cases.{part}": str(count) for part, count in (plan.cases or {}).items()}
-    return RunRecord(
-        run_id=run_id,
-        stage=spec.stage,
-        task=spec.task,
-        folder=str(folder.path),
-        name=spec.run.name or f"{spec.stage}-{run_id}",
-        params={**flatten(spec.to_dict()), **{f"plan.{key}": value for key, value in (facts | cases).items()}},
-        tags={
-            "asparagus.monitor": str(spec.checkpoint.monitor),
-            "asparagus.mode": str(spec.checkpoint.mode),
-            "asparagus.module": spec.own_module or STAGES[spec.stage].module,
-        },
-        parent=plan.parent,
-        data_root=spec.data_root,
-        data_split=spec.data.get("split"),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-    )
-
-
 def _best(folder: RunFolder) -> str | None:
     """Return the checkpoint to go on with: the best, or the last where nothing was measured."""
     found = manifests(folder.checkpoints)
@@ -245,7 +206,7 @@ def _best(folder: RunFolder) -> str | None:
 def _watching(begun: Begun, watcher: Watcher) -> Iterator[None]:
     """Show the journal's events to the watcher while the body runs, the last ones included."""
     watcher({"kind": "run", "run_id": begun.run_id, "folder": str(begun.folder.path)})
-    reader, done = JournalReader(begun.folder.journal), threading.Event()
+    reader, done = JournalReader(begun.folder.journal, begun.offset), threading.Event()
 
     def follow() -> None:
         while True:

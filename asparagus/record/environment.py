@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -49,6 +50,11 @@ class Code:
     branch: str = ""
     diff: str = ""
     """What differs from the commit, tracked files only."""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return plain values; the diff, which may be long, as its digest."""
+        digest = hashlib.sha256(self.diff.encode()).hexdigest() if self.diff else ""
+        return {"commit": self.commit, "branch": self.branch, "diff_digest": digest}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Run numbers: one small file per number under the models folder, taken by creating it. Standard library only.
+"""The register of a models folder: run numbers, and which runs have which identity or name.
 
-Creating a file that must not exist is atomic on every file system worth training on, so 64 launches at once draw 64
-numbers. The file stays when its run is deleted: no number is ever used twice. It also says where the run lies, so that
-a parent is found without asking MLflow.
+A number is a small file that is taken by creating it. Creating a file that must not exist is atomic on every file
+system worth training on, so 64 launches at once draw 64 numbers. The file stays when its run is deleted: no number is
+ever used twice. It also says where the run lies, so that a parent is found without asking MLflow.
 """
 
 from __future__ import annotations
@@ -10,13 +10,22 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from asparagus.errors import RecordError
 
-REGISTER = Path(".asparagus") / "runs"
+OURS = Path(".asparagus")
+REGISTER = OURS / "runs"
+IDENTITIES = OURS / "identities"
+"""`<identity>/<number>`: an empty file for each run of an identity."""
+NAMES = OURS / "names"
+"""`<task>/<stage>/<name>/<number>`: an empty file for each run that was given a name."""
 
 
 def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, floor: int = 0) -> int:
@@ -24,7 +33,7 @@ def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, 
 
     Args:
         models: The folder of all runs.
-        about: What to write into the number's file (`stage`, `task`).
+        about: What to write into the number's file: `stage`, `task`, and if there are any `identity` and `name`.
         wanted: Take exactly this number.
         floor: The largest number that the tracking store knows.
 
@@ -43,6 +52,44 @@ def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, 
     while not _take(register, number, about):
         number += 1
     return number
+
+
+def enter(models: Path, run_id: int, about: Mapping[str, Any]) -> None:
+    """Let a run be found by its identity and its name; before its folder is made, so that none is overlooked."""
+    for folder in _entries(models, about):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(run_id)).touch()
+
+
+def give_up(models: Path, run_id: int, about: Mapping[str, Any]) -> None:
+    """Forget a number that was taken a moment ago and turned out to be another machine's."""
+    for folder in _entries(models, about):
+        (folder / str(run_id)).unlink(missing_ok=True)
+    (models / REGISTER / f"{run_id}.json").unlink()
+
+
+def with_identity(models: Path, identity: str) -> list[int]:
+    """Return the numbers of the runs that have this identity, newest first."""
+    return _listed(models / IDENTITIES / identity)
+
+
+def with_name(models: Path, task: str, stage: str, name: str) -> list[int]:
+    """Return the numbers of the runs of a task and stage that were given this name, newest first."""
+    return _listed(_of_name(models, task, stage, name))
+
+
+@contextmanager
+def one_at_a_time(models: Path, identity: str) -> Iterator[None]:
+    """Let nobody else begin a run of this identity during the body: of two launches at once, one finds the other's."""
+    folder = models / IDENTITIES
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{identity}.lock"):
+        yield
+
+
+def all_numbers(models: Path) -> list[int]:
+    """Return every number that was taken under `models`, ascending."""
+    return sorted(_numbers(models / REGISTER))
 
 
 def is_taken(models: Path, run_id: int) -> bool:
@@ -71,6 +118,21 @@ def find_folder(models: Path, run_id: int) -> Path:
 def folder_name(task: str, stage: str, run_id: int) -> str:
     """Return where a run lies, relative to the models folder."""
     return f"{task}/{stage}/run_id={run_id}"
+
+
+def _entries(models: Path, about: Mapping[str, Any]) -> Iterator[Path]:
+    if about.get("identity"):
+        yield models / IDENTITIES / about["identity"]
+    if about.get("name"):
+        yield _of_name(models, about["task"], about["stage"], about["name"])
+
+
+def _of_name(models: Path, task: str, stage: str, name: str) -> Path:
+    return models / NAMES / task / stage / urllib.parse.quote(name, safe=" ")
+
+
+def _listed(folder: Path) -> list[int]:
+    return sorted((int(path.name) for path in folder.glob("[0-9]*")), reverse=True)
 
 
 def _numbers(register: Path) -> list[int]:

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ CLOSE_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is known of a run when it starts."""
+    """What is known of a run when it starts; as `record.json` in its folder, so that it can be recorded anew."""
 
     run_id: int
     stage: str
@@ -41,14 +42,33 @@ class RunRecord:
     parent: Parent | None = None
     data_root: str = ""
     data_split: str | None = None
-    """`None` for a data module that knows no splits of ours: its data have no fingerprint."""
+    fingerprint: str | None = None
+    """Of the data and their split; `None` for a data module that knows no splits of ours."""
     command: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.time)
+    """Seconds since the epoch."""
+    identity: str = ""
+    rerun_of: int | None = None
+    """The run that this one repeats."""
+    sweep_id: int | None = None
+    code: dict[str, str] = field(default_factory=dict)
+    """`commit`, `branch` and `diff_digest` of the repository that it was started in."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    """`host`, `user`, `system`, `python`, `cpus`, `gpus`, `packages`."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Rebuild a record from its `asdict`."""
         parent = Parent(**values["parent"]) if values["parent"] else None
         return cls(**{**values, "parent": parent})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values."""
+        return dataclasses.asdict(self)
+
+
+class NumberTakenError(RecordError):
+    """The store knows another run of this number: two machines with a models folder each drew it at once."""
 
 
 class Recorder:
@@ -57,13 +77,14 @@ class Recorder:
     Args:
         tracking_uri: Of the MLflow store.
         artifacts: Where artifacts go when the store is a local one.
+        models: The folder of all runs.
     """
 
-    def __init__(self, tracking_uri: str, artifacts: Path) -> None:
+    def __init__(self, tracking_uri: str, artifacts: Path, models: Path) -> None:
         self.tracking_uri = tracking_uri
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "asparagus.record.writer", str(artifacts)],
+            [sys.executable, "-m", "asparagus.record.writer", str(artifacts), str(models)],
             env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},  # an argument would be everybody's to read
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -80,13 +101,23 @@ class Recorder:
         """
         return int(self._ask({"do": "largest"})["largest"])
 
-    def open(self, record: RunRecord) -> str:
-        """Record that a run starts; returns its MLflow run id.
+    def open(self, record: RunRecord, *, mlflow_run_id: str | None = None, attempt: int = 1) -> str:
+        """Record that a run starts, or goes on; returns its MLflow run id.
+
+        Args:
+            record: What is known of it; for one that goes on, what was known when it first started.
+            mlflow_run_id: Of the run that goes on, if it is known.
+            attempt: From the second on, an MLflow run of its folder is looked for before one is made.
 
         Raises:
+            NumberTakenError: Its number is another run's, of another models folder.
             RecordError: The store cannot be reached or refuses.
         """
-        return str(self._ask({"do": "open", "record": dataclasses.asdict(record)})["mlflow_run_id"])
+        asked = {"do": "open", "record": record.to_dict(), "mlflow_run_id": mlflow_run_id, "attempt": attempt}
+        answer = self._ask(asked)
+        if "taken" in answer:
+            raise NumberTakenError(without_passwords(str(answer["taken"])))
+        return str(answer["mlflow_run_id"])
 
     def close(self, run_id: int, *, state: str) -> bool:
         """Record how a run ended, after everything in its journal. Returns whether all was written."""

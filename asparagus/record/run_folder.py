@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from asparagus import __version__
+from asparagus.errors import RecordError
 from asparagus.python_file import MODEL_OF
 from asparagus.record.numbers import folder_name
 from asparagus.spec import Spec
@@ -22,6 +26,10 @@ FINISHED = "finished"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 RUNNING = "running"
+STARTING = "starting"
+"""It has its number and folder, and is not recorded yet."""
+UNLOCK_S = 30.0
+"""How long a lock may outlive its process: workers that load data notice within seconds that nobody needs them."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,41 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def record(self) -> Path:
+        """What the tracking store is told when the run starts: it is recorded anew from this (`asp record rebuild`)."""
+        return self.path / "record.json"
+
+    @property
+    def written(self) -> Path:
+        """How far the journal is recorded."""
+        return self.path / "recorded.json"
+
+    @property
+    def diff(self) -> Path:
+        """Uncommitted changes of the code that the run was started with."""
+        return self.path / "uncommitted.diff"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the driver for as long as the run is being trained."""
+        return self.path / ".lock"
+
+    @property
+    def driver(self) -> Path:
+        """Who took the run last: `<process>@<host>`."""
+        return self.path / ".driver"
+
+    @property
+    def children(self) -> Path:
+        """One line for each run that started from a checkpoint of this one."""
+        return self.path / "derived_models.log"
+
+    @property
+    def plots(self) -> Path:
+        """Images and pages for people."""
+        return self.path / "plots"
+
+    @property
     def transfer(self) -> Path:
         """Which weights came over from the parent."""
         return self.path / "transfer.json"
@@ -71,16 +114,21 @@ def create(models: Path, spec: Spec, run_id: int, plan_json: str) -> RunFolder:
     """Make the run's folder with its config and plan. The number is fresh, so nothing can be there yet."""
     folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
     folder.path.mkdir(parents=True, exist_ok=False)
-    header = f"# The exact experiment of run {run_id}. Repeat it: asp-launch {folder.config}\n"
+    fill(folder, spec, run_id, plan_json)
+    return folder
+
+
+def fill(folder: RunFolder, spec: Spec, run_id: int, plan_json: str) -> None:
+    """Write config and plan into a run's folder."""
+    header = f"# The exact experiment of run {run_id}. Repeat it: asp rerun {run_id}\n"
     header += f"# Of asparagus {__version__}.\n"
     # Its own number is taken: whoever repeats it gets the next one.
     again = dataclasses.replace(
-        spec, run=dataclasses.replace(spec.run, id=None), model=_with_copies(spec.model, folder.path)
+        spec, run=dataclasses.replace(spec.run, id=None, rerun_of=None), model=_with_copies(spec.model, folder.path)
     )
     body = yaml.safe_dump(again.to_dict(), sort_keys=False)
     folder.config.write_text(header + body, encoding="utf-8")
     folder.plan.write_text(plan_json + "\n", encoding="utf-8")
-    return folder
 
 
 def _with_copies(section: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -92,25 +140,106 @@ def _with_copies(section: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**section, "file": str(folder / original.name), "home": section.get("home") or str(original.parent)}
 
 
+def read_state(folder: RunFolder) -> dict[str, Any]:
+    """Return what `run.json` says; nothing for a run that was lost before it was written."""
+    try:
+        facts: dict[str, Any] = json.loads(folder.state.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise RecordError(
+            f"{folder.state}: cannot be read ({error}). Move it away: the run then counts as unfinished."
+        ) from error
+    return facts
+
+
 def write_state(folder: RunFolder, **facts: Any) -> None:
-    """Replace `run.json`, whole or not at all."""
-    writing = folder.state.with_suffix(".writing")
-    writing.write_text(json.dumps({**facts, "updated": time.time()}, indent=2) + "\n", encoding="utf-8")
-    writing.replace(folder.state)
+    """Replace `run.json`."""
+    write_json(folder.state, {**facts, "updated": time.time()})
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Replace a file, whole or not at all."""
+    writing = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    writing.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    writing.replace(path)
 
 
 def mark(folder: RunFolder, state: str) -> None:
     """Change the state in `run.json`, whatever else it says."""
-    facts = json.loads(folder.state.read_text(encoding="utf-8")) if folder.state.is_file() else {}
-    write_state(folder, **{**facts, "state": state})
+    write_state(folder, **{**read_state(folder), "state": state})
+
+
+def hold(folder: RunFolder) -> FileLock:
+    """Take a run for this process; it is free again when the lock is released or the process dies.
+
+    Raises:
+        RecordError: Another process trains it.
+    """
+    lock = FileLock(folder.lock)
+    deadline = time.monotonic() + UNLOCK_S
+    while True:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            if _is_alive(holder := _holder(folder)) or time.monotonic() > deadline:
+                raise RecordError(
+                    f"{folder.path}: is being trained already, by {holder or 'another process'}. Wait for it "
+                    f"({folder.log} shows how it goes), or train a second one: run.resume=false."
+                ) from None
+        else:
+            folder.driver.write_text(f"{os.getpid()}@{socket.gethostname()}\n", encoding="utf-8")
+            return lock
+
+
+def is_running(folder: RunFolder) -> bool:
+    """Tell whether a process trains the run now."""
+    try:
+        handle = os.open(folder.lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _holder(folder: RunFolder) -> str:
+    """Return `<process>@<host>` of who took the run last."""
+    try:
+        return folder.driver.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _is_alive(holder: str) -> bool:
+    """Tell whether a process is alive, as far as can be known from this host."""
+    process, _, host = holder.partition("@")
+    if not process.isdigit() or host != socket.gethostname():
+        return bool(holder)
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, and alive
+        return True
+    return True
 
 
 def note_child(parent: Path, *, run_id: int, folder: Path) -> None:
     """Append one line to the parent's `derived_models.log`: `<run id>, <run folder>` (SEEDS A33).
 
-    One `write` of an append-mode file: two children at once leave two whole lines.
+    One `write` of an append-mode file: two children at once leave two whole lines. A child that is there already, and
+    goes on, is not written again.
     """
-    handle = os.open(parent / "derived_models.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+    told = RunFolder(parent, "").children
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    if any(line.startswith(f"{run_id}, ") for line in lines):
+        return
+    handle = os.open(RunFolder(parent, "").children, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
     try:
         os.write(handle, f"{run_id}, {folder}\n".encode())
     finally:

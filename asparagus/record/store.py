@@ -19,14 +19,16 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Run
+from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 SQLITE = "sqlite:///"
 TAG = "asparagus."
 RUN_ID = f"{TAG}run_id"
 PAGE = 1000
 CHECKPOINT = "checkpoint"
+NOT_THERE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 class Store:
@@ -92,6 +94,29 @@ class Store:
     def run_of(self, run_id: int) -> Run | None:
         """Return the MLflow run that records our run of this number."""
         return next(self.runs(f"tags.`{RUN_ID}` = '{run_id}'"), None)
+
+    def get(self, mlflow_run_id: str) -> Run | None:
+        """Return an MLflow run, also a deleted one; `None` if this store has none of that id."""
+        try:
+            return self.client.get_run(mlflow_run_id)
+        except MlflowException as error:
+            if error.error_code == NOT_THERE:
+                return None
+            raise
+
+    def with_number(self, run_id: int) -> list[Run]:
+        """Return all MLflow runs that have, or had, this number."""
+        ids = [experiment.experiment_id for experiment in self.experiments()]
+        if not ids:
+            return []
+        return list(self.client.search_runs(ids, f"tags.`{RUN_ID}` = '{run_id}'", run_view_type=ViewType.ALL))
+
+    def fetch(self, run_id: int, name: str, folder: Path) -> Path | None:
+        """Fetch a file that was recorded with a run of this number into a folder; `None` if there is none."""
+        for run in self.with_number(run_id):
+            if any(file.path == name for file in self.client.list_artifacts(run.info.run_id)):
+                return Path(self.client.download_artifacts(run.info.run_id, name, str(folder)))
+        return None
 
     def largest_number(self) -> int:
         """Return the largest run number recorded here, 0 for none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -18,9 +19,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from asparagus.callbacks.checkpoints import CheckpointWriter
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
 from asparagus.checkpoint.folder import STATE, newest_whole
+from asparagus.checkpoint.full_disk import full_disk, is_full
 from asparagus.checkpoint.transfer import take_over
 from asparagus.errors import ConfigError
-from asparagus.journal import Journal
+from asparagus.journal import Journal, JournalReader
 from asparagus.secrets import WithoutSecrets
 from asparagus.spec import Assignment, Spec
 from asparagus.targets import instantiate, locate, parameters_of, target_of
@@ -30,6 +32,8 @@ from asparagus.worker.resume import check_state
 
 GIVEN = ("trainer", "module", "datamodule", "ckpt_path")
 """What a script of the user's own is called with, in the order of `Trainer.fit`."""
+
+JOURNAL = "journal.jsonl"
 
 log = logging.getLogger("asparagus")
 
@@ -43,9 +47,7 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
     Raises:
         AsparagusError: The data or the weights do not fit what was asked.
     """
-    folder = Path(assignment.folder)
-    journal = Journal(folder / "journal.jsonl") if ranks.rank == 0 else None
-    with _logging_to(assignment, ranks.rank):
+    with _journal(Path(assignment.folder), ranks) as journal, _logging_to(assignment, ranks.rank):
         trainer, module, datamodule = build(assignment, ranks, journal)
         start = _start(assignment, module)
         if start is None and assignment.parent is not None:
@@ -54,9 +56,29 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
             _run(assignment.spec, trainer, module, datamodule, start)
         if journal is not None:
             journal.append("end", step=trainer.global_step, epoch=trainer.current_epoch)
-            journal.close()
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        if start is not None and not metrics:  # lost after its last epoch: there was nothing left to measure
+            metrics = _measured_before(Path(assignment.folder))
         return {"metrics": metrics, "step": trainer.global_step, "epoch": trainer.current_epoch}
+
+
+@contextmanager
+def _journal(folder: Path, ranks: Ranks) -> Iterator[Journal | None]:
+    """Have the journal open for as long as this process trains the run; rank 0 writes it."""
+    if ranks.rank != 0:
+        yield None
+        return
+    journal = Journal(folder / JOURNAL)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def _measured_before(folder: Path) -> dict[str, float]:
+    """Return what the last epoch that was finished measured."""
+    ends = [event["values"] for event in JournalReader(folder / JOURNAL).read() if event["kind"] == "epoch"]
+    return ends[-1] if ends else {}
 
 
 def build(
@@ -179,6 +201,17 @@ def _json(values: dict[str, Any]) -> str:
 
 
 @contextmanager
+def _saying_if_the_disk_is_full(assignment: Assignment) -> Iterator[None]:
+    """End with what a person can do about it, and with the last good checkpoint, whatever could not be written."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise full_disk(error, Path(assignment.folder), assignment.run_id) from error
+
+
+@contextmanager
 def _interruptible() -> Iterator[None]:
     """Let Ctrl-C be Ctrl-C: Lightning turns it into an exit with status 1, and ignores further ones."""
     try:
@@ -188,6 +221,22 @@ def _interruptible() -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise end.__context__ from None
+
+
+class _RunLog(logging.FileHandler):
+    """The run's log, on a disk that may be full: what cannot be written is left out, and the run says why it ends."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not is_full(sys.exception()):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close it, whatever is left to write."""
+        try:
+            super().close()
+        except OSError as error:
+            if not is_full(error):
+                raise
 
 
 class _Lines:
@@ -212,7 +261,7 @@ def _logging_to(assignment: Assignment, rank: int) -> Iterator[None]:
     """Send logs, warnings and prints of this rank to `<stage>.log`; those of other ranks to a log of their own."""
     stage = assignment.spec.stage
     name = f"{stage}.log" if rank == 0 else f"{stage}.rank{rank}.log"
-    handler = logging.FileHandler(Path(assignment.folder) / name, encoding="utf-8")
+    handler = _RunLog(Path(assignment.folder) / name, encoding="utf-8")
     handler.setFormatter(WithoutSecrets(assignment.spec.to_dict()))
     root = logging.getLogger()
     before, propagating = root.level, _stop_own_handlers()

@@ -1,0 +1,73 @@
+"""`asp rerun N [OVERRIDE ...]` and `asp-launch --experimental-rerun FILE`: a run once more, from its record alone."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+OF_RUN = re.compile(r"^# The exact experiment of run (\d+)", re.MULTILINE)
+PICKLED = b"\x80"
+
+
+def rerun(arguments: Sequence[str]) -> int:
+    """Run `asp rerun N`."""
+    parser = argparse.ArgumentParser(
+        "asp rerun",
+        usage="asp rerun N [OVERRIDE ...] [--strict] [--dry-run] [--json]",
+        description="Repeat a run from its record: config, seed, weights to start from. What is otherwise than it was "
+        "(code, packages, data) is said; --strict refuses then. The new run has a number of its own.",
+    )
+    parser.add_argument("run_id", type=int, metavar="N", help="the run's number")
+    options, rest = parser.parse_known_args(arguments)
+
+    from asparagus.cli.launch import launch
+
+    with tempfile.TemporaryDirectory() as fetched:
+        return launch([*words_of(_config_of(options.run_id, Path(fetched))), *rest])
+
+
+def words_of(file: Path) -> list[str]:
+    """Return what `asp-launch` is told to repeat the run whose saved config a file is.
+
+    Raises:
+        ConfigError: It is no such file; a pickle is refused, since loading one runs what is in it.
+    """
+    from asparagus.errors import ConfigError
+
+    advice = "Give the config.yaml of a run folder, or: asp rerun N"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--experimental-rerun: {file} cannot be read ({error.strerror}). {advice}") from error
+    if content.startswith(PICKLED) or file.suffix in {".pickle", ".pkl"}:
+        raise ConfigError(
+            f"--experimental-rerun: {file} is a pickle, and loading one runs whatever code is in it. {advice}"
+        )
+    text = content.decode("utf-8", errors="replace")
+    if file.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f"--experimental-rerun: {file} is no YAML file. {advice}")
+    found = OF_RUN.search(text)
+    return [str(file), "run.resume=false", *([f"run.rerun_of={found[1]}"] if found else [])]
+
+
+def _config_of(run_id: int, folder: Path) -> Path:
+    """Return the saved config of a run: in its folder, or fetched from MLflow if that is gone."""
+    from asparagus.errors import RecordError
+    from asparagus.paths import get_paths, load_environment
+    from asparagus.record.numbers import find_folder
+
+    load_environment()
+    try:
+        return find_folder(Path(get_paths().models), run_id) / "config.yaml"
+    except RecordError as error:
+        from asparagus.cli.runs import tracking_uri
+        from asparagus.record.store import Store
+
+        fetched = Store(tracking_uri()).fetch(run_id, "config.yaml", folder)
+        if fetched is None:
+            raise
+        print(f"{error}\nIt is repeated from what MLflow keeps of it.")
+        return fetched

@@ -1,0 +1,303 @@
+"""A run begins, or goes on: its number, its folder, its record, and what its parent is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import BaseFileLock
+
+from asparagus.checkpoint.folder import manifests
+from asparagus.checkpoint.holds import child, hold
+from asparagus.errors import RecordError
+from asparagus.journal import Journal
+from asparagus.plan import Plan
+from asparagus.record import run_folder
+from asparagus.record.differences import Difference, between, describe, of_specs
+from asparagus.record.environment import Code, Machine, read_code
+from asparagus.record.numbers import claim, enter, find_folder, folder_name, give_up, one_at_a_time
+from asparagus.record.recorder import NumberTakenError, Recorder, RunRecord, flatten
+from asparagus.record.run_folder import (
+    FAILED,
+    RUNNING,
+    STARTING,
+    RunFolder,
+    fill,
+    note_child,
+    read_state,
+    write_json,
+    write_state,
+)
+from asparagus.record.standing import Standing, standing
+from asparagus.spec import Assignment, Parent, Spec
+from asparagus.stages import STAGES
+
+NOT_TOLD = ("site", "paths", "run")
+"""Sections of a spec whose changes are no news when a run goes on."""
+
+log = logging.getLogger("asparagus")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The code and the machine of this attempt."""
+
+    code: Code
+    machine: Machine
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values as a record keeps them."""
+        return {"code": self.code.to_dict(), "machine": dataclasses.asdict(self.machine)}
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that has its number, its folder and its record."""
+
+    plan: Plan
+    run_id: int
+    mlflow_run_id: str
+    folder: RunFolder
+    attempt: int = 1
+    offset: int = 0
+    """Where this attempt's events begin in the journal."""
+
+    @property
+    def assignment(self) -> Assignment:
+        """What its workers are told."""
+        return Assignment(self.plan.spec, self.run_id, str(self.folder.path), self.attempt, self.plan.parent)
+
+    def write_state(self, state: str, metrics: dict[str, float]) -> None:
+        """Mark the folder with how the run stands."""
+        _write_state(self.folder, self.plan, self.run_id, state, self.attempt, self.mlflow_run_id, metrics)
+
+
+@contextmanager
+def looking() -> Iterator[Future[Surroundings]]:
+    """Read the code and the machine while something else happens: git and package lists take a while."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(lambda: Surroundings(read_code(Path.cwd()), Machine()))
+
+
+@contextmanager
+def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterator[Begun]:
+    """Begin a run, or go on with the identical one that is unfinished; it is this process's during the body.
+
+    Raises:
+        RequestError: It cannot be recorded, is being trained by another process, or has changed under `run.strict`.
+    """
+    floor, since = recorder.largest_number(), _since(plan, seen.result())
+    while True:
+        place = _place(plan, floor)
+        try:
+            started = _go_on(plan, place, recorder, seen.result(), since)
+            break
+        except NumberTakenError:
+            place.give_up()
+            if plan.spec.run.id is not None:
+                raise
+            floor = max(floor, place.run_id)
+        except BaseException:
+            place.lock.release()
+            raise
+    try:
+        yield started
+    finally:
+        place.lock.release()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A run's number and folder, held by this process."""
+
+    run_id: int
+    folder: RunFolder
+    lock: BaseFileLock
+    models: Path
+    about: dict[str, str]
+    found: Standing | None = None
+
+    @property
+    def attempt(self) -> int:
+        return self.found.attempt + 1 if self.found else 1
+
+    def give_up(self) -> None:
+        """Remove what was made a moment ago: the number is another machine's."""
+        shutil.rmtree(self.folder.path)
+        self.lock.release()
+        give_up(self.models, self.run_id, self.about)
+
+
+def _place(plan: Plan, floor: int) -> _Place:
+    """Take the identical run that is unfinished, or a new number with a folder."""
+    spec, models = plan.spec, Path(plan.spec.paths.models)
+    about = {"stage": spec.stage, "task": spec.task, "identity": plan.identity, "name": spec.run.name or ""}
+    with one_at_a_time(models, plan.identity):
+        found = standing(spec, plan.identity)
+        if found is not None and found.finished:
+            raise RecordError(f"run {found.run_id}: an identical run finished a moment ago. Launch again to see it.")
+        if found is not None:
+            return _Place(found.run_id, found.folder, run_folder.hold(found.folder), models, about, found)
+        run_id = claim(models, about=about, wanted=spec.run.id, floor=floor)
+        enter(models, run_id, about)
+        folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
+        folder.path.mkdir(parents=True, exist_ok=False)
+        return _Place(run_id, folder, run_folder.hold(folder), models, about)
+
+
+def _since(plan: Plan, surroundings: Surroundings) -> str:
+    """Return what is otherwise than it was when the run first ran that this one repeats, line by line.
+
+    Raises:
+        RecordError: Something is, and `run.strict` is set.
+    """
+    run_id = plan.spec.run.rerun_of
+    if run_id is None:
+        return ""
+    try:
+        kept = find_folder(Path(plan.spec.paths.models), run_id) / "record.json"
+        before = json.loads(kept.read_text(encoding="utf-8"))
+    except (RecordError, OSError) as error:
+        return f"run {run_id} is not here any more, so code, packages and data cannot be compared ({error})"
+    now = {**before, **surroundings.to_dict(), "fingerprint": plan.fingerprint}
+    return _strictly(plan, between(before, now), f"run {run_id} was made with")
+
+
+def _strictly(plan: Plan, otherwise: list[Difference], what: str) -> str:
+    if otherwise and plan.spec.run.strict:
+        raise RecordError(
+            f"run.strict: {what} other code, packages or data (then -> now):\n{describe(otherwise)}\n"
+            "Bring them back, or leave --strict out to go on all the same."
+        )
+    return describe(otherwise) if otherwise else ""
+
+
+def _go_on(plan: Plan, place: _Place, recorder: Recorder, surroundings: Surroundings, since: str) -> Begun:
+    """Write down what begins, or what is otherwise than it was; tell the parent and the tracking store."""
+    folder, attempt = place.folder, place.attempt
+    facts = read_state(folder)
+    news = _first_or_news(plan, place, surroundings) or since
+    _write_state(folder, plan, place.run_id, STARTING, attempt, facts.get("mlflow_run_id"), facts.get("metrics", {}))
+    if plan.parent is not None and plan.parent.folder is not None:
+        _tell_parent(plan.parent, place)
+    record = RunRecord.from_dict(json.loads(folder.record.read_text(encoding="utf-8")))
+    offset = folder.journal.stat().st_size if folder.journal.is_file() else 0
+    if attempt > 1 or news:
+        journal = Journal(folder.journal)  # waits for what is left of a training that was killed
+        journal.append("attempt", attempt=attempt, news=news)
+        journal.close()
+    try:
+        mlflow_run_id = recorder.open(record, mlflow_run_id=facts.get("mlflow_run_id"), attempt=attempt)
+    except RecordError as error:
+        if not isinstance(error, NumberTakenError):
+            run_folder.mark(folder, FAILED)
+        raise
+    made = Begun(plan, place.run_id, mlflow_run_id, folder, attempt, offset)
+    made.write_state(RUNNING, facts.get("metrics", {}))
+    return made
+
+
+def _first_or_news(plan: Plan, place: _Place, surroundings: Surroundings) -> str:
+    """Fill the folder of a new run; of one that goes on, return what is otherwise than it was.
+
+    Raises:
+        RecordError: Code or packages are others, and `run.strict` is set.
+    """
+    folder = place.folder
+    if not folder.record.is_file():  # new, or lost before it was whole: nothing was trained
+        fill(folder, _exactly(plan), place.run_id, plan.to_json())
+        if surroundings.code.diff:
+            folder.diff.write_text(surroundings.code.diff, encoding="utf-8")
+        folder.log.write_text(f"###RUN-ID={place.run_id}###\n{plan.describe()}\n", encoding="utf-8")
+        write_json(folder.record, _record(plan, place, surroundings).to_dict())
+        return ""
+    ran = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    asked = [row for row in of_specs(ran, plan.spec.to_dict()) if not row.key.startswith(NOT_TOLD)]
+    before = json.loads(folder.record.read_text(encoding="utf-8"))
+    otherwise = _strictly(
+        plan, between(before, {**before, **surroundings.to_dict()}), f"run {place.run_id} was started with"
+    )
+    (folder.path / f"plan.attempt{place.attempt}.json").write_text(plan.to_json() + "\n", encoding="utf-8")
+    return "\n".join(filter(None, [describe(asked) if asked else "", otherwise]))
+
+
+def _exactly(plan: Plan) -> Spec:
+    """Return the spec with the very checkpoint that `last`, `best` or an alias stood for when it began."""
+    parent = plan.parent
+    if parent is None:
+        return plan.spec
+    named = f"run:{parent.run_id}/{Path(parent.checkpoint).name}" if parent.run_id else f"file:{parent.checkpoint}"
+    return dataclasses.replace(plan.spec, init_from=named)
+
+
+def _tell_parent(parent: Parent, place: _Place) -> None:
+    """Keep the parent's checkpoint from being tidied away, and write the child into its `derived_models.log`."""
+    try:
+        hold(Path(parent.checkpoint), child(place.run_id))
+        note_child(Path(str(parent.folder)), run_id=place.run_id, folder=place.folder.path)
+    except OSError as error:  # somebody else's run: the edge is in MLflow and in our own folder all the same
+        log.warning("%s cannot be told that run %d starts from it (%s)", parent.folder, place.run_id, error.strerror)
+    except RecordError:
+        if not manifests(place.folder.checkpoints):
+            raise  # a run with checkpoints of its own goes on from those
+
+
+def _record(plan: Plan, place: _Place, surroundings: Surroundings) -> RunRecord:
+    spec = plan.spec
+    facts = {"world_size": str(plan.world_size)}
+    facts |= {"global_batch": str(plan.global_batch)} if plan.global_batch else {}
+    cases = {f"cases.{part}": str(count) for part, count in (plan.cases or {}).items()}
+    return RunRecord(
+        run_id=place.run_id,
+        stage=spec.stage,
+        task=spec.task,
+        folder=str(place.folder.path),
+        name=spec.run.name or f"{spec.stage}-{place.run_id}",
+        params={**flatten(spec.to_dict()), **{f"plan.{key}": value for key, value in (facts | cases).items()}},
+        tags={
+            "asparagus.monitor": str(spec.checkpoint.monitor),
+            "asparagus.mode": str(spec.checkpoint.mode),
+            "asparagus.module": spec.own_module or STAGES[spec.stage].module,
+        },
+        parent=plan.parent,
+        data_root=spec.data_root,
+        data_split=spec.data.get("split"),
+        fingerprint=plan.fingerprint,
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        identity=plan.identity,
+        rerun_of=spec.run.rerun_of,
+        **surroundings.to_dict(),
+    )
+
+
+def _write_state(  # noqa: PLR0913, PLR0917 - one row of run.json
+    folder: RunFolder,
+    plan: Plan,
+    run_id: int,
+    state: str,
+    attempt: int,
+    mlflow_run_id: str | None,
+    metrics: dict[str, float],
+) -> None:
+    spec, parent = plan.spec, plan.parent
+    write_state(
+        folder,
+        run_id=run_id,
+        stage=spec.stage,
+        task=spec.task,
+        state=state,
+        metrics=metrics,
+        mlflow_run_id=mlflow_run_id,
+        init_from=dataclasses.asdict(parent) if parent else None,
+        attempt=attempt,
+    )

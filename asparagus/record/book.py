@@ -1,0 +1,276 @@
+"""One run in the tracking store: opened or found again, kept up with its journal, closed. Safe to do twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+
+from asparagus import __version__
+from asparagus.checkpoint.folder import best_of, manifests
+from asparagus.data.layout import read_task
+from asparagus.errors import DataError
+from asparagus.journal import Event, JournalReader
+from asparagus.record.recorder import NumberTakenError, RunRecord
+from asparagus.record.run_folder import FINISHED, INTERRUPTED, RunFolder, read_state, write_json
+from asparagus.record.store import RUN_ID, TAG, Store
+
+RETRY_S = 2.0
+BATCH = {"metrics": 1000, "params": 100}
+"""MLflow's own limits for one call."""
+STATUS = {FINISHED: "FINISHED", INTERRUPTED: "KILLED"}
+DIGEST_LENGTH = 36
+"""What MLflow keeps of a data set's digest; the whole one is a tag."""
+LOCK = ".record.lock"
+LEAVE_S = 60.0
+ODD_CHARACTERS = re.compile(r"[^\w\-. :/]")
+
+AWAY = (MlflowException, RequestException, OSError)
+"""What a store that is away, or a disk that is full, raises."""
+
+log = logging.getLogger(__name__)
+
+
+class Book:
+    """One run as it is being recorded.
+
+    Args:
+        store: Where.
+        record: What is known of it.
+        mlflow_run_id: Of a run that was opened before.
+        attempt: From the second on, an MLflow run that an earlier one may have made is looked for, as it is where
+            `mlflow_run_id` is given and this store has none of that id.
+
+    Raises:
+        NumberTakenError: Another run has the number.
+    """
+
+    def __init__(self, store: Store, record: RunRecord, *, mlflow_run_id: str | None = None, attempt: int = 1) -> None:
+        self.store = store
+        self.record = record
+        self.folder = RunFolder(Path(record.folder), record.stage)
+        self._journal = JournalReader(self.folder.journal)
+        self._pending: list[tuple[int, Metric]] = []
+        self._reached: dict[str, int] = {}
+        self._written = 0
+        self._not_before = 0.0
+        # The recorder of a driver that was killed may still be writing its end; what it wrote is then to be seen here.
+        self._lock = FileLock(self.folder.path / LOCK)
+        self._lock.acquire(timeout=LEAVE_S)
+        again = attempt > 1 or mlflow_run_id is not None
+        known = self._known(mlflow_run_id) if again else None
+        self.mlflow_run_id = self._go_on(known, attempt) if known else self._open()
+
+    def _known(self, mlflow_run_id: str | None) -> Run | None:
+        """Return the MLflow run that an earlier attempt made, if this store has it."""
+        record = self.record
+        if mlflow_run_id is not None and (run := self.store.get(mlflow_run_id)) is not None:
+            return run
+        numbered = self.store.with_number(record.run_id)
+        return next((run for run in numbered if run.data.tags.get(f"{TAG}folder") == record.folder), None)
+
+    def _go_on(self, run: Run, attempt: int) -> str:
+        """Let a run that ended run again."""
+        run_id = str(run.info.run_id)
+        if run.info.lifecycle_stage == "deleted":
+            self.store.client.restore_run(run_id)
+        if f"{TAG}described" not in run.data.tags:
+            self._describe(run_id)
+        self.store.client.update_run(run_id, status="RUNNING")
+        self.store.client.set_tag(run_id, f"{TAG}state", "running")
+        if attempt > 1:
+            self.store.client.set_tag(run_id, f"{TAG}attempts", str(attempt))
+        self._written = _offset(self.folder, run_id)
+        return run_id
+
+    def _open(self) -> str:
+        record, client = self.record, self.store.client
+        run = client.create_run(
+            self.store.experiment_id(record.task),
+            tags=_tags(record),
+            run_name=record.name,
+            start_time=int(record.started * 1000),
+        )
+        run_id = str(run.info.run_id)
+        others = [other for other in self.store.with_number(record.run_id) if other.info.run_id != run_id]
+        if others:  # another machine may look at the same moment: whoever sees another gives way, so nobody stays twice
+            client.set_tag(run_id, RUN_ID, "")
+            client.delete_run(run_id)
+            taken = others[0].data.tags.get(f"{TAG}folder", "a run without a folder")
+            raise NumberTakenError(f"run.id: {record.run_id} is taken in {self.store.uri} by {taken}.")
+        self._describe(run_id)
+        return run_id
+
+    def _describe(self, run_id: str) -> None:
+        """Write all that is known of the run before it starts; may be done again."""
+        record, client = self.record, self.store.client
+        params = [Param(_name(key), value) for key, value in record.params.items()]
+        for start in range(0, len(params), BATCH["params"]):
+            client.log_batch(run_id, params=params[start : start + BATCH["params"]])
+        self._log_inputs(run_id)
+        for file in (self.folder.config, self.folder.plan, self.folder.record, self.folder.diff):
+            if file.is_file():
+                client.log_artifact(run_id, str(file))
+        client.log_dict(run_id, {"command": record.command, **record.machine}, "environment.json")
+        client.set_tag(run_id, f"{TAG}described", "true")
+
+    def _log_inputs(self, run_id: str) -> None:
+        """Record the data and, for a run that starts from another's weights, the lineage edge."""
+        record = self.record
+        datasets, models = [], []
+        if record.fingerprint is not None:
+            source = json.dumps({"uri": _data_folder(record), "split": record.data_split})
+            data = Dataset(record.task, record.fingerprint[:DIGEST_LENGTH], source_type="local", source=source)
+            datasets.append(DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")]))
+        parent = self.store.parent_model(record.parent) if record.parent else None
+        if parent is not None:
+            models.append(LoggedModelInput(parent.model_id))
+            self.store.client.set_tag(run_id, f"{TAG}init_from.model_id", parent.model_id)
+        if datasets or models:
+            self.store.client.log_inputs(run_id, datasets=datasets, models=models)
+
+    def catch_up(self) -> bool:
+        """Write what is new in the journal; returns whether nothing is left. A store that is away is tried again."""
+        for end, event in self._journal.numbered():
+            self._take(end, event)
+        if not self._pending or time.monotonic() < self._not_before:
+            return not self._pending
+        try:
+            while self._pending:
+                block = self._pending[: BATCH["metrics"]]
+                self.store.client.log_batch(self.mlflow_run_id, metrics=[metric for _, metric in block])
+                del self._pending[: len(block)]
+                self._note_written(block[-1][0])
+        except AWAY as error:
+            log.warning("run %d: the tracking store did not take metrics (%s); trying again", self.record.run_id, error)
+            self._not_before = time.monotonic() + RETRY_S
+        return not self._pending
+
+    def _take(self, end: int, event: Event) -> None:
+        """Queue the metrics of an event, each step of each metric once: a restarted attempt repeats some.
+
+        What the store is known to have is passed over, but counted. Whether the last batch arrived may be unknown; it
+        is sent again, and the store recognises points that it has by name, step, time and value.
+        """
+        if event["kind"] != "metrics":
+            return
+        step, stamp = event["step"], int(event["time"] * 1000)
+        for key, value in {"epoch": float(event["epoch"]), **event["values"]}.items():
+            if step > self._reached.get(key, -1):
+                self._reached[key] = step
+                if end > self._written:
+                    self._pending.append((end, Metric(_name(key), value, stamp, step)))
+
+    def _note_written(self, end: int) -> None:
+        """Remember how far the store has the journal; a line is done when the batch after its last metric begins."""
+        done = end if not self._pending or self._pending[0][0] > end else self._written
+        if done > self._written:
+            self._written = done
+            write_json(self.folder.written, {"mlflow_run_id": self.mlflow_run_id, "offset": done})
+
+    def close(self, state: str, timeout_s: float, *, ended: float | None = None) -> bool:
+        """Write the rest, the files, the checkpoints that are left, and the end. Returns whether all was written."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                if self.catch_up():
+                    self._end(state, ended)
+                    self._lock.release()
+                    return True
+            except AWAY as error:
+                log.warning("run %d: its end is not recorded yet (%s); trying again", self.record.run_id, error)
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(RETRY_S)
+
+    def _end(self, state: str, ended: float | None) -> None:
+        """Write what comes last; all of it may be written again."""
+        client = self.store.client
+        for file in (self.folder.log, self.folder.transfer):
+            if file.is_file():
+                client.log_artifact(self.mlflow_run_id, str(file))
+        self._log_checkpoints()
+        client.set_tag(self.mlflow_run_id, f"{TAG}state", state)
+        facts = read_state(self.folder)
+        stamp = ended or facts.get("updated") or time.time()
+        client.set_terminated(self.mlflow_run_id, STATUS.get(state, "FAILED"), end_time=int(stamp * 1000))
+
+    def _log_checkpoints(self) -> None:
+        found = manifests(self.folder.checkpoints)
+        if not found:
+            return
+        run, best = self.store.client.get_run(self.mlflow_run_id), best_of(found)
+        tags = {"checkpoint.last": found[-1].name}
+        if best is not None:
+            tags |= {"checkpoint.best": best.name, "best": str(best.metrics[best.monitor or ""])}
+        for name, value in tags.items():
+            self.store.client.set_tag(self.mlflow_run_id, f"{TAG}{name}", value)
+        for manifest in found:
+            self.store.checkpoint_model(run, self.folder.checkpoints / manifest.name, manifest)
+
+
+def _offset(folder: RunFolder, mlflow_run_id: str) -> int:
+    """Return how far the journal is in this MLflow run, as far as is known: nothing of it in one that is new."""
+    try:
+        noted = json.loads(folder.written.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it is only a shortcut: what was sent is recognised when it is sent again
+        return 0
+    return int(noted["offset"]) if noted.get("mlflow_run_id") == mlflow_run_id else 0
+
+
+def _data_folder(record: RunRecord) -> str:
+    """Return where the task lies; data that moved since are named by where they were."""
+    try:
+        return str(read_task(record.data_root, record.task).folder)
+    except DataError:
+        return f"{record.data_root}/{record.task}"
+
+
+def _tags(record: RunRecord) -> dict[str, str]:
+    machine, code = record.machine, record.code
+    tags = {
+        RUN_ID: str(record.run_id),
+        f"{TAG}stage": record.stage,
+        f"{TAG}task": record.task,
+        f"{TAG}folder": record.folder,
+        f"{TAG}state": "running",
+        f"{TAG}version": __version__,
+        "mlflow.user": str(machine.get("user", "")),
+        "mlflow.source.name": " ".join(record.command) or "asparagus",
+        "mlflow.source.type": "LOCAL",
+        **record.tags,
+        **dict(_edges(record)),
+    }
+    if code.get("commit"):
+        tags |= {"mlflow.source.git.commit": code["commit"], "mlflow.source.git.branch": code.get("branch", "")}
+        tags[f"{TAG}git.dirty"] = str(bool(code.get("diff_digest"))).lower()
+    return tags
+
+
+def _edges(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Yield the tags that say what the run is, and what it came from."""
+    known: dict[str, Any] = {
+        "identity": record.identity or None,
+        "data.fingerprint": record.fingerprint,
+        "rerun_of": record.rerun_of,
+        "sweep_id": record.sweep_id,
+    }
+    if record.parent is not None:
+        parent = record.parent
+        known |= {"init_from.run_id": parent.run_id, "init_from.checkpoint": parent.checkpoint}
+        known |= {"init_from.digest": parent.digest, "init_from.step": parent.step}
+    yield from ((f"{TAG}{key}", str(value)) for key, value in known.items() if value is not None)
+
+
+def _name(key: str) -> str:
+    """Return a metric's or param's name with what MLflow refuses replaced by `_`, and cut to its 250 characters."""
+    return ODD_CHARACTERS.sub("_", key)[:250]

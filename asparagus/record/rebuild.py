@@ -1,0 +1,123 @@
+"""The record, restored from run folders: each holds all that the tracking store was told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asparagus.errors import RecordError
+from asparagus.record.book import AWAY, Book
+from asparagus.record.numbers import OURS, all_numbers, find_folder
+from asparagus.record.recorder import RunRecord
+from asparagus.record.run_folder import INTERRUPTED, RunFolder, is_running, read_state
+from asparagus.record.store import Store
+from asparagus.spec import Parent
+
+BACKLOG = OURS / "backlog"
+"""`<number>`: an empty file for each run whose end the store could not be told."""
+PATIENCE_S = 30.0
+ENDED = ("finished", "failed")
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What became of one run."""
+
+    run_id: int
+    found: str
+    ok: bool = True
+
+
+def rebuild(store: Store, models: Path) -> Iterator[Rebuilt]:
+    """Record every run of a models folder that the store lacks, or has only in part; parents before their children.
+
+    It may be done at any time, and again: what is recorded already stays as it is.
+    """
+    done: set[int] = set()
+    for run_id in all_numbers(models):
+        yield from _with_ancestors(store, models, run_id, done)
+
+
+def _with_ancestors(store: Store, models: Path, run_id: int, done: set[int]) -> Iterator[Rebuilt]:
+    if run_id in done:
+        return
+    done.add(run_id)
+    try:
+        folder = _folder_of(models, run_id)
+        record = _record_of(folder, models)
+    except RecordError as error:
+        yield Rebuilt(run_id, str(error), ok=False)
+        return
+    if record.parent is not None and record.parent.run_id is not None:
+        yield from _with_ancestors(store, models, record.parent.run_id, done)
+    yield Rebuilt(run_id, *complete(store, folder, record))
+
+
+def complete(store: Store, folder: RunFolder, record: RunRecord) -> tuple[str, bool]:
+    """Bring what the store has of a run up to what its folder says; returns what was done, and whether it is whole."""
+    if is_running(folder):
+        return "is being trained; its own recorder keeps it", True
+    facts = read_state(folder)
+    state = facts.get("state", INTERRUPTED)
+    before = facts.get("mlflow_run_id") or "unknown"
+    try:
+        book = Book(store, record, mlflow_run_id=before, attempt=facts.get("attempt", 1))
+        whole = book.close(state if state in ENDED else INTERRUPTED, PATIENCE_S, ended=facts.get("updated"))
+    except AWAY as error:
+        return f"the store refused it: {error}", False
+    return ("kept" if book.mlflow_run_id == before else f"restored as {book.mlflow_run_id}"), whole
+
+
+def work_off(store: Store, models: Path) -> None:
+    """Complete one run of those whose end the store could not be told."""
+    waiting = next((models / BACKLOG).glob("[0-9]*"), None)
+    if waiting is None:
+        return
+    try:
+        folder = _folder_of(models, int(waiting.name))
+        _, whole = complete(store, folder, _record_of(folder, models))
+    except RecordError:  # it was removed since
+        whole = True
+    if whole:
+        waiting.unlink(missing_ok=True)
+
+
+def put_off(models: Path, run_id: int) -> None:
+    """Note that the store is to be told of a run later."""
+    (models / BACKLOG).mkdir(parents=True, exist_ok=True)
+    (models / BACKLOG / str(run_id)).touch()
+
+
+def _folder_of(models: Path, run_id: int) -> RunFolder:
+    path = find_folder(models, run_id)
+    return RunFolder(path, path.parent.name)
+
+
+def _record_of(folder: RunFolder, models: Path) -> RunRecord:
+    """Read what a folder keeps for this, with the paths of today.
+
+    Raises:
+        RecordError: It keeps nothing: the run was lost before it began, or is of a version that kept none.
+    """
+    try:
+        record = RunRecord.from_dict(json.loads(folder.record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RecordError(f"{folder.record}: cannot be read ({error}), so the run cannot be recorded anew.") from error
+    return dataclasses.replace(record, folder=str(folder.path), parent=_of_today(record.parent, models))
+
+
+def _of_today(parent: Parent | None, models: Path) -> Parent | None:
+    """Return a parent where it lies now, if the models folder was moved."""
+    if parent is None or parent.run_id is None or Path(parent.checkpoint).exists():
+        return parent
+    try:
+        folder = find_folder(models, parent.run_id)
+    except RecordError:
+        return parent
+    checkpoint = folder / "checkpoints" / Path(parent.checkpoint).name
+    return (
+        dataclasses.replace(parent, folder=str(folder), checkpoint=str(checkpoint)) if checkpoint.exists() else parent
+    )
