@@ -52,3 +52,20 @@ class Slow(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         time.sleep(self.seconds)
+
+
+class Fuse(pl.Callback):
+    """Raise once in the life of the file `mark`: in the first attempt, at the start of an epoch.
+
+    Args:
+        mark: Made when it breaks.
+        epoch: At the start of this epoch.
+    """
+
+    def __init__(self, mark: str, epoch: int) -> None:
+        self.mark, self.epoch = Path(mark), epoch
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch and not self.mark.exists():
+            self.mark.touch()
+            raise ValueError("the fuse has blown")

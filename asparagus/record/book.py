@@ -67,8 +67,12 @@ class Book:
         self._lock = FileLock(self.folder.path / LOCK)
         self._lock.acquire(timeout=LEAVE_S)
         again = attempt > 1 or mlflow_run_id is not None
-        known = self._known(mlflow_run_id) if again else None
-        self.mlflow_run_id = self._go_on(known, attempt) if known else self._open()
+        try:
+            known = self._known(mlflow_run_id) if again else None
+            self.mlflow_run_id = self._go_on(known, attempt) if known else self._open()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _known(self, mlflow_run_id: str | None) -> Run | None:
         """Return the MLflow run that an earlier attempt made, if this store has it."""
@@ -180,17 +184,21 @@ class Book:
     def close(self, state: str, timeout_s: float, *, ended: float | None = None) -> bool:
         """Write the rest, the files, the checkpoints that are left, and the end. Returns whether all was written."""
         deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                if self.catch_up():
-                    self._end(state, ended)
-                    self._lock.release()
-                    return True
-            except AWAY as error:
-                log.warning("run %d: its end is not recorded yet (%s); trying again", self.record.run_id, error)
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(RETRY_S)
+        try:
+            while not (whole := self._try_to_end(state, ended)) and time.monotonic() < deadline:
+                time.sleep(RETRY_S)
+        finally:
+            self._lock.release()
+        return whole
+
+    def _try_to_end(self, state: str, ended: float | None) -> bool:
+        try:
+            if self.catch_up():
+                self._end(state, ended)
+                return True
+        except AWAY as error:
+            log.warning("run %d: its end is not recorded yet (%s); trying again", self.record.run_id, error)
+        return False
 
     def _end(self, state: str, ended: float | None) -> None:
         """Write what comes last; all of it may be written again."""

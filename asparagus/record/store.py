@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from asparagus.checkpoint.folder import Manifest, manifests
 from asparagus.errors import RecordError
-from asparagus.secrets import without_passwords
+from asparagus.record.tracking import unreachable
 from asparagus.spec import Parent
 
 # A store that is away is said so within seconds; whoever records retries by itself, from the journal.
@@ -52,7 +52,7 @@ class Store:
                 self.client = MlflowClient(uri)
                 self.client.search_experiments(max_results=1)
         except Exception as error:
-            raise RecordError(_unreachable(uri, error)) from error
+            raise RecordError(unreachable(uri, error)) from error
 
     def experiment_id(self, name: str) -> str:
         """Return the id of the experiment of this name, which is made if it is not there."""
@@ -161,23 +161,18 @@ class Store:
 def _open_sqlite(uri: str) -> MlflowClient:
     """Open a sqlite store with its schema in place.
 
-    The first client to open a fresh file migrates it, and stock MLflow lets several try at once: 7 of 8 crash. Under
-    the lock one migrates and the others find it done.
+    The first client to open a fresh file makes its tables, and stock MLflow lets several try at once: 7 of 8 crash.
+    Under the lock one makes them and the others find them there. They are made in a file beside it that takes its place
+    when it is whole: a process that is killed meanwhile leaves no half of a store, which MLflow could never open.
     """
     path = Path(uri.removeprefix(SQLITE))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            making = path.with_name(f".{path.name}.making")
+            making.unlink(missing_ok=True)
+            MlflowClient(f"{SQLITE}{making}").search_experiments(max_results=1)
+            making.rename(path)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return client
-
-
-def _unreachable(uri: str, error: Exception) -> str:
-    hint = (
-        "Is the folder writable and the disk not full?"
-        if uri.startswith(SQLITE)
-        else "Is the server up (curl <uri>/health)? A 403 for a server reached by name means that it has to be started "
-        "with --allowed-hosts. With credentials: MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN."
-    )
-    told = f"tracking: {uri} cannot be used: {error}. {hint} Another store: MLFLOW_TRACKING_URI or site.tracking_uri."
-    return without_passwords(told)
