@@ -31,17 +31,17 @@ def doctor(arguments: Sequence[str]) -> int:
     around, findings = look_around(), []
     for finding in chain(examine(around), _config(options.words, around)):
         _show(console, finding)
-        findings.append(finding)
+        findings.append(_mended(console, finding) if options.fix and finding.mend else finding)
     console.print(_summary(findings))
     if options.json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
+        print(json.dumps([finding.to_dict() for finding in findings]))
     return 2 if any(finding.state == "bad" for finding in findings) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "asp doctor",
-        usage="asp doctor [CONFIG] [OVERRIDE ...] [--json]",
+        usage="asp doctor [CONFIG] [OVERRIDE ...] [--fix] [--json]",
         description="Look at the environment, folders, packages, GPUs, MLflow and Ray, and say ok or what to do.",
         epilog="exit status: 0 nothing is bad, 2 something is; warnings do not count",
         allow_abbrev=False,
@@ -49,8 +49,23 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "words", nargs="*", metavar="CONFIG OVERRIDE", help="check this experiment too, as asp-launch would"
     )
+    made.add_argument("--fix", action="store_true", help="mend what can be mended; what users made is not touched")
     made.add_argument("--json", action="store_true", help="the last line of standard output is one JSON list")
     return made
+
+
+def _mended(console: Console, finding: Finding) -> Finding:
+    """Mend what was found; what cannot be mended stays as bad as it is."""
+    from asparagus.errors import AsparagusError
+
+    assert finding.mend is not None
+    try:
+        done = finding.mend()
+    except (AsparagusError, OSError) as error:
+        console.print(f"{'':<{WIDTH + 8}}could not be mended: {error}", markup=False)
+        return finding
+    console.print(f"{'':<{WIDTH + 8}}mended: {done}", markup=False)
+    return dataclasses.replace(finding, state="ok", found=f"{finding.found}; mended: {done}", do="", mend=None)
 
 
 def _config(words: Sequence[str], around: Surroundings) -> Iterator[Finding]:

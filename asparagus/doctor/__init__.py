@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from asparagus.doctor.books import runs, schema
 from asparagus.doctor.findings import Finding, Surroundings, bad, look_around, ok
 from asparagus.doctor.machine import (
     dashboard,
@@ -51,6 +52,8 @@ CHECKS: tuple[Check, ...] = (
     tasks,
     gpus,
     tracking,
+    schema,
+    runs,
     ray,
 )
 """All that is looked at, in this order: what may have to wait for an answer comes last."""

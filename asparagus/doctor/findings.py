@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,12 @@ class Finding:
     found: str
     do: str = ""
     """The next step; empty when all is well."""
+    mend: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+    """Does it, and returns what was done; where `asp doctor --fix` can."""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return what `asp doctor --json` prints of it."""
+        return {"what": self.what, "state": self.state, "found": self.found, "do": self.do}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ ever used twice. It also says where the run lies, so that a parent is found with
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -19,9 +20,12 @@ from typing import Any
 from filelock import FileLock
 
 from asparagus.errors import RecordError
+from asparagus.spec import Parent
 
 OURS = Path(".asparagus")
 REGISTER = OURS / "runs"
+TRASH = OURS / "trash"
+"""`run_id=<N>/`: the folders of runs that were thrown away (`asp rm`)."""
 IDENTITIES = OURS / "identities"
 """`<identity>/<number>`: an empty file for each run of an identity."""
 NAMES = OURS / "names"
@@ -103,16 +107,39 @@ def find_folder(models: Path, run_id: int) -> Path:
     Raises:
         RecordError: No such number was taken here, or its folder is gone.
     """
+    folder = place_of(models, run_id)
+    if folder.is_dir():
+        return folder
+    if (models / TRASH / folder.name).is_dir():
+        raise RecordError(f"run {run_id}: is in the trash. Bring it back: asp rm --restore {run_id}")
+    raise RecordError(f"run {run_id}: its folder {folder} is gone. Was it moved or deleted?")
+
+
+def place_of(models: Path, run_id: int) -> Path:
+    """Return where the folder of a run belongs.
+
+    Raises:
+        RecordError: No such number was taken here.
+    """
     entry = models / REGISTER / f"{run_id}.json"
     if not entry.is_file():
         newest = sorted(_numbers(models / REGISTER))[-5:]
         known = f"The newest here: {', '.join(map(str, newest))}." if newest else "None was trained here yet."
         raise RecordError(f"run {run_id}: there is no such run under {models}. {known} All of them: asp runs.")
     about = json.loads(entry.read_text(encoding="utf-8"))
-    folder = models / folder_name(about["task"], about["stage"], run_id)
-    if not folder.is_dir():
-        raise RecordError(f"run {run_id}: its folder {folder} is gone. Was it moved or deleted?")
-    return folder
+    return models / folder_name(about["task"], about["stage"], run_id)
+
+
+def relocated(parent: Parent, models: Path) -> Parent | None:
+    """Return a parent whose folder was moved where it lies now; `None` if its run or the checkpoint is not found."""
+    if parent.run_id is None:
+        return None
+    try:
+        folder = find_folder(models, parent.run_id)
+    except RecordError:
+        return None
+    checkpoint = folder / "checkpoints" / Path(parent.checkpoint).name
+    return dataclasses.replace(parent, folder=str(folder), checkpoint=str(checkpoint)) if checkpoint.exists() else None
 
 
 def folder_name(task: str, stage: str, run_id: int) -> str:

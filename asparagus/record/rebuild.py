@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asparagus.errors import RecordError
+from asparagus.record.backlog import told, waiting
 from asparagus.record.book import AWAY, Book
-from asparagus.record.numbers import OURS, all_numbers, find_folder
+from asparagus.record.numbers import all_numbers, find_folder, relocated
 from asparagus.record.recorder import RunRecord
 from asparagus.record.run_folder import INTERRUPTED, RunFolder, is_running, read_state
 from asparagus.record.store import Store
 from asparagus.spec import Parent
 
-BACKLOG = OURS / "backlog"
-"""`<number>`: an empty file for each run whose end the store could not be told."""
 PATIENCE_S = 30.0
 ENDED = ("finished", "failed")
 
@@ -71,24 +70,22 @@ def complete(store: Store, folder: RunFolder, record: RunRecord) -> tuple[str, b
     return ("kept" if book.mlflow_run_id == before else f"restored as {book.mlflow_run_id}"), whole
 
 
-def work_off(store: Store, models: Path) -> None:
-    """Complete one run of those whose end the store could not be told."""
-    waiting = next((models / BACKLOG).glob("[0-9]*"), None)
-    if waiting is None:
-        return
+def work_off(store: Store, models: Path) -> str:
+    """Complete one run of those whose end the store could not be told; returns what was done, nothing if none waits."""
+    numbers = waiting(models)
+    return bring_up_to_date(store, models, numbers[0]) if numbers else ""
+
+
+def bring_up_to_date(store: Store, models: Path, run_id: int) -> str:
+    """Complete one run in the store; returns what was done."""
     try:
-        folder = _folder_of(models, int(waiting.name))
-        _, whole = complete(store, folder, _record_of(folder, models))
-    except RecordError:  # it was removed since
-        whole = True
+        folder = _folder_of(models, run_id)
+        found, whole = complete(store, folder, _record_of(folder, models))
+    except RecordError as error:  # it was removed since, or nothing of it was written down
+        found, whole = str(error), True
     if whole:
-        waiting.unlink(missing_ok=True)
-
-
-def put_off(models: Path, run_id: int) -> None:
-    """Note that the store is to be told of a run later."""
-    (models / BACKLOG).mkdir(parents=True, exist_ok=True)
-    (models / BACKLOG / str(run_id)).touch()
+        told(models, run_id)
+    return f"run {run_id}: {found}"
 
 
 def _folder_of(models: Path, run_id: int) -> RunFolder:
@@ -110,14 +107,6 @@ def _record_of(folder: RunFolder, models: Path) -> RunRecord:
 
 
 def _of_today(parent: Parent | None, models: Path) -> Parent | None:
-    """Return a parent where it lies now, if the models folder was moved."""
-    if parent is None or parent.run_id is None or Path(parent.checkpoint).exists():
+    if parent is None or Path(parent.checkpoint).exists():
         return parent
-    try:
-        folder = find_folder(models, parent.run_id)
-    except RecordError:
-        return parent
-    checkpoint = folder / "checkpoints" / Path(parent.checkpoint).name
-    return (
-        dataclasses.replace(parent, folder=str(folder), checkpoint=str(checkpoint)) if checkpoint.exists() else parent
-    )
+    return relocated(parent, models) or parent

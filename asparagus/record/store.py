@@ -10,7 +10,8 @@ from filelock import FileLock
 
 from asparagus.checkpoint.folder import Manifest, manifests
 from asparagus.errors import RecordError
-from asparagus.record.tracking import unreachable
+from asparagus.record.sql_engine import newest_schema, schema_of
+from asparagus.record.tracking import SCHEMA, unreachable
 from asparagus.spec import Parent
 
 # A store that is away is said so within seconds; whoever records retries by itself, from the journal.
@@ -158,6 +159,15 @@ class Store:
         return list(self.client.search_logged_models(list(experiment_ids), f"source_run_id='{source_run}'"))
 
 
+def upgrade(uri: str) -> None:
+    """Bring a store of an older MLflow up to the installed one's tables."""
+    from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    _upgrade_db(engine)
+    engine.dispose()
+
+
 def _open_sqlite(uri: str) -> MlflowClient:
     """Open a sqlite store with its schema in place.
 
@@ -173,6 +183,8 @@ def _open_sqlite(uri: str) -> MlflowClient:
             making.unlink(missing_ok=True)
             MlflowClient(f"{SQLITE}{making}").search_experiments(max_results=1)
             making.rename(path)
+        if schema_of(path) not in (None, newest_schema()):  # MLflow would upgrade some of them, in place and unasked
+            raise RecordError(SCHEMA)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return client

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.errors import AsparagusError, RecordError
+from asparagus.record.backlog import put_off
 from asparagus.record.book import AWAY, Book
-from asparagus.record.rebuild import put_off, work_off
+from asparagus.record.rebuild import work_off
 from asparagus.record.recorder import NumberTakenError, RunRecord
 from asparagus.record.run_folder import INTERRUPTED, mark
 from asparagus.record.store import Store
