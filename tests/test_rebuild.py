@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -36,7 +37,11 @@ def _told(client, run) -> dict:
     mlflow_run_id = run.info.run_id
     return {
         "info": (run.info.status, run.info.start_time, run.info.end_time, run.info.run_name, run.info.user_id),
-        "tags": {key: value for key, value in run.data.tags.items() if key != "asparagus.init_from.model_id"},
+        "tags": {
+            key: re.sub(r"runs/\w{32}", "runs/...", value)  # a link in the description
+            for key, value in run.data.tags.items()
+            if key != "asparagus.init_from.model_id"
+        },
         "params": run.data.params,
         "metrics": {
             key: [(point.step, point.value, point.timestamp) for point in client.get_metric_history(mlflow_run_id, key)]

@@ -32,7 +32,7 @@ def record(arguments: Sequence[str]) -> int:
 
     found = []
     for one in rebuild(Store(uri, Path(paths.results) / "mlartifacts"), Path(paths.models)):
-        line = f"{'ok' if one.ok else 'bad':<4} run {one.run_id:<6} {one.found}"
+        line = f"{'ok' if one.ok else 'bad':<4} {one.what:<10} {one.found}"
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
         found.append(dataclasses.asdict(one))
     if options.json:

@@ -20,6 +20,7 @@ from asparagus.checkpoint.folder import best_of, manifests
 from asparagus.data.layout import read_task
 from asparagus.errors import DataError
 from asparagus.journal import Event, JournalReader
+from asparagus.record.pages import attach_lineage, describe_end, describe_experiment, describe_start
 from asparagus.record.recorder import NumberTakenError, RunRecord
 from asparagus.record.run_folder import FINISHED, INTERRUPTED, RunFolder, read_state, write_json
 from asparagus.record.store import RUN_ID, TAG, Store
@@ -99,7 +100,7 @@ class Book:
     def _open(self) -> str:
         record, client = self.record, self.store.client
         run = client.create_run(
-            self.store.experiment_id(record.task),
+            self._experiment(),
             tags=_tags(record),
             run_name=record.name,
             start_time=int(record.started * 1000),
@@ -114,6 +115,12 @@ class Book:
         self._describe(run_id)
         return run_id
 
+    def _experiment(self) -> str:
+        """Return the experiment that holds the runs of this task, described."""
+        experiment_id = self.store.experiment_id(self.record.task)
+        describe_experiment(self.store, experiment_id, self.record.task)
+        return experiment_id
+
     def _describe(self, run_id: str) -> None:
         """Write all that is known of the run before it starts; may be done again."""
         record, client = self.record, self.store.client
@@ -125,6 +132,7 @@ class Book:
             if file.is_file():
                 client.log_artifact(run_id, str(file))
         client.log_dict(run_id, {"command": record.command, **record.machine}, "environment.json")
+        describe_start(self.store, run_id, record)
         client.set_tag(run_id, f"{TAG}described", "true")
 
     def _log_inputs(self, run_id: str) -> None:
@@ -207,10 +215,12 @@ class Book:
             if file.is_file():
                 client.log_artifact(self.mlflow_run_id, str(file))
         self._log_checkpoints()
+        describe_end(self.store, self.mlflow_run_id, self.record, self.folder)
         client.set_tag(self.mlflow_run_id, f"{TAG}state", state)
         facts = read_state(self.folder)
         stamp = ended or facts.get("updated") or time.time()
         client.set_terminated(self.mlflow_run_id, STATUS.get(state, "FAILED"), end_time=int(stamp * 1000))
+        attach_lineage(self.store, self.record, self.folder.path.parents[2])
 
     def _log_checkpoints(self) -> None:
         found = manifests(self.folder.checkpoints)

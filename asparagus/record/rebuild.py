@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from asparagus.record.backlog import told, waiting
 from asparagus.record.book import AWAY, Book
 from asparagus.record.numbers import all_numbers, find_folder, relocated
 from asparagus.record.recorder import RunRecord
+from asparagus.record.registry import restore
 from asparagus.record.run_folder import INTERRUPTED, RunFolder, is_running, read_state
 from asparagus.record.store import Store
 from asparagus.spec import Parent
@@ -23,9 +25,9 @@ ENDED = ("finished", "failed")
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What became of one run."""
+    """What became of one run, or of a registered model."""
 
-    run_id: int
+    what: str
     found: str
     ok: bool = True
 
@@ -38,6 +40,15 @@ def rebuild(store: Store, models: Path) -> Iterator[Rebuilt]:
     done: set[int] = set()
     for run_id in all_numbers(models):
         yield from _with_ancestors(store, models, run_id, done)
+    folders = [(run_id, RunFolder(path, path.parent.name)) for run_id, path in _on_disk(models)]
+    for problem in restore(store, folders):
+        yield Rebuilt("registry", problem, ok=False)
+
+
+def _on_disk(models: Path) -> Iterator[tuple[int, Path]]:
+    for run_id in all_numbers(models):
+        with contextlib.suppress(RecordError):  # said of the run itself
+            yield run_id, find_folder(models, run_id)
 
 
 def _with_ancestors(store: Store, models: Path, run_id: int, done: set[int]) -> Iterator[Rebuilt]:
@@ -48,11 +59,11 @@ def _with_ancestors(store: Store, models: Path, run_id: int, done: set[int]) -> 
         folder = _folder_of(models, run_id)
         record = _record_of(folder, models)
     except RecordError as error:
-        yield Rebuilt(run_id, str(error), ok=False)
+        yield Rebuilt(f"run {run_id}", str(error), ok=False)
         return
     if record.parent is not None and record.parent.run_id is not None:
         yield from _with_ancestors(store, models, record.parent.run_id, done)
-    yield Rebuilt(run_id, *complete(store, folder, record))
+    yield Rebuilt(f"run {run_id}", *complete(store, folder, record))
 
 
 def complete(store: Store, folder: RunFolder, record: RunRecord) -> tuple[str, bool]:

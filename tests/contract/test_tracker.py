@@ -12,7 +12,9 @@ from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, sea
 from asparagus.data.layout import fingerprint, read_task
 from asparagus.errors import RecordError
 from asparagus.journal import Journal
+from asparagus.record.asked import Asked
 from asparagus.record.query import lineage, list_runs
+from asparagus.record.reader import open_reader
 from asparagus.record.recorder import Recorder, RunRecord
 from asparagus.record.run_folder import create
 from asparagus.record.store import Store
@@ -35,7 +37,7 @@ def uri(request, tmp_path_factory):
 
 @pytest.fixture
 def recorder(uri, tmp_path):
-    with Recorder(uri, tmp_path / "artifacts") as recorder:
+    with Recorder(uri, tmp_path / "artifacts", tmp_path) as recorder:
         yield recorder
 
 
@@ -94,10 +96,11 @@ def test_odd_names_long_values_nan_and_many_points_are_taken(uri, recorder, tmp_
 
 def test_the_data_are_an_input_with_their_fingerprint(uri, recorder, tmp_path, data_root):
     _folder, record = a_run(tmp_path, 109)
-    record = dataclasses.replace(record, task="Task001_Digits", data_root=str(data_root), data_split="split_80_20")
+    expected = fingerprint(read_task(data_root, "Task001_Digits"), "split_80_20")
+    data = {"data_root": str(data_root), "data_split": "split_80_20", "fingerprint": expected}
+    record = dataclasses.replace(record, task="Task001_Digits", **data)
     run = Store(uri).client.get_run(recorder.open(record))
     recorder.close(109, state="finished")
-    expected = fingerprint(read_task(data_root, "Task001_Digits"), "split_80_20")
     assert run.data.tags["asparagus.data.fingerprint"] == expected
     assert run.inputs.dataset_inputs[0].dataset.digest == expected[:36]
 
@@ -133,9 +136,9 @@ def test_the_edge_from_parent_to_child_is_in_mlflows_own_terms_and_in_tags(uri, 
     tags = client.get_run(child_run).data.tags
     assert (tags["asparagus.init_from.run_id"], tags["asparagus.init_from.checkpoint"]) == ("104", parent.checkpoint)
 
-    found = lineage(Store(uri), 105)
+    found = lineage(open_reader(uri), 105)
     assert [(relative.run.run_id, relative.checkpoint) for relative in found.ancestors] == [(104, parent.checkpoint)]
-    assert [relative.run.run_id for relative in lineage(Store(uri), 104).descendants] == [105]
+    assert [relative.run.run_id for relative in lineage(open_reader(uri), 104).descendants] == [105]
 
 
 def test_lineage_goes_over_generations_both_ways_and_names_a_foreign_origin(uri, recorder, tmp_path):
@@ -147,14 +150,14 @@ def test_lineage_goes_over_generations_both_ways_and_names_a_foreign_origin(uri,
     recorder.open(third)
     for run_id in (106, 107, 108):
         recorder.close(run_id, state="finished")
-    store = Store(uri)
-    assert [relative.run.run_id for relative in lineage(store, 108).ancestors] == [107, 106]
-    assert lineage(store, 108).origin == "/weights/of/someone.ckpt"
-    assert [(relative.run.run_id, relative.distance) for relative in lineage(store, 106).descendants] == [
+    reader = open_reader(uri)
+    assert [relative.run.run_id for relative in lineage(reader, 108).ancestors] == [107, 106]
+    assert lineage(reader, 108).origin == "/weights/of/someone.ckpt"
+    assert [(relative.run.run_id, relative.distance) for relative in lineage(reader, 106).descendants] == [
         (107, 1),
         (108, 2),
     ]
-    assert [run.run_id for run in list_runs(store, stage="finetune_cls")] == [108]
+    assert [run.run_id for run in list_runs(reader, Asked(stage="finetune_cls"))] == [108]
 
 
 def test_the_largest_number_is_known(uri, recorder, tmp_path):
@@ -167,7 +170,7 @@ def test_the_largest_number_is_known(uri, recorder, tmp_path):
 def test_when_the_driver_is_gone_its_open_runs_are_closed_with_all_they_wrote(uri, tmp_path):
     """The driver's end is the end of a pipe, as it is when the driver is killed."""
     folder, record = a_run(tmp_path, 901)
-    with Recorder(uri, tmp_path / "artifacts") as recorder:
+    with Recorder(uri, tmp_path / "artifacts", tmp_path) as recorder:
         mlflow_run_id = recorder.open(record)
         journal = Journal(folder.journal)
         journal.append("metrics", step=1, epoch=0, values={"loss": 1.0})
@@ -177,4 +180,4 @@ def test_when_the_driver_is_gone_its_open_runs_are_closed_with_all_they_wrote(ur
 
 def test_a_run_that_is_not_recorded_is_said_so(uri):
     with pytest.raises(RecordError, match="asp runs lists"):
-        lineage(Store(uri), 123456)
+        lineage(open_reader(uri), 123456)

@@ -1,0 +1,86 @@
+"""What people find in the MLflow UI beside figures: descriptions, curves, plots, and the page of a run's lineage."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from asparagus.checkpoint.folder import manifests
+from asparagus.errors import RecordError
+from asparagus.record import curves
+from asparagus.record.lineage_page import page
+from asparagus.record.presentation import NOTE, description, experiment_description, files_to_attach, merged, run_page
+from asparagus.record.query import lineage
+from asparagus.record.reader import open_reader
+from asparagus.record.recorder import RunRecord
+from asparagus.record.run_folder import RunFolder
+from asparagus.record.store import Store
+
+LINEAGE = "lineage.html"
+RELATIVES = 200
+"""So many are drawn on the page of a run; `asp lineage` draws all."""
+
+log = logging.getLogger(__name__)
+
+
+def describe_experiment(store: Store, experiment_id: str, task: str) -> None:
+    """Tell how to find one's way in the experiment that holds a task's runs; what people wrote there stays."""
+    if NOTE not in store.client.get_experiment(experiment_id).tags:
+        store.client.set_experiment_tag(experiment_id, NOTE, experiment_description(task))
+
+
+def describe_start(store: Store, mlflow_run_id: str, record: RunRecord) -> None:
+    """Write the description of a run that starts, unless it has one."""
+    if NOTE not in store.client.get_run(mlflow_run_id).data.tags:
+        store.client.set_tag(mlflow_run_id, NOTE, _opening(store, record))
+
+
+def describe_end(store: Store, mlflow_run_id: str, record: RunRecord, folder: RunFolder) -> None:
+    """Add the result to a run's description, and attach its curves and plots."""
+    try:
+        curves.draw(folder)
+    except OSError as error:  # a full disk, or a folder that is not ours to write
+        log.warning("run %d: its curves could not be drawn (%s)", record.run_id, error)
+    for file, place in files_to_attach(folder):
+        store.client.log_artifact(mlflow_run_id, str(file), place)
+    opening = _opening(store, record)
+    page_of_parent = _parent_page(store, record)
+    now = description(record, parent_page=page_of_parent, checkpoints=manifests(folder.checkpoints))
+    current = store.client.get_run(mlflow_run_id).data.tags.get(NOTE, "")
+    store.client.set_tag(mlflow_run_id, NOTE, merged(current, opening, now))
+
+
+def attach_lineage(store: Store, record: RunRecord, models: Path) -> None:
+    """Draw the lineage of a run onto a page of its own and of each ancestor: they have one descendant more."""
+    reader = open_reader(store.uri)
+    try:
+        found = lineage(reader, record.run_id, models=models, limit=RELATIVES)
+        concerned = [
+            found,
+            *(lineage(reader, one.run.run_id, models=models, limit=RELATIVES) for one in found.ancestors),
+        ]
+    except RecordError as error:
+        log.warning("run %d: its lineage could not be drawn (%s)", record.run_id, error)
+        return
+    for one in concerned:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / LINEAGE
+            file.write_text(page(one, tracking_uri=store.uri), encoding="utf-8")
+            try:
+                store.client.log_artifact(one.run.mlflow_run_id, str(file))
+            except MlflowException:  # an ancestor that was deleted, or is not recorded here
+                log.warning("run %d: its page of lineage could not be renewed", one.run.run_id)
+
+
+def _opening(store: Store, record: RunRecord) -> str:
+    return description(record, parent_page=_parent_page(store, record))
+
+
+def _parent_page(store: Store, record: RunRecord) -> str | None:
+    number = record.parent.run_id if record.parent else None
+    found: Run | None = store.run_of(number) if number is not None else None
+    return run_page(found.info.experiment_id, found.info.run_id) if found else None
