@@ -92,7 +92,7 @@ class Plan:
             ("length", f"{_length(length)}, {trainer.get('precision', '32-true')}"),
             ("batch", _batch(self)),
             ("workers", _workers(self)),
-            ("best by", f"{kept.monitor} ({kept.mode}); the last checkpoint and the best {kept.keep_best} are kept"),
+            ("best by", f"{kept.monitor} ({kept.mode}); {_kept(kept)}"),
             ("beside it", ", ".join([*spec.callbacks, *spec.plugins, *spec.logger])),
             ("script", str(spec.script.get("_target_", ""))),
             ("run folder", f"{self.run_root}/run_id=..."),
@@ -214,6 +214,12 @@ def _weights(parent: Parent | None) -> str:
         return "from scratch"
     origin = f"run {parent.run_id}, step {parent.step}: " if parent.run_id else ""
     return f"from {origin}{parent.checkpoint}"
+
+
+def _kept(rule: Checkpointing) -> str:
+    every = f", every {rule.keep_every_n_epochs} epochs'" if rule.keep_every_n_epochs else ""
+    quota = f", in at most {rule.quota}" if rule.quota else ""
+    return f"the last checkpoint and the best {rule.keep_best}{every} are kept{quota}"
 
 
 def _length(text: str) -> str:

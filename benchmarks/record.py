@@ -46,7 +46,7 @@ class Steps(pl.LightningModule):
         self.seconds: list[float] = []
         self._last: float | None = None
 
-    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
         now = time.perf_counter()
         if self._last is not None:
             self.seconds.append(now - self._last)

@@ -19,8 +19,10 @@ def report(title: str, command: str, about: str, packages: Iterable[str], rows: 
     head = [
         f"## {title}",
         "",
-        f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {cores} cores, Python "
-        f"{platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}.",
+        (
+            f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {cores} cores, Python "
+            f"{platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}."
+        ),
         about,
         "",
     ]

@@ -17,7 +17,6 @@ from asparagus.checkpoint.folder import (
     name_of,
     newest_whole,
     pick,
-    retained,
     seal,
 )
 from asparagus.checkpoint.transfer import read_weights, transfer
@@ -53,14 +52,6 @@ def test_nan_is_never_the_best(tmp_path):
     write(tmp_path, 0, float("nan"))
     write(tmp_path, 1, 0.1)
     assert best_of(manifests(tmp_path)).epoch == 1
-
-
-def test_retention_keeps_the_last_and_the_best(tmp_path):
-    for epoch, score in enumerate((0.5, 0.9, 0.7, 0.8)):
-        write(tmp_path, epoch, score)
-    assert retained(manifests(tmp_path), 1) == {name_of(1, 20), name_of(3, 40)}
-    assert retained(manifests(tmp_path), 2) == {name_of(1, 20), name_of(3, 40)}
-    assert retained(manifests(tmp_path), 0) == {name_of(3, 40)}
 
 
 def test_a_torn_checkpoint_is_recognised_and_the_one_before_it_is_used(tmp_path, caplog):

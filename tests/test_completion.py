@@ -99,8 +99,9 @@ EXACTLY = {
     f"{SEG}'optim.name=sg": ["optim.name=sgd"],
     f"X=1 {SEG}optim.name=sg": ["optim.name=sgd"],
     "/opt/venv/bin/asp_pretrain trainer.max_e": ["trainer.max_epochs="],
-    "asp runs --st": ["--stage"],
+    "asp runs --st": ["--stage", "--state"],
     "asp-runs --stage train_": ["train_cls", "train_seg"],
+    "asp runs --sort be": ["best"],
     "asp-runs --task ": ["Task001_Digits"],
     "asp_split -t Task001": ["Task001_Digits"],
     "asp-split --fn ": ["split_80_20"],
@@ -304,9 +305,13 @@ def test_a_script_completes_everything_that_is_installed(shell, capsys):
         assert subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=True).stderr == ""
 
 
+SUBCOMMAND = {"data": ["make"], "model": ["promote"]}
+"""Whose options are those of the command."""
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_options_are_those_of_the_help(name, asp):
-    told = " ".join(asp("asp", name, *(["make"] if name == "data" else []), "--help").stdout.split("usage:"))
+    told = " ".join(asp("asp", name, *SUBCOMMAND.get(name, []), "--help").stdout.split("usage:"))
     told = set(re.findall(r"(?m)^\s+(-[\w-]+)", told)) | set(re.findall(r"(?m)^\s+-\w+(?: \w+)?, (--?[\w-]+)", told))
     offered = set(candidates(f"asp {name} -"))
     assert {option for option in told if option.startswith("--")} <= offered

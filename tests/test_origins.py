@@ -263,7 +263,10 @@ def test_info_of_a_section_shows_what_is_in_it(home, capsys):
     shown = printed([DIGITS, "--info", "checkpoint"], capsys)
     assert {line.split()[0] for line in shown.splitlines()} == {
         "checkpoint",
-        *(f"checkpoint.{key}" for key in ("monitor", "mode", "every_n_epochs", "keep_best")),
+        *(
+            f"checkpoint.{key}"
+            for key in ("monitor", "mode", "every_n_epochs", "keep_best", "keep_every_n_epochs", "quota")
+        ),
     }
 
 

@@ -135,7 +135,7 @@ def test_a_number_that_another_machine_recorded_is_given_up(tmp_path):
             if place == "here":
                 recorder.open(record)
                 continue
-            with pytest.raises(NumberTakenError, match="run.id: 5 is taken in .* by .*here"):
+            with pytest.raises(NumberTakenError, match=r"run.id: 5 is taken in .* by .*here"):
                 recorder.open(record)
         recorder.close(5, state="finished")
     assert [run.data.tags["asparagus.folder"] for run in Store(uri).with_number(5)] == [
@@ -149,6 +149,6 @@ def test_two_models_folders_and_one_store_never_share_a_number(home, monkeypatch
     monkeypatch.setenv("ASPARAGUS_MODELS", str(home / "another"))
     second = asparagus.launch(DIGITS, [ONE])
     assert (first.run_id, second.run_id) == (1, 2)
-    with pytest.raises(asparagus.errors.RecordError, match="run.id: 1 is taken in"):
+    with pytest.raises(asparagus.errors.RecordError, match=r"run.id: 1 is taken in"):
         asparagus.launch(DIGITS, [ONE, "run.id=1", "run.resume=false"])
     assert not (Path(home) / "another/Task001_Digits/train_cls/run_id=1").exists()

@@ -71,6 +71,18 @@ def test_a_run_that_is_not_there_or_whose_folder_is_gone_is_said_so(tmp_path):
         find_folder(tmp_path, 5)
 
 
+def test_two_folders_with_one_number_are_named_and_so_is_one_that_was_moved(tmp_path):
+    claim(tmp_path, about=ABOUT)
+    create(tmp_path, Spec("pretrain", "Task9_X"), 1, "{}")
+    copied = tmp_path / "Task9_X" / "train_seg" / "run_id=1"
+    copied.mkdir(parents=True)
+    with pytest.raises(RecordError, match=r"there are 2 folders of it, .*pretrain/run_id=1 and .*train_seg/run_id=1"):
+        find_folder(tmp_path, 1)
+    (tmp_path / "Task9_X" / "pretrain" / "run_id=1").rename(tmp_path / "away")
+    with pytest.raises(RecordError, match=r"its folder is .*train_seg/run_id=1 now. Move it back to .*pretrain"):
+        find_folder(tmp_path, 1)
+
+
 def test_a_run_folder_is_never_reused(tmp_path):
     create(tmp_path, Spec("pretrain", "Task9_X"), 1, "{}")
     with pytest.raises(FileExistsError):
@@ -106,7 +118,10 @@ def test_sections_become_dotted_params():
 
 
 def test_a_store_that_cannot_be_reached_is_one_clear_error(tmp_path):
-    with Recorder("http://127.0.0.1:9", tmp_path) as recorder, pytest.raises(RecordError, match=r"http://127.0.0.1:9"):
+    with (
+        Recorder("http://127.0.0.1:9", tmp_path, tmp_path) as recorder,
+        pytest.raises(RecordError, match=r"http://127.0.0.1:9"),
+    ):
         recorder.largest_number()
 
 
@@ -114,5 +129,5 @@ def test_a_fresh_sqlite_store_opened_by_many_processes_at_once_works(tmp_path):
     """Stock MLflow 3.17 lets them race in the migration: most of them crash."""
     code = "import sys; from asparagus.record.store import Store; print(Store(sys.argv[1]).largest_number())"
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db"]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [(process.communicate()[0].strip(), process.returncode) for process in started] == [("0", 0)] * 4
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)]
+    assert [(process.communicate()[0].strip(), process.returncode) for process in started] == [("0", 0)] * 8

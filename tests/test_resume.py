@@ -35,7 +35,7 @@ def broken(words, config=DIGITS) -> Path:
     """Launch what breaks; returns the run's folder."""
     with pytest.raises(RunError, match="The same command goes on from there"):
         asparagus.launch(config, words)
-    return sorted(Path("models").glob("*/*/run_id=*"), key=lambda path: path.stat().st_mtime)[-1].absolute()
+    return max(Path("models").glob("*/*/run_id=*"), key=lambda path: path.stat().st_mtime).absolute()
 
 
 def events(folder, kind):
@@ -93,9 +93,9 @@ def test_a43_a_number_by_hand_is_never_another_runs(home, fuse):
         asparagus.launch(DIGITS, [TWO, fuse, "run.id=7", "optim.lr=0.1"])
     outcome = asparagus.launch(DIGITS, [TWO, fuse, "run.id=7"])  # the same command again
     assert (outcome.run_id, outcome.state) == (7, "finished")
-    with pytest.raises(ConfigError, match="run.id: 7 is taken"):
+    with pytest.raises(ConfigError, match=r"run.id: 7 is taken"):
         asparagus.launch(DIGITS, [TWO, fuse, "run.id=7"])
-    with pytest.raises(ConfigError, match="run.id: 7 is taken"):
+    with pytest.raises(ConfigError, match=r"run.id: 7 is taken"):
         asparagus.launch(DIGITS, [TWO, fuse, "run.id=7", "run.resume=false"])
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from asparagus.callbacks.journal_logger import scalars
-from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, manifests, name_of, retained, seal
+from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, name_of, seal
+from asparagus.checkpoint.holds import holds
+from asparagus.checkpoint.removal import clear_leftovers, remove, set_aside_torn, size_of, stored
+from asparagus.checkpoint.retention import Rule, shortages, to_remove
 from asparagus.journal import Journal
 from asparagus.secrets import hide_in
 from asparagus.spec import ENDLESS, Checkpointing
@@ -21,6 +27,22 @@ SAVED_ARGUMENTS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataMod
 
 Commit = Callable[[Path, dict[str, float]], None]
 """Called on every rank once a checkpoint is whole; returns when it counts."""
+
+log = logging.getLogger("asparagus")
+
+
+class StraightToFile(TorchCheckpointIO):
+    """Write a checkpoint where it belongs.
+
+    Lightning's own way goes through memory and a file in the temporary folder, whose disk may be another and smaller
+    one, and torch's own writer says of a full disk only that it is at an `unexpected pos`.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write it; it is the folder's name that makes it count."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class CheckpointWriter(Checkpoint):
@@ -45,10 +67,22 @@ class CheckpointWriter(Checkpoint):
         secrets: Iterable[str] = (),
     ) -> None:
         self._folder = folder
-        self._rule = rule
+        self._asked = rule
+        self._rule = Rule.of(rule)
         self._commit = commit
         self._journal = journal
         self._secrets = set(secrets)
+        self._warned: set[str] = set()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the folder in order: of an attempt that was killed, something may lie there, half written or damaged."""
+        if stage != "fit":
+            return
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = StraightToFile()
+        if self._journal is not None:
+            clear_leftovers(self._folder)
+            set_aside_torn(self._folder, self._rule.keep_best)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Hide secrets among the arguments that a module of one's own saves (`save_hyperparameters`)."""
@@ -59,7 +93,7 @@ class CheckpointWriter(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, make it count, and remove those that the rule no longer keeps."""
         epoch = trainer.current_epoch
-        if (epoch + 1) % self._rule.every_n_epochs and not _is_last(trainer):
+        if (epoch + 1) % self._asked.every_n_epochs and not _is_last(trainer):
             return
         started = time.monotonic()
         metrics = scalars(trainer)
@@ -78,36 +112,64 @@ class CheckpointWriter(Checkpoint):
             )
 
     def _write(self, trainer: Trainer, metrics: dict[str, float]) -> Path:
-        name = name_of(trainer.current_epoch, trainer.global_step)
+        """Write one, on every rank: sharded strategies need all of them."""
+        if self._journal is None:
+            name = str(trainer.strategy.broadcast(name_of(trainer.current_epoch, trainer.global_step)))  # rank 0's
+            trainer.save_checkpoint(self._folder / f"{WRITING}{name}" / STATE)
+            return self._folder / name
+        name = _free_name(self._folder, name_of(trainer.current_epoch, trainer.global_step))
         writing = self._folder / f"{WRITING}{name}"
-        if self._journal is not None:
+        try:
             # What comes before this checkpoint must be readable if the next thing that happens is a power cut.
             self._journal.sync()
+            self._make_room()
             shutil.rmtree(writing, ignore_errors=True)
             writing.mkdir(parents=True)
-        trainer.strategy.barrier("checkpoint folder")
-        trainer.save_checkpoint(writing / STATE)  # on every rank: sharded strategies need all of them
-        if self._journal is None:
-            return self._folder / name
-        manifest = Manifest(
+            trainer.strategy.broadcast(name)
+            trainer.save_checkpoint(writing / STATE)
+            return seal(writing, self._manifest(trainer, name, metrics))
+        except BaseException:
+            shutil.rmtree(writing, ignore_errors=True)  # a half is of no use to anybody, and its room may be needed
+            raise
+
+    def _manifest(self, trainer: Trainer, name: str, metrics: dict[str, float]) -> Manifest:
+        state = self._folder / f"{WRITING}{name}" / STATE
+        return Manifest(
             name=name,
             epoch=trainer.current_epoch,
             step=trainer.global_step,
             metrics=metrics,
-            digest=digest_of(writing / STATE),
-            bytes=(writing / STATE).stat().st_size,
+            digest=digest_of(state),
+            bytes=state.stat().st_size,
             world_size=trainer.world_size,
-            monitor=self._rule.monitor,
-            mode=self._rule.mode,
+            monitor=self._asked.monitor,
+            mode=self._asked.mode,
         )
-        return seal(writing, manifest)
 
-    def _tidy(self) -> None:
-        found = manifests(self._folder)
-        keep = retained(found, self._rule.keep_best)
-        for manifest in found:
-            if manifest.name not in keep:
-                shutil.rmtree(self._folder / manifest.name)
+    def _make_room(self) -> None:
+        """Have the quota hold while the next one is being written: it will be about as large as the last."""
+        if self._rule.quota is not None and (found := stored(self._folder)):
+            self._tidy(incoming=found[-1].bytes)
+
+    def _tidy(self, *, incoming: int = 0) -> None:
+        """Remove what the rule does not keep, or cannot within its quota."""
+        found, quota = stored(self._folder), self._rule.quota
+        besides = size_of(self._folder) - sum(item.bytes for item in found) if quota is not None else 0
+        going = to_remove(found, self._rule, incoming=incoming, besides=besides)
+        gone = {name for name in going if remove(self._folder / name)}
+        for kind, text in shortages(found, gone, self._rule, incoming=incoming, besides=besides).items():
+            if kind not in self._warned:
+                log.warning(text)
+            self._warned.add(kind)
+
+
+def _free_name(folder: Path, name: str) -> str:
+    """Return the name, or if a held checkpoint has it (the same step, trained again) one with a version after it."""
+    free, version = name, 0
+    while holds(folder / free):
+        version += 1
+        free = f"{name}-v{version}"
+    return free
 
 
 def _is_last(trainer: Trainer) -> bool:

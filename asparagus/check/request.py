@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asparagus.check.parent import Found, resolve_parent
 from asparagus.check.sections import sections
 from asparagus.check.settings import settings
 from asparagus.check.target import takes
 from asparagus.check.trainer import epoch, trainer
-from asparagus.checkpoint.folder import STATE, digest_of, no_weights, pick
 from asparagus.data import CASE_DATA
 from asparagus.data.layout import Task, fingerprint, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
-from asparagus.paths import expanded
 from asparagus.plan import batches_of, misfits
 from asparagus.python_file import MODEL_OF, changed
 from asparagus.record.numbers import find_folder
@@ -25,6 +25,7 @@ from asparagus.spec import Parent, Spec
 from asparagus.stages import STAGES, Stage
 
 LIGHTNINGS = "pytorch_lightning."
+RUN = re.compile(r"run:(\d+)(?:/|$)")
 OWN = "own"
 """The kind of stage whose data only a module of one's own knows."""
 
@@ -63,7 +64,8 @@ def check(spec: Spec) -> Findings:
     known = _fingerprint(spec, task, problems) if cases is not None else None
     if problems or stage is None:
         raise ConfigError(*dict.fromkeys(problems))
-    return Findings(stage, task, cases, parent, known, tuple(_notes(spec)))
+    notes = (*(parent.notes if parent else ()), *_notes(spec))
+    return Findings(stage, task, cases, parent.parent if parent else None, known, notes)
 
 
 def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] | None]:
@@ -114,7 +116,7 @@ def _fits(spec: Spec, stage: Stage | None, task: Task | None) -> Iterator[str]:
         yield one_of("data.kind", kind, known)
 
 
-def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Parent | None:
+def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Found | None:
     """Resolve `init_from`; the run folder answers, so neither MLflow nor torch is needed."""
     if spec.run.resume_from_checkpoint is not None:
         return None  # its whole state, weights included, comes from there
@@ -123,50 +125,30 @@ def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Parent | No
         if needed == "required" and spec.run.mode == "fit":
             problems.append(
                 f"init_from: {spec.stage} starts from a pretrained run, and none was given. Give run:<id>/last, "
-                f"run:<id>/best or file:/path/to/weights (asp runs lists the ids), or train from scratch with "
+                f"run:<id>/best, model:<name>@<alias> or file:/path/to/weights (asp runs lists the ids, asp model list "
+                f"the models), or train from scratch with "
                 f"{spec.stage.replace('finetune', 'train')}."
             )
         return None
-    if needed == "never" and spec.run.mode == "fit":
+    if needed == "never" and spec.run.mode == "fit" and not _of_this_stage(spec):
         problems.append(f"init_from: {spec.init_from!r} given, but {spec.stage} starts from nothing. Leave it out.")
         return None
     try:
-        return resolve_parent(spec.init_from, Path(spec.paths.models))
+        return resolve_parent(spec.init_from, Path(spec.paths.models), spec.site.tracking_uri)
     except RequestError as error:
         problems.append(f"init_from: {error}")
         return None
 
 
-def resolve_parent(init_from: str, models: Path) -> Parent:
-    """Return what `run:<id>/<checkpoint>` or `file:<path>` points to.
-
-    Raises:
-        RequestError: It is neither, or what it points to is not there.
-    """
-    kind, _, rest = init_from.partition(":")
-    if kind == "file" and rest:
-        path = expanded(rest)
-        if problem := no_weights(path):
-            raise ConfigError(f"{problem} Give the path of a checkpoint folder or weights file.")
-        return _weights_file(path)
-    number, _, which = rest.partition("/")
-    if kind != "run" or not number.isdigit():
-        raise ConfigError(
-            f"{init_from!r} is neither run:<id>/last, run:<id>/best, run:<id>/<checkpoint> nor file:/path/to/weights."
-        )
-    folder = find_folder(models, int(number))
-    checkpoint, manifest = pick(folder / "checkpoints", which or "last")
-    return Parent(str(checkpoint), manifest.digest, int(number), str(folder), manifest.step)
-
-
-def _weights_file(path: Path) -> Parent:
-    """Return what a path to weights is: a file, or a checkpoint of a run of ours, however it was named."""
-    folder = path.parent.parent
-    run_id = folder.name.removeprefix("run_id=")
-    if path.parent.name == "checkpoints" and run_id.isdigit() and (path / STATE).is_file():
-        _, manifest = pick(path.parent, path.name)
-        return Parent(str(path), manifest.digest, int(run_id), str(folder), manifest.step)
-    return Parent(str(path), digest_of(path / STATE if path.is_dir() else path))
+def _of_this_stage(spec: Spec) -> bool:
+    """Tell whether the parent is a run of the same stage: its weights are trained on, as `load_model` asks for."""
+    number = RUN.match(str(spec.init_from))
+    if number is None:
+        return False
+    try:
+        return find_folder(Path(spec.paths.models), int(number[1])).parent.name == spec.stage
+    except RequestError:
+        return False
 
 
 def _file_of_net(spec: Spec) -> Iterator[str]:
@@ -226,6 +208,8 @@ def _notes(spec: Spec) -> Iterator[str]:
         yield "trainer.enable_checkpointing=false stops Lightning's own checkpoints; the run's are written all the same"
     if spec.run.resume_from_checkpoint is not None and spec.init_from is not None:
         yield "run.resume_from_checkpoint wins over init_from: the whole state comes from the checkpoint"
+    elif spec.init_from is not None and spec.run.mode == "fit" and STAGES[spec.stage].init_from == "never":
+        yield f"init_from: {spec.init_from} is a {spec.stage} too: its weights are trained on, from epoch 0 on"
     if asked.get("fast_dev_run"):
         yield "trainer.fast_dev_run: Lightning logs nothing, and the weights are those of a few batches"
     if spec.own_module and spec.optim and takes(spec.own_module, "optim") is False:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -21,6 +22,10 @@ from asparagus.errors import RecordError, did_you_mean
 STATE = "checkpoint.ckpt"
 MANIFEST = "checkpoint.json"
 WRITING = ".writing-"
+REMOVING = ".removing-"
+TORN = ".torn-"
+"""How the names of folders begin that look like a checkpoint and are none: half there, half gone, or damaged."""
+NAME = re.compile(r"epoch=\d+-step=\d+(-v\d+)?")
 SAVED_BY_TORCH = (b"PK", b"\x80")
 """How files of weights begin: as a zip archive, before torch 1.6 as a pickle."""
 
@@ -75,9 +80,12 @@ def seal(writing: Path, manifest: Manifest) -> Path:
     """Write the manifest beside the state and give the folder its name. Returns the finished checkpoint."""
     final = writing.parent / manifest.name
     (writing / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    replaced = final.with_name(f"{REMOVING}{final.name}")
     if final.exists():  # the same step, trained again after a restart from an earlier checkpoint
-        shutil.rmtree(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
     writing.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
@@ -91,7 +99,7 @@ def manifests(checkpoints: Path) -> list[Manifest]:
     """Return the manifests of all whole checkpoints in a folder, oldest step first."""
     found = []
     for path in checkpoints.glob(f"*/{MANIFEST}"):
-        if path.parent.name.startswith(WRITING):
+        if path.parent.name.startswith("."):
             continue
         try:
             manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
@@ -101,7 +109,7 @@ def manifests(checkpoints: Path) -> list[Manifest]:
                 log.warning("%s was cut short; it is passed over", path.parent)
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s cannot be read (%s); that checkpoint is passed over", path, error)
-    return sorted(found, key=lambda manifest: (manifest.step, manifest.epoch))
+    return sorted(found, key=lambda manifest: (manifest.step, manifest.epoch, manifest.created))
 
 
 def newest_whole(checkpoints: Path) -> Path | None:
@@ -117,24 +125,16 @@ def newest_whole(checkpoints: Path) -> Path | None:
 def is_whole(folder: Path, manifest: Manifest) -> bool:
     """Tell whether the state file is there with the size and digest that the manifest records."""
     state = folder / STATE
-    return state.is_file() and state.stat().st_size == manifest.bytes and digest_of(state) == manifest.digest
+    try:
+        return state.stat().st_size == manifest.bytes and digest_of(state) == manifest.digest
+    except OSError:  # not there, no longer there, or on a bad sector
+        return False
 
 
 def best_of(found: Iterable[Manifest]) -> Manifest | None:
     """Return the manifest with the best monitored value, the earliest among equals; `None` if none was measured."""
     scored = [manifest for manifest in found if manifest.score is not None]
     return max(scored, key=lambda manifest: (manifest.score, -manifest.step), default=None)
-
-
-def retained(found: list[Manifest], keep_best: int) -> set[str]:
-    """Return the names to keep: the last, and the best `keep_best`."""
-    scored = sorted(
-        (manifest for manifest in found if manifest.score is not None),
-        key=lambda manifest: (manifest.score, -manifest.step),
-        reverse=True,
-    )
-    last = [found[-1].name] if found else []
-    return {*last, *(manifest.name for manifest in scored[:keep_best])}
 
 
 def pick(checkpoints: Path, which: str) -> tuple[Path, Manifest]:

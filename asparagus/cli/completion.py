@@ -17,6 +17,7 @@ from pathlib import Path
 from asparagus.cli.known_keys import keys, removable, sections, tasks, values_of
 from asparagus.cli.launch import YAML_OR_PYTHON, parser
 from asparagus.cli.main import COMMANDS
+from asparagus.cli.runs import SORTS
 from asparagus.cli.show import groups_in
 from asparagus.compose import Request, compose_config, known_configs, search_folders
 from asparagus.compose.tree import Tree
@@ -24,6 +25,7 @@ from asparagus.data import MAKERS
 from asparagus.data.split import SPLITS
 from asparagus.errors import AsparagusError
 from asparagus.paths import load_environment
+from asparagus.record.tracking import STATES
 from asparagus.stages import STAGES
 
 EPILOG = """Load it where your shell starts:
@@ -81,10 +83,18 @@ PROGRAMS = ("asp", *(f"asp-{name}" for name in COMMANDS), "asp_split", "asp_geti
 HELP = ("-h", "--help")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "": (*HELP, "--version"),
-    "runs": (*HELP, "--stage", "--task", "--json"),
-    "lineage": (*HELP, "--json"),
+    "runs": (
+        *(*HELP, "--stage", "--task", "--state", "--metric", "--tag"),
+        *("--sort", "--reverse", "--columns", "--limit", "--all", "--json"),
+    ),
+    "lineage": (*HELP, "--json", "--html", "--all"),
+    "show": (*HELP, "--json"),
+    "diff": (*HELP, "--json"),
+    "model": (*HELP, "--name", "--alias", "--checkpoint", "--json"),
+    "gc": (*HELP, "--task", "--stage", "--keep-best", "--quota", "--json", "--apply", "--pin", "--unpin"),
+    "rm": (*HELP, "--restore", "--empty", "--json"),
     "ui": (*HELP, "--port"),
-    "doctor": (*HELP, "--json"),
+    "doctor": (*HELP, "--fix", "--json"),
     "split": (*HELP, "--task", "-t", "--fn"),
     "data": (*HELP, "--cases"),
 }
@@ -192,6 +202,9 @@ def _of_option(option: str, words: list[str], typed: str) -> Iterable[str]:
     table: dict[str, Callable[[], Iterable[str]]] = {
         "--stage": lambda: STAGES,
         "--task": tasks,
+        "--state": lambda: STATES,
+        "--sort": lambda: SORTS,
+        "--html": lambda: _files(typed, ANY_FILE),
         "--fn": lambda: SPLITS,
         "--cfg": lambda: ("job", "hydra", "all"),
         "--config-name": lambda: _configs(_request(words), typed),
@@ -209,6 +222,7 @@ def _plain_words(name: str, words: list[str], typed: str) -> Iterable[str]:
         "": [COMMANDS],
         "completion": [SCRIPTS],
         "data": [("make",), MAKERS],
+        "model": [("promote", "list")],
         "getid": [_files(typed, ANY_FILE)],
     }
     known = places.get(name, [])

@@ -54,7 +54,8 @@ def _train(experiment: str, *overrides: str) -> int:
 
 
 def _show(parent: int, seconds: float) -> None:
-    from asparagus.cli.runs import lineage, runs, tracking_uri
+    from asparagus.cli.lineage import lineage
+    from asparagus.cli.runs import runs, tracking_uri
     from asparagus.secrets import without_passwords
 
     print("\n$ asp runs")

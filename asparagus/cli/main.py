@@ -19,7 +19,14 @@ PIPE_CLOSED = 141
 COMMANDS: dict[str, tuple[str, str]] = {
     "launch": ("asparagus.cli.launch:launch", "train an experiment file"),
     "runs": ("asparagus.cli.runs:runs", "list recorded runs"),
-    "lineage": ("asparagus.cli.runs:lineage", "show what a run came from and what came from it"),
+    "lineage": ("asparagus.cli.lineage:lineage", "show what a run came from and what came from it"),
+    "show": ("asparagus.cli.show_run:show", "show one run: what it is, where from, what came of it"),
+    "diff": ("asparagus.cli.diff:diff", "show what differs between two runs"),
+    "model": ("asparagus.cli.model:model", "make a checkpoint a named model, and list those"),
+    "rerun": ("asparagus.cli.rerun:rerun", "repeat a run from its record"),
+    "record": ("asparagus.cli.record:record", "restore the tracking store from the run folders"),
+    "gc": ("asparagus.cli.gc:gc", "show which checkpoints can go, and free them"),
+    "rm": ("asparagus.cli.rm:rm", "move runs to the trash, bring them back, empty it"),
     "ui": ("asparagus.cli.runs:ui", "open the MLflow UI on the store"),
     "doctor": ("asparagus.cli.doctor:doctor", "look at the environment, and say what to mend"),
     "getid": ("asparagus.cli.runs:getid", "print the run number that a log speaks of"),
@@ -100,6 +107,41 @@ def runs() -> NoReturn:
 def lineage() -> NoReturn:
     """`asp-lineage N`."""
     main("lineage", sys.argv[1:])
+
+
+def show() -> NoReturn:
+    """`asp-show N`."""
+    main("show", sys.argv[1:])
+
+
+def diff() -> NoReturn:
+    """`asp-diff A B`."""
+    main("diff", sys.argv[1:])
+
+
+def model() -> NoReturn:
+    """`asp-model promote|list`."""
+    main("model", sys.argv[1:])
+
+
+def rerun() -> NoReturn:
+    """`asp-rerun N`."""
+    main("rerun", sys.argv[1:])
+
+
+def record() -> NoReturn:
+    """`asp-record rebuild`."""
+    main("record", sys.argv[1:])
+
+
+def gc() -> NoReturn:
+    """`asp-gc`."""
+    main("gc", sys.argv[1:])
+
+
+def rm() -> NoReturn:
+    """`asp-rm N`."""
+    main("rm", sys.argv[1:])
 
 
 def ui() -> NoReturn:

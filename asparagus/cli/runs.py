@@ -1,29 +1,34 @@
-"""`asp runs`, `asp lineage N`, `asp ui`: looking at the record."""
+"""`asp runs`, `asp ui`, `asp getid`: looking at the record."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from asparagus.errors import RecordError, one_of
+from asparagus.record.asked import BEST, LIMIT, RUN, STARTED, Asked, Bound
+from asparagus.record.tracking import STATES
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.tree import Tree
 
-    from asparagus.record.query import Lineage, RunSummary
-    from asparagus.record.store import Store
-
+    from asparagus.record.summary import RunSummary
 
 WIDE = 160
-
-
+SORTS = (RUN, STARTED, BEST)
+METRICS, TAGS = "metrics:", "tags:"
+NOTHING = "-"
+FOLDED = 500
+"""Up to so many rows are folded to a terminal's width."""
 RUN_ID = re.compile(r"###RUN-ID=(\d+)###")
 
 
@@ -34,9 +39,6 @@ def getid(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("file", type=Path, help="a log, or anything that asp-launch printed")
     file = parser.parse_args(arguments).file
-
-    from asparagus.errors import RecordError
-
     if not file.is_file():
         raise RecordError(f"{file}: there is no such file. Give a log: <run folder>/<stage>.log.")
     found = RUN_ID.search(file.read_text(encoding="utf-8", errors="replace"))
@@ -46,39 +48,97 @@ def getid(arguments: Sequence[str]) -> int:
 
 def runs(arguments: Sequence[str]) -> int:
     """Run `asp runs`."""
-    parser = argparse.ArgumentParser("asp runs", description="Recorded runs, newest first.")
+    options = _runs_parser().parse_args(arguments)
+    asked = _asked(options)
+    columns = _columns(options.columns, asked)
+    limit = None if options.all else options.limit
+
+    from asparagus.record.reader import open_reader
+
+    # One more than is shown tells whether there are more.
+    found = open_reader(tracking_uri()).runs(dataclasses.replace(asked, limit=None if limit is None else limit + 1))
+    _must_be_measured(asked.sort, found)
+    shown = found[:limit]
+    if options.json:
+        print(json.dumps([run.to_dict() for run in shown]))
+    elif shown:
+        _print_table(shown, columns)
+    else:
+        print("No run is recorded that fits. asp runs shows all.", file=sys.stderr)
+    if len(found) > len(shown):
+        print(f"{len(shown)} runs are shown; --all shows the rest too, --limit N as many as you say.", file=sys.stderr)
+    return 0
+
+
+def _runs_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "asp runs",
+        description="Recorded runs, newest first.",
+        epilog="example: asp runs --stage finetune_seg --metric 'val/loss<0.3' --sort val/loss --reverse",
+    )
     parser.add_argument("--stage", help="only of this stage")
     parser.add_argument("--task", help="only of this task")
+    parser.add_argument("--state", help=f"only in this state: {', '.join(STATES)}")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="CONDITION", help="only where it holds: 'val/loss<0.3'"
+    )
+    parser.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE", help="only with this MLflow tag")
+    parser.add_argument(
+        "--sort",
+        default=RUN,
+        metavar="KEY",
+        help="run, started, best (by its own monitor), or a metric; the largest, latest or best first",
+    )
+    parser.add_argument("--reverse", action="store_true", help="the other way round")
+    parser.add_argument("--columns", metavar="NAME,...", help=f"of {', '.join(CELLS)}, metrics:NAME, tags:NAME")
+    many = parser.add_mutually_exclusive_group()
+    many.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"show at most N (default {LIMIT})")
+    many.add_argument("--all", action="store_true", help="show all")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
-    options = parser.parse_args(arguments)
-
-    store = _store()
-    from asparagus.record.query import list_runs
-
-    found = list_runs(store, stage=options.stage, task=options.task)
-    if options.json:
-        print(json.dumps([run.to_dict() for run in found]))
-        return 0
-    _print_table(found)
-    return 0
+    return parser
 
 
-def lineage(arguments: Sequence[str]) -> int:
-    """Run `asp lineage N`."""
-    parser = argparse.ArgumentParser("asp lineage", description="What a run came from, and what came from it.")
-    parser.add_argument("run_id", type=int, metavar="N", help="the run's number")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
+def _asked(options: argparse.Namespace) -> Asked:
+    if options.state is not None and options.state not in STATES:
+        raise RecordError(one_of("--state", options.state, STATES))
+    if options.limit < 1:
+        raise RecordError(f"--limit: {options.limit} shows nothing. Give a number from 1 on, or --all.")
+    return Asked(
+        stage=options.stage,
+        task=options.task,
+        state=options.state,
+        tags=dict(_tag(text) for text in options.tag),
+        metrics=tuple(Bound.parse(text) for text in options.metric),
+        sort=options.sort,
+        ascending=options.reverse,
+        show=tuple(name.removeprefix(TAGS) for name in (options.columns or "").split(",") if name.startswith(TAGS)),
+    )
 
-    store = _store()
-    from asparagus.record.query import lineage as find
 
-    found = find(store, options.run_id)
-    if options.json:
-        print(json.dumps(found.to_dict()))
-        return 0
-    console().print(_tree(found))
-    return 0
+def _tag(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise RecordError(f"--tag: {text!r} is not NAME=VALUE. For example: --tag asparagus.version=0.1.0")
+    return name, value
+
+
+def _columns(given: str | None, asked: Asked) -> list[str]:
+    """Return the columns that are asked for; else the usual ones, with the metrics that were spoken of."""
+    if given is None:
+        spoken_of = [bound.name for bound in asked.metrics] + [asked.sort] * (asked.sort not in SORTS)
+        return [*USUAL, *(f"{METRICS}{name}" for name in dict.fromkeys(spoken_of))]
+    columns = [name.strip() for name in given.split(",")]
+    for name in columns:
+        if name not in CELLS and not (name.startswith((METRICS, TAGS)) and name not in (METRICS, TAGS)):
+            raise RecordError(one_of("--columns", name, [*CELLS, f"{METRICS}NAME", f"{TAGS}NAME"]))
+    return columns
+
+
+def _must_be_measured(sort: str, found: Sequence[RunSummary]) -> None:
+    """Refuse to sort by what none of the runs has: it is misspelt."""
+    measured = {name for run in found for name in run.metrics}
+    if found and sort not in SORTS and sort not in measured:
+        raise RecordError(one_of("--sort", sort, [*SORTS, *measured], see="A metric is one that the runs measured."))
 
 
 def ui(arguments: Sequence[str]) -> int:
@@ -106,32 +166,47 @@ def tracking_uri() -> str:
     return get_tracking_uri(get_paths())
 
 
-def _store() -> Store:
-    uri = tracking_uri()
-    local = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite") and not local.is_file():
-        from asparagus.errors import RecordError
-
-        raise RecordError(
-            f"{local}: nothing has been recorded there yet. Train something: asp-launch experiment/digits."
+def _print_table(found: Sequence[RunSummary], columns: Sequence[str]) -> None:
+    cells = [[_cell(run, name) for name in columns] for run in found]
+    if sys.stdout.isatty() and len(found) <= FOLDED:
+        _print_folded(cells, columns)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for row in ([*columns], ["-" * width for width in widths], *cells):
+        placed = zip(columns, row, widths, strict=True)
+        print(
+            "  ".join(
+                cell.rjust(width) if _is_number(name) else cell.ljust(width) for name, cell, width in placed
+            ).rstrip()
         )
-    from asparagus.record.store import Store
-
-    return Store(uri)
 
 
-def _print_table(found: Sequence[RunSummary]) -> None:
+def _print_folded(cells: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
+    """Print a table that fits the terminal; slow where it is long."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("run", justify="right", no_wrap=True)
-    for name in ("stage", "task", "state", "best by", "from", "started"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("stage", "state", "best by", "started"))
-    for run in found:
-        started = datetime.fromtimestamp(run.started, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(str(run.run_id), run.stage, run.task, run.state, score(run), origin(run), started)
+    for name in columns:
+        justify: Literal["right", "left"] = "right" if _is_number(name) else "left"
+        table.add_column(escape(name), justify=justify, overflow="fold", no_wrap=name not in LONG)
+    for row in cells:
+        table.add_row(*map(escape, row))
     console().print(table)
+
+
+def _is_number(column: str) -> bool:
+    return column in NUMBERS or column.startswith(METRICS)
+
+
+def _cell(run: RunSummary, column: str) -> str:
+    if column in CELLS:
+        return CELLS[column](run) or NOTHING
+    if column.startswith(TAGS):
+        return run.tags.get(column.removeprefix(TAGS), NOTHING)
+    value = run.metrics.get(column.removeprefix(METRICS))
+    return NOTHING if value is None else f"{value:.4g}"
 
 
 def console() -> Console:
@@ -143,32 +218,40 @@ def console() -> Console:
 
 def score(run: RunSummary) -> str:
     """Return the best value of the monitored metric of a run as text."""
-    return f"{run.monitor} {run.best:.4g}" if run.best is not None else "-"
+    return f"{run.monitor} {run.best:.4g}" if run.best is not None else NOTHING
 
 
 def origin(run: RunSummary) -> str:
     """Return where a run's weights came from as text."""
     if run.parent_checkpoint is None:
-        return "-"
+        return NOTHING
     name = Path(run.parent_checkpoint).name
     return f"run {run.parent_id} {name}" if run.parent_id else name
 
 
-def _label(run: RunSummary, checkpoint: str | None = None) -> str:
-    edge = f"{Path(checkpoint).name} → " if checkpoint else ""
-    return f"{edge}[bold]run {run.run_id}[/] {run.stage} {run.task} · {run.state} · {score(run)}"
+def _started(run: RunSummary) -> str:
+    return datetime.fromtimestamp(run.started, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _tree(found: Lineage) -> Tree:
-    """Draw the line of descent, oldest first; each edge is the checkpoint that the younger run started from."""
-    from rich.tree import Tree
+def _other(number: int | None) -> str:
+    return "" if number is None else str(number)
 
-    root = Tree(found.origin or "", hide_root=found.origin is None)
-    node, edge = root, found.origin
-    for relative in reversed(found.ancestors):
-        node, edge = node.add(_label(relative.run, edge)), relative.checkpoint
-    nodes = {found.run.run_id: node.add(f"{_label(found.run, edge)}  [green]◀ this run[/]")}
-    for relative in found.descendants:
-        parent = nodes[relative.run.parent_id or 0]
-        nodes[relative.run.run_id] = parent.add(_label(relative.run, relative.checkpoint))
-    return root
+
+CELLS: dict[str, Callable[[RunSummary], str]] = {
+    "run": lambda run: str(run.run_id),
+    "stage": lambda run: run.stage,
+    "task": lambda run: run.task,
+    "state": lambda run: run.state,
+    "best": score,
+    "from": origin,
+    "started": _started,
+    "rerun_of": lambda run: _other(run.rerun_of),
+    "sweep": lambda run: _other(run.sweep_id),
+    "folder": lambda run: run.folder,
+    "mlflow_run_id": lambda run: run.mlflow_run_id,
+}
+"""The columns of `asp runs`, beside metrics and tags."""
+USUAL = tuple(CELLS)[:7]
+NUMBERS = ("run", "rerun_of", "sweep")
+LONG = ("task", "from", "folder")
+"""Columns that are folded where a terminal is narrow."""

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from asparagus.compose.composer import Request, compose_config, known_configs, search_folders
+from asparagus.compose.load_model import BEST, LATEST, with_weights
 from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import hidden, plain_values, written
 from asparagus.compose.spellings import spelled_our_way
@@ -73,7 +74,8 @@ KEYS_OF: dict[str, tuple[str, ...]] = {
     "model_kwargs": ("model.net",),
     "device": ("trainer.accelerator",),
     "logs_save_path": ("logger.tensorboard",),
-    "load_model": (),
+    "load_model": ("init_from",),
+    "model_to_load": ("init_from",),
 }
 """Names that are worked out: which keys they set."""
 PATHS = ("data.root", "data.datasplit_path", "run.resume_from_checkpoint")
@@ -88,12 +90,7 @@ NETWORKS = {
 }
 MODEL_NAMES = ("2d_unet", "2d_resnet", "3d_unet", "3d_resnet", "vitnet")
 ACCELERATORS = {"cuda": "gpu", "cpu": "cpu", "mps": "mps"}
-LOADS = ("latest", "best")
-ELSEWHERE = {
-    "model_save_path": "checkpoints lie in the run's own folder, <run folder>/checkpoints",
-    "load_model": "give init_from = 'run:<id>/last' or 'run:<id>/best'",
-    "model_to_load": "give init_from = 'run:<id>/last' or 'run:<id>/best'",
-}
+ELSEWHERE = {"model_save_path": "checkpoints lie in the run's own folder, <run folder>/checkpoints/epoch=E-step=S"}
 """Names whose wish has another place here."""
 
 log = logging.getLogger("asparagus")
@@ -126,7 +123,10 @@ def compose_python(request: Request) -> DictConfig:
     if written(base, "data.samples_per_epoch") is None and ("iterations_per_epoch" in names or not _own_data(names)):
         _set_samples(config, names)
     assert isinstance(config, type(base))
-    return config
+    if names.get("load_model") is None:
+        return config
+    model_name = str(names.get("model_name") or DEFAULTS["model_name"])
+    return with_weights(config, names["load_model"], model_name, str(names.get("model_to_load") or model_name))
 
 
 def _split(request: Request) -> tuple[Request, dict[str, Any]]:
@@ -336,8 +336,8 @@ def _places(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None:
         put(tree, "trainer.accelerator", ACCELERATORS[kind])
         if index.isdigit():
             put(tree, "trainer.devices", [int(index)])
-    if "load_model" in given and given["load_model"] not in LOADS:
-        raise ConfigError(one_of("load_model", given["load_model"], LOADS))
+    if "load_model" in given and given["load_model"] not in (LATEST, BEST):
+        raise ConfigError(one_of("load_model", given["load_model"], (LATEST, BEST)))
     if "logs_save_path" in given:
         logs = file.parent / str(given["logs_save_path"]).replace("{model_name}", str(given["model_name"]))
         logger = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": str(logs), "name": ""}

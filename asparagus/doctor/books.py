@@ -16,7 +16,7 @@ from asparagus.errors import RecordError
 from asparagus.paths import SQLITE, get_tracking_uri
 from asparagus.record.asked import Asked
 from asparagus.record.backlog import waiting
-from asparagus.record.numbers import OURS, REGISTER, all_numbers, find_folder, relocated
+from asparagus.record.numbers import OURS, REGISTER, all_numbers, place_of, relocated
 from asparagus.record.reader import open_reader
 from asparagus.record.run_folder import (
     INTERRUPTED,
@@ -74,9 +74,10 @@ def runs(around: Surroundings) -> Iterator[Finding]:
 def _folders(models: Path) -> Iterator[tuple[int, RunFolder, dict[str, Any]]]:
     for run_id in all_numbers(models):
         try:
-            path = find_folder(models, run_id)
+            path = place_of(models, run_id)
             folder = RunFolder(path, path.parent.name)
-            yield run_id, folder, read_state(folder)
+            if path.is_dir():
+                yield run_id, folder, read_state(folder)
         except RecordError:  # moved, removed or unreadable: each command says so of the run that it is asked about
             continue
 

@@ -18,6 +18,7 @@ import yaml
 from filelock import BaseFileLock
 
 from asparagus.checkpoint.folder import manifests
+from asparagus.checkpoint.full_disk import full_disk, is_full
 from asparagus.checkpoint.holds import child, hold
 from asparagus.errors import RecordError
 from asparagus.journal import Journal
@@ -107,8 +108,10 @@ def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterato
             if plan.spec.run.id is not None:
                 raise
             floor = max(floor, place.run_id)
-        except BaseException:
+        except BaseException as error:
             place.lock.release()
+            if isinstance(error, OSError) and is_full(error):
+                raise full_disk(error, place.folder.path, place.run_id) from error
             raise
     try:
         yield started

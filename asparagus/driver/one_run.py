@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -175,6 +176,8 @@ def _in_process(assignment: Assignment, work: Callable[..., dict[str, Any]], ran
 
 def failure(assignment: Assignment, error: BaseException, *, hint: str = "") -> RunError:
     """Return the error that a failed training ends with: the cause in one line, and where to read on."""
+    if isinstance(error, RunError):  # said in our own words where it happened
+        return error
     folder = RunFolder(Path(assignment.folder), assignment.spec.stage)
     kept = manifests(folder.checkpoints)
     again = "The same command goes on from there."
@@ -191,7 +194,7 @@ def _write_error(begun: Begun, error: RunError) -> None:
     import traceback
 
     story = "".join(traceback.format_exception(error))
-    with begun.folder.log.open("a", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), begun.folder.log.open("a", encoding="utf-8") as file:  # a disk that is full
         file.write(hide(story, set(references(begun.plan.spec.to_dict()))))
 
 

@@ -12,6 +12,9 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+BUNDLED = "thirdparty_files"
+"""Where Ray keeps packages for itself, which come into sight once it is imported."""
+
 
 def _user() -> str:
     try:
@@ -21,7 +24,8 @@ def _user() -> str:
 
 
 def _packages() -> dict[str, str]:
-    installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    found = [dist for dist in importlib.metadata.distributions() if BUNDLED not in str(dist.locate_file(""))]
+    installed = {dist.metadata["Name"]: dist.version for dist in found}
     return dict(sorted(installed.items(), key=lambda item: str(item[0]).lower()))
 
 

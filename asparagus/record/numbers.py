@@ -105,11 +105,17 @@ def find_folder(models: Path, run_id: int) -> Path:
     """Return the folder of a run.
 
     Raises:
-        RecordError: No such number was taken here, or its folder is gone.
+        RecordError: No such number was taken here, its folder is gone, or there are two of them.
     """
     folder = place_of(models, run_id)
+    every = sorted(models.glob(f"*/*/{folder.name}"))
+    if len(every) > 1:
+        told = f"there are {len(every)} folders of it, {' and '.join(map(str, every))}"
+        raise RecordError(f"run {run_id}: {told}. Move all but the right one away.")
     if folder.is_dir():
         return folder
+    if every:
+        raise RecordError(f"run {run_id}: its folder is {every[0]} now. Move it back to {folder}.")
     if (models / TRASH / folder.name).is_dir():
         raise RecordError(f"run {run_id}: is in the trash. Bring it back: asp rm --restore {run_id}")
     raise RecordError(f"run {run_id}: its folder {folder} is gone. Was it moved or deleted?")

@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run
-
 from asparagus.errors import RecordError
-from asparagus.record.store import RUN_ID, TAG, Store
+from asparagus.record.asked import Asked
+from asparagus.record.reader import Reader
+from asparagus.record.summary import RunSummary
+from asparagus.secrets import without_passwords
 
-INIT_FROM = "init_from"
+__all__ = ["INIT_FROM", "RERUN", "SWEEP", "Edge", "Lineage", "Relative", "RunSummary", "lineage", "list_runs"]
+
+INIT_FROM, RERUN, SWEEP = "init_from", "rerun", "sweep"
+"""The kinds of edges; of several between two generations, the one that stands first here is told."""
+RUN_FOLDER = re.compile(r"/(?P<task>[^/]+)/(?P<stage>[^/]+)/run_id=\d+/")
+NEWEST = 5
 
 
 @dataclass(frozen=True)
-class RunSummary:
-    """One run in a list."""
+class Edge:
+    """What a run came from."""
 
-    run_id: int
-    stage: str
-    task: str
-    state: str
-    folder: str
-    mlflow_run_id: str
-    started: float
-    """Seconds since the epoch."""
-    monitor: str = ""
-    best: float | None = None
-    """The monitored metric of the best checkpoint, until there is one: its latest value."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    parent_id: int | None = None
-    parent_checkpoint: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `asp runs --json` prints."""
-        edge = {"run_id": self.parent_id, "checkpoint": self.parent_checkpoint}
-        return {
-            "run_id": self.run_id,
-            "stage": self.stage,
-            "task": self.task,
-            "state": self.state,
-            "metrics": self.metrics,
-            "folder": self.folder,
-            "mlflow_run_id": self.mlflow_run_id,
-            "init_from": edge if self.parent_checkpoint else None,
-            "sweep_id": None,
-        }
+    kind: str
+    older: int | None
+    """`None` for weights that no run of ours wrote."""
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +41,10 @@ class Relative:
     """The checkpoint that the younger of the two started from."""
     kind: str
     distance: int
+    via: int
+    """The run at the near end of the edge."""
+    missing: str | None = None
+    """What is gone of it, though it should be on this machine."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `asp lineage --json` prints of it."""
@@ -68,6 +55,8 @@ class Relative:
             "task": run.task,
             "checkpoint": self.checkpoint,
             "kind": self.kind,
+            "via": self.via,
+            "missing": self.missing,
         }
 
 
@@ -80,6 +69,10 @@ class Lineage:
     descendants: list[Relative]
     origin: str | None = None
     """The weights file that the oldest ancestor started from, when no recorded run wrote it."""
+    missing: str | None = None
+    """What is gone of the run itself, though it should be on this machine."""
+    is_cut: bool = False
+    """There are more descendants than were asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `asp lineage --json` prints."""
@@ -87,71 +80,157 @@ class Lineage:
             "run_id": self.run.run_id,
             "ancestors": [relative.to_dict() for relative in self.ancestors],
             "descendants": [relative.to_dict() for relative in self.descendants],
+            "origin": self.origin,
+            "missing": self.missing,
         }
 
 
-def list_runs(store: Store, *, stage: str | None = None, task: str | None = None) -> list[RunSummary]:
-    """Return recorded runs, newest first."""
-    clauses = [f"tags.`{RUN_ID}` != ''"]
-    clauses += [f"tags.`{TAG}stage` = '{stage}'"] if stage else []
-    clauses += [f"tags.`{TAG}task` = '{task}'"] if task else []
-    return sorted(map(summary, store.runs(" and ".join(clauses))), key=lambda run: run.run_id, reverse=True)
+def list_runs(reader: Reader, asked: Asked | None = None) -> list[RunSummary]:
+    """Return recorded runs; all of them, the newest first, unless asked otherwise."""
+    return reader.runs(asked or Asked(limit=None))
 
 
-def lineage(store: Store, run_id: int) -> Lineage:
+def lineage(reader: Reader, run_id: int, *, models: Path | None = None, limit: int | None = None) -> Lineage:
     """Follow the edges from a run, both ways.
+
+    Args:
+        reader: The record.
+        run_id: The run's number.
+        models: The models folder of this machine, in which the folders of its runs have to be.
+        limit: Return no more descendants than this, the nearest.
 
     Raises:
         RecordError: No such run is recorded.
     """
-    run = summary(_get(store, run_id))
-    ancestors: list[Relative] = []
-    youngest, origin = run, None
-    while youngest.parent_checkpoint:
-        if youngest.parent_id is None or (older := store.run_of(youngest.parent_id)) is None:
-            origin = youngest.parent_checkpoint
-            break
-        ancestors.append(Relative(summary(older), youngest.parent_checkpoint, INIT_FROM, len(ancestors) + 1))
-        youngest = ancestors[-1].run
-    return Lineage(run, ancestors, _descendants(store, [run]), origin)
-
-
-def _descendants(store: Store, generation: Sequence[RunSummary], distance: int = 1) -> list[Relative]:
-    """Return children, then their children: one question to the store per parent."""
-    found = [
-        Relative(child, child.parent_checkpoint, INIT_FROM, distance)
-        for parent in generation
-        for child in sorted(_children(store, parent.run_id), key=lambda run: run.run_id)
-    ]
-    return found + (_descendants(store, [relative.run for relative in found], distance + 1) if found else [])
-
-
-def _children(store: Store, run_id: int) -> Iterable[RunSummary]:
-    return map(summary, store.runs(f"tags.`{TAG}init_from.run_id` = '{run_id}'"))
-
-
-def _get(store: Store, run_id: int) -> Run:
-    run = store.run_of(run_id)
-    if run is None:
-        raise RecordError(f"run {run_id}: is not recorded in {store.uri}. asp runs lists those that are.")
-    return run
-
-
-def summary(run: Run) -> RunSummary:
-    """Return what a list shows of an MLflow run of ours."""
-    tags = run.data.tags
-    parent = tags.get(f"{TAG}init_from.run_id")
-    return RunSummary(
-        run_id=int(tags[RUN_ID]),
-        stage=tags.get(f"{TAG}stage", ""),
-        task=tags.get(f"{TAG}task", ""),
-        state=tags.get(f"{TAG}state", ""),
-        folder=tags.get(f"{TAG}folder", ""),
-        mlflow_run_id=run.info.run_id,
-        started=run.info.start_time / 1000,
-        monitor=tags.get(f"{TAG}monitor", ""),
-        best=float(tags[f"{TAG}best"]) if f"{TAG}best" in tags else run.data.metrics.get(tags.get(f"{TAG}monitor", "")),
-        metrics=dict(run.data.metrics),
-        parent_id=int(parent) if parent else None,
-        parent_checkpoint=tags.get(f"{TAG}init_from.checkpoint"),
+    run = _get(reader, run_id)
+    ancestors = _ancestors(reader, run)
+    descendants, is_cut = _descendants(reader, run, limit)
+    places = _Places(models)
+    return Lineage(
+        run,
+        [places.checked(relative) for relative in ancestors],
+        [places.checked(relative) for relative in descendants],
+        _origin([run, *(relative.run for relative in ancestors)]),
+        places.gone(run),
+        is_cut,
     )
+
+
+def edges(run: RunSummary) -> Iterator[Edge]:
+    """Yield what a run came from."""
+    if run.parent_checkpoint:
+        yield Edge(INIT_FROM, run.parent_id, run.parent_checkpoint)
+    if run.rerun_of is not None:
+        yield Edge(RERUN, run.rerun_of)
+    if run.sweep_id is not None:
+        yield Edge(SWEEP, run.sweep_id)
+
+
+def _get(reader: Reader, run_id: int) -> RunSummary:
+    found = reader.by_numbers([run_id])
+    if found:
+        return found[0]
+    newest = ", ".join(str(run.run_id) for run in reader.runs(Asked(limit=NEWEST)))
+    known = f"The newest there: {newest}." if newest else "No run is."
+    raise RecordError(
+        f"run {run_id}: is not recorded in {without_passwords(reader.uri)}. {known} asp runs lists those that are."
+    )
+
+
+def _ancestors(reader: Reader, run: RunSummary) -> list[Relative]:
+    """Return parents, then theirs, each run once: one question per generation."""
+    found: list[Relative] = []
+    generation, seen = [run], {run.run_id}
+    while generation:
+        wanted: dict[int, tuple[Edge, int]] = {}
+        for young in generation:
+            for edge in edges(young):
+                if edge.older is not None and edge.older not in seen:
+                    wanted.setdefault(edge.older, (edge, young.run_id))
+        seen |= wanted.keys()
+        known = _by_number(reader.by_numbers(wanted)) if wanted else {}
+        distance = found[-1].distance + 1 if found else 1
+        generation = []
+        for number, (edge, via) in wanted.items():
+            older = known.get(number)
+            missing = None if older else f"run {number} is not recorded here: it was deleted, or is recorded elsewhere"
+            older = older or _not_recorded(number, edge.checkpoint)
+            found.append(Relative(older, edge.checkpoint, edge.kind, distance, via, missing))
+            generation.append(older)
+    return found
+
+
+def _descendants(reader: Reader, run: RunSummary, limit: int | None) -> tuple[list[Relative], bool]:
+    """Return children, then theirs, each run once, and whether there are more: one question per generation."""
+    found: list[Relative] = []
+    generation, seen, distance = [run.run_id], {run.run_id}, 1
+    while generation:
+        left = None if limit is None else limit - len(found)
+        answer = reader.children(generation, limit=None if left is None else left + 1)
+        children = list(_by_number(child for child in answer if child.run_id not in seen).values())
+        if left is not None and len(answer) > left:
+            newest = children[max(0, len(children) - left) :]
+            return [*found, *_as_relatives(newest, generation, distance)], True
+        found += _as_relatives(children, generation, distance)
+        generation = [child.run_id for child in children]
+        seen.update(generation)
+        distance += 1
+    return found, False
+
+
+def _as_relatives(children: Iterable[RunSummary], generation: Sequence[int], distance: int) -> Iterator[Relative]:
+    older = set(generation)
+    for child in children:
+        edge = next(edge for edge in edges(child) if edge.older in older)
+        yield Relative(child, edge.checkpoint, edge.kind, distance, edge.older or 0)
+
+
+def _by_number(runs: Iterable[RunSummary]) -> dict[int, RunSummary]:
+    """Return runs by number, in their order; of two with one number, the one that started last."""
+    found: dict[int, RunSummary] = {}
+    for run in runs:
+        if run.run_id not in found or run.started > found[run.run_id].started:
+            found[run.run_id] = run
+    return found
+
+
+def _not_recorded(number: int, checkpoint: str | None) -> RunSummary:
+    """Return what a checkpoint's path still tells of its run."""
+    place = RUN_FOLDER.search(checkpoint or "")
+    stage, task = (place["stage"], place["task"]) if place else ("", "")
+    folder = checkpoint[: place.end() - 1] if place and checkpoint else ""
+    return RunSummary(number, stage, task, "not recorded", folder, "", 0.0)
+
+
+def _origin(line: Iterable[RunSummary]) -> str | None:
+    foreign = (run.parent_checkpoint for run in line if run.parent_checkpoint and run.parent_id is None)
+    return next(foreign, None)
+
+
+class _Places:
+    """What should lie in the models folder of this machine; each path is looked for once.
+
+    Args:
+        models: The folder, if there is one.
+    """
+
+    def __init__(self, models: Path | None) -> None:
+        self._models = models
+        self._is_gone: dict[str, bool] = {}
+
+    def checked(self, relative: Relative) -> Relative:
+        """Return a relative with what is gone of it."""
+        missing = relative.missing or self.gone(relative.run)
+        if not missing and relative.checkpoint and self._is_missing(relative.checkpoint):
+            missing = f"the checkpoint {relative.checkpoint} is gone: moved or deleted"
+        return replace(relative, missing=missing)
+
+    def gone(self, run: RunSummary) -> str | None:
+        """Say that the folder of a run is gone."""
+        return f"its folder {run.folder} is gone: moved or deleted" if self._is_missing(run.folder) else None
+
+    def _is_missing(self, path: str) -> bool:
+        if path not in self._is_gone:
+            is_ours = bool(path) and self._models is not None and Path(path).is_relative_to(self._models)
+            self._is_gone[path] = is_ours and not Path(path).exists()
+        return self._is_gone[path]

@@ -47,7 +47,12 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
     Raises:
         AsparagusError: The data or the weights do not fit what was asked.
     """
-    with _journal(Path(assignment.folder), ranks) as journal, _logging_to(assignment, ranks.rank):
+    folder = Path(assignment.folder)
+    with (
+        _saying_if_the_disk_is_full(assignment),
+        _journal(folder, ranks) as journal,
+        _logging_to(assignment, ranks.rank),
+    ):
         trainer, module, datamodule = build(assignment, ranks, journal)
         start = _start(assignment, module)
         if start is None and assignment.parent is not None:
@@ -58,7 +63,7 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
             journal.append("end", step=trainer.global_step, epoch=trainer.current_epoch)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         if start is not None and not metrics:  # lost after its last epoch: there was nothing left to measure
-            metrics = _measured_before(Path(assignment.folder))
+            metrics = _measured_before(folder)
         return {"metrics": metrics, "step": trainer.global_step, "epoch": trainer.current_epoch}
 
 

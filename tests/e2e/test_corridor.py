@@ -66,6 +66,8 @@ def test_pretrain_on_two_ray_workers_then_finetune_seg_and_cls_with_lineage_in_a
             "task": "Task998_LauritSyn",
             "checkpoint": pretrained["checkpoint"],
             "kind": "init_from",
+            "via": seg["run_id"],
+            "missing": None,
         }
     ]
     client = Store(f"sqlite:///{home}/results/mlflow.db").client

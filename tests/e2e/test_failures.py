@@ -17,6 +17,7 @@ from asparagus.checkpoint.folder import STATE, manifests
 from asparagus.checkpoint.transfer import read_weights
 from asparagus.journal import JournalReader
 from asparagus.record.query import list_runs
+from asparagus.record.reader import Reader, open_reader
 from asparagus.record.store import Store
 from tests.conftest import ASP
 
@@ -27,6 +28,10 @@ pytestmark = [pytest.mark.e2e]
 
 def store_of(home) -> Store:
     return Store(f"sqlite:///{home}/results/mlflow.db")
+
+
+def reader_of(home) -> Reader:
+    return open_reader(f"sqlite:///{home}/results/mlflow.db")
 
 
 def history(home, outcome, key):
@@ -66,7 +71,7 @@ def test_a_killed_worker_costs_no_epoch_no_number_and_no_metric(  # noqa: PLR091
     undisturbed = json.loads(asp("asp-launch", *common, "data.batch_size=64").stdout.splitlines()[-1])
 
     assert outcome["run_id"] == 1
-    assert [run.run_id for run in list_runs(store_of(home))] == [2, 1]
+    assert [run.run_id for run in list_runs(reader_of(home))] == [2, 1]
     assert "going on at epoch 3" in disturbed.stderr
     events = JournalReader(Path(outcome["folder"]) / "journal.jsonl").read()
     assert [event["epoch"] for event in events if event["kind"] == "start"] == [0, 3]  # nothing before it was repeated
@@ -104,7 +109,7 @@ def test_a_bug_in_the_users_code_ends_the_run_with_its_cause_and_status_3(
     assert done.returncode == 3, done.stderr
     assert "run 1 failed: ValueError: boom" in done.stderr
     assert "Traceback" not in done.stderr
-    assert list_runs(store_of(home))[0].state == "failed"
+    assert list_runs(reader_of(home))[0].state == "failed"
     log = Path(home / "models/Task001_Digits/train_cls/run_id=1/train_cls.log").read_text()
     assert 'raise ValueError("boom' in log  # the story with its traceback
     assert log.count("GPU available") == 1  # a bug is not tried again
@@ -151,7 +156,7 @@ def start_slow(home) -> subprocess.Popen[str]:
 def wait_for_state(home, state) -> str:
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        found = list_runs(store_of(home))[0].state
+        found = list_runs(reader_of(home))[0].state
         if found == state:
             return found
         time.sleep(0.5)
@@ -171,7 +176,7 @@ def test_a_killed_driver_leaves_no_run_that_runs_for_ever(home, pythonpath):
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     assert wait_for_state(home, "interrupted") == "interrupted"
-    run = list_runs(store_of(home))[0]
+    run = list_runs(reader_of(home))[0]
     steps = [point.step for point in store_of(home).client.get_metric_history(run.mlflow_run_id, "val/loss")]
     assert steps
     assert steps[0] == STEPS_PER_EPOCH - 1

@@ -24,7 +24,7 @@ def test_what_is_logged_while_the_server_is_killed_arrives_when_it_is_back(tmp_p
     folder = create(tmp_path, Spec("pretrain", "Task9_X", paths=Paths(models=str(tmp_path))), 1, "{}")
     record = RunRecord(1, "pretrain", "Task9_X", str(folder.path), "pretrain-1", {})
     try:
-        with Recorder(uri, tmp_path) as recorder:
+        with Recorder(uri, tmp_path, tmp_path) as recorder:
             mlflow_run_id = recorder.open(record)
             journal = Journal(folder.journal)
             journal.append("metrics", step=1, epoch=0, values={"loss": 1.0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 
 import asparagus
-from asparagus.check.request import resolve_parent
+from asparagus.check.parent import resolve_parent
+from asparagus.checkpoint.folder import MANIFEST, STATE, manifests, pick
+from asparagus.checkpoint.load import load_best, load_latest
+from asparagus.checkpoint.transfer import read_weights
 from asparagus.cli.main import run
 from asparagus.compose import Request, compose
 from asparagus.errors import ConfigError, RunError
+from asparagus.journal import JournalReader
 from asparagus.spec import Spec
 from asparagus.submit import submit
 
@@ -152,7 +158,7 @@ def test_e1_paths_inside_the_file_are_absolute_and_relative_to_its_folder(made, 
     assert spec.data["datasplit_path"] == str(folder / "splits" / "mine.csv")
     assert spec.data["root"] == str(folder / "here")
     assert spec.run.resume_from_checkpoint == str(folder / "x.ckpt")
-    assert resolve_parent(str(spec.init_from), home).checkpoint == str(folder / "weights.pt")
+    assert resolve_parent(str(spec.init_from), home, None).parent.checkpoint == str(folder / "weights.pt")
 
 
 def test_e1_paths_on_the_command_line_are_relative_to_where_it_is_typed(made, home):
@@ -685,11 +691,10 @@ def test_e3_to_e22_none_is_as_if_the_name_were_not_there(name, made):
     assert made(f'task = "x"\n{name} = None\n') == made('task = "x"\n')
 
 
-@pytest.mark.parametrize("name", ["model_save_path", "model_to_load", "load_model"])
-def test_e3_e16_e19_a_name_whose_wish_has_another_place_says_where(name, made, caplog):
+def test_e3_model_save_path_says_where_checkpoints_lie(made, caplog):
     with caplog.at_level(logging.WARNING, logger="asparagus"):
-        made(f'task = "x"\n{name} = "latest"\n')
-    assert f"{name} is not used" in caplog.text
+        made('task = "x"\nmodel_save_path = "mine/{model_name}_{epoch}.pth"\n')
+    assert "model_save_path is not used: checkpoints lie in the run's own folder" in caplog.text
 
 
 def test_e7_the_optimizer_is_radam_with_its_own_defaults(config):
@@ -776,3 +781,277 @@ def test_environment_is_left_alone(made):
     before = dict(os.environ)
     made(DIGITS + BUILT_IN)
     assert dict(os.environ) == before
+
+
+# Checkpoints: where they lie, how they are numbered, which are loaded (E3, E4, E11, E16, E19, E31, E32)
+
+
+class StopOnce(pl.Callback):
+    """Raise at the start of an epoch, once in the life of the file `mark`."""
+
+    def __init__(self, mark: str, epoch: int) -> None:
+        self.mark, self.epoch = Path(mark), epoch
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch and not self.mark.exists():
+            self.mark.touch()
+            raise ValueError("the power went out")
+
+
+def stopping(home: Path, epoch: int) -> str:
+    entry = {"_target_": "tests.seeds.test_cellmap.StopOnce", "mark": str(home / "struck"), "epoch": epoch}
+    return f"callbacks = {{'stop': {entry!r}}}\n"
+
+
+def launch(path: str, *words: str) -> Any:
+    return asparagus.launch(path, words)
+
+
+def parent(outcome: Any) -> tuple[int, str] | None:
+    return (outcome.parent.run_id, Path(outcome.parent.checkpoint).name) if outcome.parent else None
+
+
+def weights(outcome: Any, name: str = "last") -> torch.Tensor:
+    checkpoint, _ = pick(Path(outcome.folder) / "checkpoints", name)
+    return read_weights(checkpoint)["net.1.weight"]
+
+
+def name_of_run(outcome: Any) -> str:
+    return yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())["run"]["name"]
+
+
+def starts(outcome: Any) -> list[tuple[int, int]]:
+    events = JournalReader(Path(outcome.folder) / "journal.jsonl").read()
+    return [(event["epoch"], event["step"]) for event in events if event["kind"] == "start"]
+
+
+THREE = DIGITS.replace("epochs = 1", "epochs = 3") + NETWORK
+
+
+def test_e3_checkpoints_carry_model_and_epoch_and_are_whole_states(config):
+    outcome = launch(config(THREE + 'checkpoint = {"keep_every_n_epochs": 1}\n'))
+    found = manifests(Path(outcome.folder) / "checkpoints")
+    assert [(manifest.name, manifest.epoch) for manifest in found] == [
+        ("epoch=0-step=5", 0),
+        ("epoch=1-step=10", 1),
+        ("epoch=2-step=15", 2),
+    ]
+    state = torch.load(Path(outcome.folder) / "checkpoints" / found[1].name / STATE, weights_only=True)
+    assert (state["epoch"], state["global_step"]) == (1, 10)
+    assert {"state_dict", "optimizer_states"} <= state.keys()
+    assert name_of_run(outcome) == "mine"
+
+
+def test_e4_logs_save_path_gets_tensorboard_files_of_what_is_logged(config, home):
+    launch(config(DIGITS + NETWORK + 'logs_save_path = "tensorboard/{model_name}"\n'))
+    (events,) = (home / "examples" / "tensorboard" / "mine").rglob("events.out.tfevents.*")
+    for tag in (b"train/loss", b"val/loss"):
+        assert tag in events.read_bytes()
+
+
+def test_e11_epochs_and_steps_are_numbered_on_after_a_restart(config, home):
+    path = config(THREE + 'checkpoint = {"keep_every_n_epochs": 1}\n' + stopping(home, 2))
+    with pytest.raises(RunError, match="the power went out"):
+        launch(path)
+    outcome = launch(path)
+    assert (outcome.run_id, starts(outcome)) == (1, [(0, 0), (2, 10)])
+    found = manifests(Path(outcome.folder) / "checkpoints")
+    assert [manifest.name for manifest in found] == ["epoch=0-step=5", "epoch=1-step=10", "epoch=2-step=15"]
+
+
+def test_e11_and_the_weights_are_those_of_a_training_that_was_never_stopped(config, home):
+    with pytest.raises(RunError):
+        launch(config(THREE + stopping(home, 2)))
+    stopped = launch(config(THREE + stopping(home, 2)))
+    (home / "other").mkdir()
+    smooth = launch(config(THREE.replace('"mine"', '"other"') + stopping(home, 99), folder="other"))
+    assert torch.equal(weights(stopped), weights(smooth))
+
+
+def test_e19_without_a_run_to_load_from_the_weights_are_fresh_and_that_is_said(config, caplog):
+    with caplog.at_level(logging.WARNING, logger="asparagus"):
+        outcome = launch(config(DIGITS + NETWORK + "load_model = 'latest'\n"))
+    assert parent(outcome) is None
+    assert "no run of train_cls of Task001_Digits is called 'mine' and has a checkpoint" in caplog.text
+    assert yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())["init_from"] is None
+
+
+def test_e19_latest_loads_the_newest_checkpoint_of_the_newest_run_of_that_name(config, caplog):
+    text = THREE.replace("3e-3", "1e-2")
+    launch(config(text))
+    launch(config(text.replace('"mine"', '"another"'), name="other.py"))
+    with caplog.at_level(logging.WARNING, logger="asparagus"):
+        third = launch(config(text + "load_model = 'latest'\n"))
+    assert parent(third) == (1, "epoch=2-step=15")
+    assert "the latest weights of 'mine' are those of run:1/epoch=2-step=15" in caplog.text
+    fourth = launch(config(text + "load_model = 'latest'\nlearning_rate = 1e-5\n"))
+    assert parent(fourth) == (3, "epoch=2-step=15")
+    assert [name_of_run(outcome) for outcome in (third, fourth)] == ["mine 2", "mine 3"]
+    assert not torch.equal(weights(third), weights(fourth))
+    assert torch.allclose(weights(third), weights(fourth), atol=1e-3)  # a tiny rate: it began where the third ended
+
+
+def test_e19_best_loads_the_best_checkpoint_by_what_it_recorded(config):
+    first = launch(config(THREE.replace("3e-3", "3.0") + 'checkpoint = {"keep_every_n_epochs": 1}\n'))
+    found = manifests(Path(first.folder) / "checkpoints")
+    best = max(found, key=lambda manifest: (manifest.metrics["val/accuracy"], -manifest.step))
+    second = launch(config(THREE + "load_model = 'best'\n"))
+    assert parent(second) == (1, best.name)
+
+
+def test_e19_a_torn_checkpoint_is_passed_over(config):
+    first = launch(config(THREE + 'checkpoint = {"keep_every_n_epochs": 1}\n'))
+    state = Path(first.folder) / "checkpoints" / "epoch=2-step=15" / STATE
+    state.write_bytes(b"X" * state.stat().st_size)
+    assert parent(launch(config(THREE + "load_model = 'latest'\n"))) == (1, "epoch=1-step=10")
+
+
+def test_e16_model_to_load_is_the_name_that_is_looked_for(config):
+    launch(config(DIGITS + NETWORK))
+    text = DIGITS + NETWORK.replace('"mine"', '"next"') + "load_model = 'latest'\nmodel_to_load = 'mine'\n"
+    second = launch(config(text, name="next.py"))
+    assert (parent(second), name_of_run(second)) == ((1, "epoch=0-step=5"), "next")
+
+
+def test_e19_an_interrupted_run_goes_on_instead_of_a_new_one_being_begun(config, home):
+    path = config(THREE + stopping(home, 2) + "load_model = 'latest'\n")
+    with pytest.raises(RunError):
+        launch(path)
+    outcome = launch(path)
+    assert (outcome.run_id, parent(outcome), starts(outcome)) == (1, None, [(0, 0), (2, 10)])
+    (home / "struck").unlink()
+    with pytest.raises(RunError):
+        launch(path)
+    second = launch(path)
+    assert (second.run_id, parent(second), starts(second)) == (2, (1, "epoch=2-step=15"), [(0, 0), (2, 10)])
+    assert name_of_run(second) == "mine 2"
+
+
+def test_e19_an_interrupted_run_of_other_settings_is_loaded_from(config, home):
+    with pytest.raises(RunError):
+        launch(config(THREE + stopping(home, 2) + "load_model = 'latest'\n"))
+    outcome = launch(config(THREE + "learning_rate = 1e-4\nload_model = 'latest'\n"))
+    assert (outcome.run_id, parent(outcome)) == (2, (1, "epoch=1-step=10"))
+
+
+def test_e19_a_run_that_was_loaded_into_repeats_from_its_own_config(config):
+    launch(config(DIGITS + NETWORK))
+    second = launch(config(DIGITS + NETWORK + "load_model = 'latest'\n"))
+    again = asparagus.launch(f"{second.folder}/config.yaml", ["run.resume=false", "run.name=again"])
+    assert (again.run_id, parent(again)) == (3, (1, "epoch=0-step=5"))
+    assert torch.equal(weights(again), weights(second))
+
+
+def test_e19_init_from_wins_and_that_is_said(config, caplog):
+    launch(config(DIGITS + NETWORK))
+    text = DIGITS + NETWORK.replace('"mine"', '"next"') + "load_model = 'latest'\nmodel_to_load = 'nobody'\n"
+    with caplog.at_level(logging.WARNING, logger="asparagus"):
+        plan = asparagus.plan_of(config(text), ["init_from=run:1/last"])
+    assert plan.parent.run_id == 1
+    assert "load_model is not used: init_from or run.resume_from_checkpoint says" in caplog.text
+    assert any("run:1/last is a train_cls too: its weights are trained on" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("value", ["'newest'", "7", "'Latest'", "True"])
+def test_e19_another_word_is_answered_with_the_known_ones(value, problems):
+    said = problems(DIGITS + NETWORK + f"load_model = {value}\n")
+    assert "load_model" in said
+    assert "Known: best, latest." in said
+
+
+def test_e19_a_stage_that_starts_from_nothing_takes_no_other_stages_weights(config, home):
+    launch(config(DIGITS + NETWORK))
+    with pytest.raises(ConfigError, match="train_seg starts from nothing"):
+        asparagus.plan_of("train_seg", ["task=Task001_Digits", "init_from=run:1/last"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_root):
+    """A run of four epochs, all kept, whose best is neither the first nor the last by position."""
+    home = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASPARAGUS_HOME", str(home))
+        patch.setenv("ASPARAGUS_DATA", str(data_root))
+        (home / "train.py").write_text(
+            DIGITS.replace("epochs = 1", "epochs = 4") + NETWORK + 'checkpoint = {"keep_every_n_epochs": 1}\n'
+        )
+        return Path(asparagus.launch(str(home / "train.py")).folder)
+
+
+@pytest.fixture
+def run_of_four(trained, tmp_path):
+    """A copy of it, whose manifests say that epoch 1 was the best."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    for manifest in manifests(folder / "checkpoints"):
+        metrics = {**manifest.metrics, "val/accuracy": {0: 0.5, 1: 0.9, 2: 0.7, 3: 0.8}[manifest.epoch]}
+        path = folder / "checkpoints" / manifest.name / MANIFEST
+        path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": metrics}))
+    return folder
+
+
+def bare() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
+def saved(folder: Path, epoch: int) -> torch.Tensor:
+    return read_weights(folder / "checkpoints" / f"epoch={epoch}-step={5 * epoch + 5}")["net.1.weight"]
+
+
+def test_e31_load_latest_loads_the_newest_by_recorded_step_and_returns_its_epoch(run_of_four):
+    for age, epoch in enumerate((3, 0, 1, 2)):  # times of files say nothing
+        os.utime(run_of_four / "checkpoints" / f"epoch={epoch}-step={5 * epoch + 5}" / STATE, (age, age))
+    model = bare()
+    assert load_latest(run_of_four, model) == 3
+    assert torch.equal(model[1].weight, saved(run_of_four, 3))
+
+
+def test_e31_a_broken_file_is_said_and_the_one_before_it_is_loaded(run_of_four, caplog):
+    (run_of_four / "checkpoints" / "epoch=3-step=20" / STATE).write_bytes(b"broken")
+    (run_of_four / "checkpoints" / "epoch=2-step=15" / STATE).open("r+b").write(b"XX")
+    model = bare()
+    assert load_latest(run_of_four / "checkpoints", model) == 1
+    assert torch.equal(model[1].weight, saved(run_of_four, 1))
+    assert "epoch=3-step=20 was cut short" in caplog.text
+    assert "epoch=2-step=15 is torn or was changed" in caplog.text
+
+
+def test_e31_without_a_checkpoint_the_model_is_left_as_it_was(tmp_path, caplog):
+    model = bare()
+    before = model[1].weight.clone()
+    assert load_latest(tmp_path, model) is None
+    assert load_best(tmp_path / "nowhere", model) is None
+    assert torch.equal(model[1].weight, before)
+    assert "no checkpoint to load; the model is as it was" in caplog.text
+
+
+def test_e32_load_best_is_matched_by_the_recorded_epoch_and_metric_and_never_by_position(run_of_four):
+    shutil.rmtree(run_of_four / "checkpoints" / "epoch=0-step=5")  # positions shift; what was recorded does not
+    model = bare()
+    assert load_best(run_of_four, model) == 1
+    assert torch.equal(model[1].weight, saved(run_of_four, 1))
+
+
+def test_e32_the_first_epoch_can_be_the_best(run_of_four):
+    path = run_of_four / "checkpoints" / "epoch=0-step=5" / MANIFEST
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "metrics": {**values["metrics"], "val/accuracy": 0.99}}))
+    assert load_best(run_of_four, bare()) == 0
+
+
+def test_e32_low_is_best_is_what_the_run_was_monitored_by(run_of_four):
+    for path in (run_of_four / "checkpoints").glob(f"*/{MANIFEST}"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "mode": "min"}))
+    assert load_best(run_of_four, bare()) == 0
+
+
+def test_e32_without_a_measured_one_nothing_is_loaded(run_of_four):
+    for path in (run_of_four / "checkpoints").glob(f"*/{MANIFEST}"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {}}))
+    assert load_best(run_of_four, bare()) is None
+    assert load_latest(run_of_four, bare()) == 3
+
+
+def test_e32_a_model_that_nothing_fits_is_an_error_with_the_shapes(run_of_four):
+    with pytest.raises(RunError, match=r"shape \(10, 64\), here \(7, 3\)"):
+        load_best(run_of_four, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 7)))

@@ -1,0 +1,114 @@
+"""`asp model promote N`, `asp model list`: checkpoints as named models in the registry."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asparagus.cli.show_run import folder_of
+
+if TYPE_CHECKING:
+    from asparagus.record.registry import Version
+    from asparagus.record.store import Store
+
+DIGITS = 12
+"""So many digits tell two digests apart."""
+
+
+def model(arguments: Sequence[str]) -> int:
+    """Run `asp model`."""
+    parser = argparse.ArgumentParser(
+        "asp model", description="Checkpoints as named models: init_from=model:<name>@<alias> starts from one."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    promote = commands.add_parser("promote", help="make a checkpoint a version of a model")
+    promote.add_argument("run_id", type=int, metavar="N", help="the run that wrote it")
+    promote.add_argument("--name", required=True, help="the model's name, e.g. brain-mae")
+    promote.add_argument("--alias", help="let this alias point to it, e.g. best: away from where it points now")
+    promote.add_argument(
+        "--checkpoint", metavar="WHICH", help="best, last, or its name (default: best; last where nothing was measured)"
+    )
+    listing = commands.add_parser("list", help="list models, their versions and aliases")
+    for command in (promote, listing):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    return _promote(options) if options.command == "promote" else _list(options)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    folder = folder_of(options.run_id)  # what is wrong with the request is said before MLflow is imported
+    from asparagus.record.model_names import check_alias, check_name
+
+    check_name(options.name)
+    if options.alias is not None:
+        check_alias(options.alias)
+    from asparagus.record.registry import promote
+    from asparagus.record.run_folder import RunFolder
+
+    promotion = promote(
+        _store(),
+        RunFolder(folder, folder.parent.name),
+        options.run_id,
+        name=options.name,
+        alias=options.alias,
+        which=options.checkpoint,
+    )
+    reference = promotion.label if promotion.alias else f"{promotion.name}/{promotion.version}"
+    if options.json:
+        print(json.dumps({**promotion.to_dict(), "run_id": options.run_id, "init_from": f"model:{reference}"}))
+        return 0
+    print(
+        f"{promotion.label}: version {promotion.version} is run {options.run_id}, {promotion.checkpoint}\n"
+        f"Start from it: init_from=model:{reference}"
+    )
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from asparagus.record.registry import versions
+
+    found = versions(_store())
+    if options.json:
+        print(json.dumps([version.to_dict() for version in found]))
+        return 0
+    if not found:
+        print("No model is registered yet: asp model promote N --name NAME --alias best")
+        return 0
+    _print_table(found)
+    return 0
+
+
+def _store() -> Store:
+    """Open the store of the runs; looking must not make one."""
+    from asparagus.cli.runs import tracking_uri
+    from asparagus.record.tracking import SQLITE
+
+    uri = tracking_uri()
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        from asparagus.errors import RecordError
+
+        raise RecordError(f"{uri}: nothing has been recorded there yet. Train something: asp-launch experiment/digits.")
+    from asparagus.record.store import Store
+
+    return Store(uri)
+
+
+def _print_table(found: Sequence[Version]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from asparagus.cli.runs import console
+    from asparagus.record.run_page import moment
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("model", "version", "alias", "run", "checkpoint", "sha256", "promoted"):
+        table.add_column(name, overflow="fold", no_wrap=name not in ("model", "checkpoint"))
+    for one in found:
+        name = Path(one.checkpoint).name if one.checkpoint else "not a checkpoint of ours"
+        there = "" if Path(one.checkpoint).is_dir() else " (not there now)"
+        aliases, run = ", ".join(one.aliases) or "-", "-" if one.run_id is None else str(one.run_id)
+        table.add_row(one.name, one.version, aliases, run, name + there, one.digest[:DIGITS], moment(one.created))
+    console().print(table)

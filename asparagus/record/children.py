@@ -1,0 +1,60 @@
+"""Which runs started from a checkpoint and are still there: from the holds, from the runs, from what parents noted."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from asparagus.checkpoint import holds
+from asparagus.record.numbers import REGISTER, all_numbers, folder_name
+from asparagus.record.run_files import children_of
+from asparagus.record.run_folder import RunFolder
+
+Children = Mapping[tuple[int, str], set[int]]
+"""Number of a run and name of its checkpoint -> the runs that started from it."""
+
+
+def run_folders(models: Path) -> Iterator[tuple[int, RunFolder]]:
+    """Yield the numbers and folders of all runs that lie where they were trained, the oldest first."""
+    for run_id in all_numbers(models):
+        try:
+            about = json.loads((models / REGISTER / f"{run_id}.json").read_text(encoding="utf-8"))
+            folder = RunFolder(models / folder_name(about["task"], about["stage"], run_id), about["stage"])
+        except (OSError, ValueError, KeyError):  # a register that was cut short names no folder
+            continue
+        if folder.path.is_dir():
+            yield run_id, folder
+
+
+def living_children(models: Path) -> Children:
+    """Return who started from what, as the runs themselves say: of old ones, no checkpoint knows."""
+    found: dict[tuple[int, str], set[int]] = defaultdict(set)
+    for run_id, folder in run_folders(models):
+        if (parent := parent_of(folder.path)) is not None:
+            found[parent].add(run_id)
+    return found
+
+
+def children_of_checkpoint(folder: RunFolder, run_id: int, name: str, living: Children) -> set[int]:
+    """Return the runs that started from a checkpoint, from every side that knows.
+
+    Args:
+        folder: The parent's.
+        run_id: The parent's.
+        name: The checkpoint's.
+        living: From `living_children`.
+    """
+    elsewhere = {child for child, where in children_of(folder) if parent_of(Path(where)) == (run_id, name)}
+    return living.get((run_id, name), set()) | elsewhere | set(holds.children(folder.checkpoints / name))
+
+
+def parent_of(folder: Path) -> tuple[int, str] | None:
+    """Return the number and the checkpoint's name that the run in a folder started from, if it was a run's."""
+    try:
+        parent: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))["init_from"] or {}
+        return int(parent["run_id"]), Path(parent["checkpoint"]).name
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
