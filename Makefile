@@ -45,6 +45,8 @@ format: $(STAMP)  ## format and mend what can be mended
 
 bench: $(STAMP)  ## the figures of DESIGN 7, side by side with the stock ways
 	$(BIN)/python benchmarks/launch.py
+	$(BIN)/python benchmarks/record.py
+	$(BIN)/python benchmarks/many_runs.py
 
 clean:  ## remove the environment and what tools left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
+
+from report import report
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 RIVALS = HERE / "rivals"
-RESULTS = HERE / "RESULTS.md"
 PACKAGES = ("asparagus", "ray", "torch", "pytorch-lightning", "mlflow", "hydra-core")
 STALL_GOAL_S = 0.1
 
@@ -38,7 +36,7 @@ class Case:
 
 
 def digits(*overrides: str) -> list[str]:
-    return [str(BIN / "asp-launch"), "experiment/digits", *overrides]
+    return [str(BIN / "asp-launch"), "experiment/digits", "run.resume=false", *overrides]
 
 
 def script(name: str, *arguments: str) -> list[str]:
@@ -111,13 +109,15 @@ def main(repeats: int) -> None:
                     times[case.name].append(seconds)
                 if case.name == RAY_1 and turn:
                     theirs += [float(word) for word in printed.partition("stalls")[2].split()]
-        report = table(times, our_stalls(home), theirs, repeats)
-    print(f"\n{report}")
-    RESULTS.write_text(report)
+        rows = table(times, our_stalls(home), theirs)
+    about = (
+        f"The digits training (5 epochs of 23 steps); whole commands, medians of {repeats} in turn after one warm-up."
+    )
+    report("What a launch costs", f"python benchmarks/launch.py {repeats}", about, PACKAGES, rows)
 
 
-def table(times: dict[str, list[float]], ours: list[float], theirs: list[float], repeats: int) -> str:
-    """Return the report: medians, ratios and goals."""
+def table(times: dict[str, list[float]], ours: list[float], theirs: list[float]) -> list[str]:
+    """Return the rows of the report: medians, ratios and goals."""
     medians = {name: statistics.median(values) for name, values in times.items()}
     rows = ["| what | median s | over | ratio | goal |", "|---|---|---|---|---|"]
     for case in CASES:
@@ -128,18 +128,7 @@ def table(times: dict[str, list[float]], ours: list[float], theirs: list[float],
         ("stall per checkpoint, Ray Train as documented", theirs, ""),
     ):
         rows.append(f"| {name} (largest {max(stalls):.3f}) | {statistics.median(stalls):.3f} | | | {goal} |")
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    cores = len(os.sched_getaffinity(0))
-    machine = f"{platform.machine()}, {cores} cores, no GPU, Python {platform.python_version()}"
-    head = [
-        "# Figures",
-        "",
-        f"`python benchmarks/launch.py {repeats}` on {datetime.now(UTC):%Y-%m-%d}: {machine}.",
-        f"{versions}.",
-        f"The digits training (5 epochs of 23 steps); whole commands, medians of {repeats} in turn after one warm-up.",
-        "",
-    ]
-    return "\n".join([*head, *rows]) + "\n"
+    return rows
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from asparagus.record.descent import Row
     from asparagus.record.query import Lineage
 
-MANY = 100
+MANY = 50
 """So many descendants are drawn unless all are asked for."""
 BEGINNING = 1000
 """So many bytes tell what a file is."""

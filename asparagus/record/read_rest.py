@@ -6,6 +6,7 @@ counts here is to ask for few runs, and for one generation in few questions.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections import defaultdict
@@ -221,11 +222,14 @@ def _first_by_metric(search: _Search, asked: Asked) -> list[dict[str, Any]]:
     sample, token = search.page(_clauses(asked), NEWEST_FIRST, SAMPLE)
     measured = (_metrics(run).get(asked.sort, math.nan) for run in sample)
     values = sorted((value for value in measured if not math.isnan(value)), reverse=not asked.ascending)
+    implied = ("<", "<=") if asked.ascending else (">", ">=")
+    rest = tuple(bound for bound in asked.metrics if bound.name != asked.sort or bound.op not in implied)
+    narrowed = dataclasses.replace(asked, metrics=rest)
     place = 1  # the first one may lie far out by chance
     for _ in range(TRIES):
         if not token or place >= len(values) / 2:
             break
-        found = _first(search, asked, order, f"metrics.{name} {'<=' if asked.ascending else '>='} {values[place]!r}")
+        found = _first(search, narrowed, order, f"metrics.{name} {'<=' if asked.ascending else '>='} {values[place]!r}")
         if len(found) == limit:
             return found
         place = int(MARGIN * (place + 1) * limit / max(1, len(found)))
