@@ -55,6 +55,9 @@ class RunOptions:
 
     id: int | None = None
     name: str | None = None
+    """Stands for one experiment of a task and stage: another one may not have it."""
+    label: str | None = None
+    """What it is called where people look; many runs may be called the same."""
     resume: bool = True
     """Go on with the newest identical run if it is unfinished, and show it if it is finished; false: a new run."""
     strict: bool = False

@@ -439,7 +439,7 @@ def test_a_password_typed_into_a_tracking_uri_is_refused_without_showing_it(own,
 
 
 def test_the_recording_process_is_not_told_its_store_where_everybody_can_read_it(own):
-    with Recorder(f"http://me:{VALUE}@127.0.0.1:1", own) as recorder:
+    with Recorder(f"http://me:{VALUE}@127.0.0.1:1", own, own) as recorder:
         assert_unseen(" ".join(map(str, recorder._process.args)))
 
 

@@ -26,7 +26,7 @@ RENAMED: dict[str, str] = {
     "data.splits": "data.split",
     "data.train_split": "data.split",
     # ATOMMIC
-    "exp_manager.name": "run.name",
+    "exp_manager.name": "run.label",
     "exp_manager.resume_if_exists": "run.resume",
     "exp_manager.resume_from_checkpoint": "run.resume_from_checkpoint",
     "exp_manager.checkpoint_callback_params.monitor": "checkpoint.monitor",
@@ -37,7 +37,7 @@ RENAMED: dict[str, str] = {
     "model.validation_ds": "data.val",
     "model.test_ds": "data.test",
     # hydra_lightning
-    "task.run_name": "run.name",
+    "task.run_name": "run.label",
     "task.name": "task",
     "datamodule": "data",
     "module": "model.module",

@@ -265,7 +265,7 @@ def _record(plan: Plan, place: _Place, surroundings: Surroundings) -> RunRecord:
         stage=spec.stage,
         task=spec.task,
         folder=str(place.folder.path),
-        name=spec.run.name or f"{spec.stage}-{place.run_id}",
+        name=spec.run.name or spec.run.label or f"{spec.stage}-{place.run_id}",
         params={**flatten(spec.to_dict()), **{f"plan.{key}": value for key, value in (facts | cases).items()}},
         tags={
             "asparagus.monitor": str(spec.checkpoint.monitor),

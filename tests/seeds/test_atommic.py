@@ -333,7 +333,7 @@ def test_b1_a_fast_dev_run_runs_one_batch_and_ends_well(home):
 
 def test_b2_the_documents_example_composes_into_our_sections(example):
     spec = plan_of(example()).spec
-    assert (spec.stage, spec.task, spec.run.name) == ("train", "CC359", "name_of_my_experiment")
+    assert (spec.stage, spec.task, spec.run.label) == ("train", "CC359", "name_of_my_experiment")
     assert {key: spec.trainer[key] for key in ("accelerator", "max_epochs", "val_check_interval")} == {
         "accelerator": "cpu",
         "max_epochs": 10,
@@ -392,6 +392,7 @@ def test_b2_what_makes_a_checkpoint_the_best_is_exp_managers(example):
     ("key", "value"),
     [
         ("resume_if_exists", False),
+        ("resume_ignore_no_checkpoint", True),
         ("create_early_stopping_callback", False),
         ("ema", {"enable": False}),
         ("create_checkpoint_callback", True),
@@ -399,10 +400,10 @@ def test_b2_what_makes_a_checkpoint_the_best_is_exp_managers(example):
     ],
 )
 def test_b2_what_exp_manager_switches_off_is_off(key, value, example):
-    assert plan_of(example({f"exp_manager.{key}": value})).spec.run.name == "name_of_my_experiment"
+    assert plan_of(example({f"exp_manager.{key}": value})).spec.run.label == "name_of_my_experiment"
 
 
-@pytest.mark.parametrize(("key", "value"), [("resume_if_exists", True), ("ema", {"enable": True}), ("nmae", "x")])
+@pytest.mark.parametrize(("key", "value"), [("resume_past_end", True), ("ema", {"enable": True}), ("nmae", "x")])
 def test_b2_what_exp_manager_cannot_do_here_is_refused_by_its_key(key, value, example):
     with pytest.raises(ConfigError, match=rf"exp_manager\.{key}: .*example\.yaml"):
         plan_of(example({f"exp_manager.{key}": value}))
@@ -550,3 +551,8 @@ def test_b5_the_record_says_the_version_and_the_full_path_of_what_was_trained(wh
     written = (Path(outcome.folder) / "config.yaml").read_text()
     assert f"asparagus {asparagus.__version__}" in written
     assert yaml.safe_load(written)["model"][section]["_target_"] == built
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_b2_resume_if_exists_is_whether_an_identical_run_goes_on(value, example):
+    assert plan_of(example({"exp_manager.resume_if_exists": value})).spec.run.resume is value

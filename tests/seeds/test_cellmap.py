@@ -134,7 +134,7 @@ def test_e1_a_path_is_trained_from_anywhere_and_its_own_paths_are_relative_to_it
     assert Path(outcome["folder"]).is_relative_to(home / "models")
     assert sorted(path.name for path in home.iterdir() if path.name == "tensorboard") == []
 
-    again = asp("asp-launch", f"{outcome['folder']}/config.yaml", "--json")
+    again = asp("asp", "rerun", str(outcome["run_id"]), "--json")
     assert again.returncode == 0, again.stderr
     repeated = json.loads(again.stdout.splitlines()[-1])
     assert repeated["run_id"] != outcome["run_id"]

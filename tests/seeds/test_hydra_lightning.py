@@ -432,7 +432,7 @@ def test_c15_what_the_module_configures_itself_is_not_asked_for(project):
 
 def test_c30_the_documented_values_arrive_under_our_names(project):
     made = spec("module/optimizer_spec=default")
-    assert (made.stage, made.task, made.run.name) == ("train", "example", "test")
+    assert (made.stage, made.task, made.run.label) == ("train", "example", "test")
     trainer = {"max_epochs": 10, "log_every_n_steps": 50, "check_val_every_n_epoch": 5}
     assert made.trainer == {**trainer, "accelerator": "cpu"}  # `gpus: null`
     assert made.data["dataloader_spec"] == {"batch_size": 64, "num_workers": 0, "pin_memory": False}
@@ -452,8 +452,8 @@ def test_c30_groups_of_parameters_are_named_by_dotted_paths(project):
 
 
 def test_c30_a_missing_value_of_a_group_does_not_overwrite_the_roots(project):
-    assert spec().run.name == "test"
-    assert spec("task=left_right_ovary").run.name == "test"
+    assert spec().run.label == "test"
+    assert spec("task=left_right_ovary").run.label == "test"
 
 
 def test_c30_a_missing_value_that_nobody_gives_is_asked_for_by_its_key(project, capsys):
@@ -508,7 +508,7 @@ def test_c17_load_config_and_the_command_compose_the_same(project):
 
 def test_c18_an_experiment_sets_options_and_values(project):
     made = spec("experiment=example/standard_resnet")
-    assert made.run.name == "standard_resnet"
+    assert made.run.label == "standard_resnet"
     assert made.model["module"]["model_config"]["num_classes"] == 5
     assert made.model["module"]["scheduler_spec"] == {"id": "StepLR", "step_size": 20, "gamma": 0.7}
     assert (made.trainer["max_epochs"], made.trainer["log_every_n_steps"]) == (100, 1)
@@ -629,7 +629,7 @@ def test_c22_a_config_extends_another(project):
 
 def test_c22_an_experiment_extends_another_in_its_place(project):
     made = spec("experiment=example/extended")
-    assert (made.run.name, made.trainer["max_epochs"], made.trainer["log_every_n_steps"]) == ("extended", 7, 1)
+    assert (made.run.label, made.trainer["max_epochs"], made.trainer["log_every_n_steps"]) == ("extended", 7, 1)
     assert made.model["module"]["model_config"]["num_classes"] == 5
     assert made.model["module"]["scheduler_spec"]["id"] == "StepLR"
 
@@ -639,7 +639,7 @@ def test_c22_an_experiment_extends_another_in_its_place(project):
 
 def test_c23_an_experiment_is_chosen_by_a_path_with_slashes(project):
     made = spec("experiment=left_right_ovary/robust_backbone")
-    assert (made.task, made.run.name, made.trainer["max_epochs"]) == ("left_right_ovary", "robust", 2)
+    assert (made.task, made.run.label, made.trainer["max_epochs"]) == ("left_right_ovary", "robust", 2)
     assert made.model["module"]["_target_"] == "tasks.left_right_ovary.modules.robust_backbone.RobustBackbone"
     assert made.model["module"]["optimizer_spec"] == {"id": "Adam", "lr": 3e-5}
 

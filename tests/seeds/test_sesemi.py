@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 import asparagus
+from asparagus.checkpoint.folder import STATE
 from asparagus.cli.main import run
 from asparagus.compose import Request, compose, compose_config
 from asparagus.compose.schema import every_key
@@ -322,7 +323,7 @@ def test_d2_a_wrong_type_is_refused_with_its_key_and_value(word, named, custom):
     [
         ("run.num_epoch=3", ["run.num_epoch", "no such key"]),
         ("runs.seed=3", ["runs", "'run'"]),
-        ("run.resume_from=x", ["run.resume_from", "'run.resume_from_checkpoint'"]),
+        ("run.resume_from_check=x", ["run.resume_from_check", "'run.resume_from_checkpoint'"]),
         ("data.trian.supervised=1", ["data.trian", "'train'"]),
         ("data.train.shufle=true", ["data.train.shufle", "'shuffle'"]),
         ("data.train.dataset.sise=3", ["data.train.dataset.sise", "'size'"]),
@@ -739,7 +740,7 @@ def last_of(outcome) -> Path:
     """Return the state file of a run's last checkpoint."""
     folders = (Path(outcome.folder) / "checkpoints").iterdir()
     newest = max(folders, key=lambda path: int(path.name.rpartition("=")[2]))
-    return next(file for file in newest.iterdir() if file.suffix != ".json")
+    return newest / STATE
 
 
 @pytest.mark.parametrize("place", ["file", "folder"])
@@ -809,7 +810,7 @@ def test_d14_a_drawn_seed_is_recorded_and_reused(custom, diary):
     outcome = asparagus.launch(custom(run={"seed": None, "num_epochs": 1}), [diary.word])
     recorded = yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())["seed"]
     assert isinstance(recorded, int)
-    again = asparagus.launch(str(Path(outcome.folder) / "config.yaml"))
+    again = asparagus.launch(str(Path(outcome.folder) / "config.yaml"), ["run.resume=false"])
     assert yaml.safe_load((Path(again.folder) / "config.yaml").read_text())["seed"] == recorded
     first, second = diary("start")
     assert first["weight"] == second["weight"]
