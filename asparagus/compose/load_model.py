@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +34,15 @@ class Loaded:
     """What `load_model` comes to."""
 
     init_from: str | None
-    name: str
-    """Of the run: no two experiments have the same, so a further one of a model is `<model name> 2`."""
     note: str
 
 
-def with_weights(config: DictConfig, which: str, model_name: str, wanted: str) -> DictConfig:
-    """Fill `init_from` and `run.name` of a composed config.
+def with_weights(config: DictConfig, which: str, wanted: str) -> DictConfig:
+    """Fill `init_from` of a composed config.
 
     Args:
         config: Of a training config in Python, overrides included.
         which: `latest` or `best`.
-        model_name: What the new run is called.
         wanted: The name of the model whose weights are wanted.
     """
     from omegaconf import OmegaConf
@@ -60,21 +56,18 @@ def with_weights(config: DictConfig, which: str, model_name: str, wanted: str) -
     if spec.init_from is not None or spec.run.resume_from_checkpoint is not None:
         log.warning("load_model is not used: init_from or run.resume_from_checkpoint says what the run starts from")
         return config
-    loaded = load(spec, which, model_name, wanted)
+    loaded = load(spec, which, wanted)
     log.warning("load_model: %s", loaded.note)
     OmegaConf.update(config, "init_from", loaded.init_from)
-    if spec.run.name == model_name:
-        OmegaConf.update(config, "run.name", loaded.name)
     return config
 
 
-def load(spec: Spec, which: str, model_name: str, wanted: str) -> Loaded:
-    """Return what a run begins with, and what it is called.
+def load(spec: Spec, which: str, wanted: str) -> Loaded:
+    """Return what a run begins with.
 
     Args:
         spec: The experiment, without weights to start from.
         which: `latest` or `best`.
-        model_name: What the new run is called.
         wanted: The name of the model whose weights are wanted.
     """
     models = Path(spec.paths.models)
@@ -83,34 +76,20 @@ def load(spec: Spec, which: str, model_name: str, wanted: str) -> Loaded:
         newest = runs[0]
         return Loaded(
             newest.spec.get("init_from"),
-            str(newest.spec["run"]["name"]),
             f"run {newest.run_id} is the same experiment and was not finished, so it goes on",
         )
-    name = next(name for name in _names(model_name) if not with_name(models, spec.task, spec.stage, name))
     for run in runs:
         checkpoint = _whole(run.folder.checkpoints, which)
         if checkpoint is not None:
             named = f"run:{run.run_id}/{checkpoint.name}"
-            return Loaded(named, name, f"the {which} weights of {wanted!r} are those of {named}")
+            return Loaded(named, f"the {which} weights of {wanted!r} are those of {named}")
     there = f"{spec.stage} of {spec.task}"
-    return Loaded(None, name, f"no run of {there} is called {wanted!r} and has a checkpoint: the weights are fresh")
-
-
-def _names(name: str) -> Iterator[str]:
-    """Yield what runs of a model are called, the first one first."""
-    yield name
-    yield from (f"{name} {number}" for number in count(2))
+    return Loaded(None, f"no run of {there} is called {wanted!r} and has a checkpoint: the weights are fresh")
 
 
 def _runs(models: Path, spec: Spec, name: str) -> Iterator[RunFiles]:
     """Yield the runs of a model that are there, the newest first."""
-    numbers: list[int] = []
-    for each in _names(name):
-        found = with_name(models, spec.task, spec.stage, each)
-        if not found:
-            break
-        numbers += found
-    for run_id in sorted(numbers, reverse=True):
+    for run_id in with_name(models, spec.task, spec.stage, name):
         folder = models / folder_name(spec.task, spec.stage, run_id)
         if folder.is_dir():
             yield read_run(folder)

@@ -70,7 +70,7 @@ OURS = (
 KEYS_OF: dict[str, tuple[str, ...]] = {
     "iterations_per_epoch": ("data.samples_per_epoch",),
     "input_array_info": ("data.patch_size", "model.dimensions"),
-    "model_name": ("model.net", "run.name"),
+    "model_name": ("model.net", "run.label"),
     "model_kwargs": ("model.net",),
     "device": ("trainer.accelerator",),
     "logs_save_path": ("logger.tensorboard",),
@@ -126,7 +126,7 @@ def compose_python(request: Request) -> DictConfig:
     if names.get("load_model") is None:
         return config
     model_name = str(names.get("model_name") or DEFAULTS["model_name"])
-    return with_weights(config, names["load_model"], model_name, str(names.get("model_to_load") or model_name))
+    return with_weights(config, names["load_model"], str(names.get("model_to_load") or model_name))
 
 
 def _split(request: Request) -> tuple[Request, dict[str, Any]]:
@@ -246,7 +246,7 @@ def _tree(file: Path, names: Mapping[str, Any]) -> dict[str, Any]:
     for name, key in RENAMED.items():
         if name in given and (name in names or not (key.startswith("data.") and _own_data(names))):
             put(tree, key, _plain(given[name], name))
-    put(tree, "run.name", str(given["model_name"]))
+    put(tree, "run.label", str(given["model_name"]))
     _shape(tree, given["input_array_info"])
     if _own_data(names) and "input_array_info" not in names:
         tree["data"].pop("patch_size")

@@ -144,7 +144,12 @@ class _Place:
 def _place(plan: Plan, floor: int) -> _Place:
     """Take the identical run that is unfinished, or a new number with a folder."""
     spec, models = plan.spec, Path(plan.spec.paths.models)
-    about = {"stage": spec.stage, "task": spec.task, "identity": plan.identity, "name": spec.run.name or ""}
+    about = {
+        "stage": spec.stage,
+        "task": spec.task,
+        "identity": plan.identity,
+        "name": spec.run.name or spec.run.label or "",
+    }
     with one_at_a_time(models, plan.identity):
         found = standing(spec, plan.identity)
         if found is not None and found.finished:

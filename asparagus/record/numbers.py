@@ -29,7 +29,7 @@ TRASH = OURS / "trash"
 IDENTITIES = OURS / "identities"
 """`<identity>/<number>`: an empty file for each run of an identity."""
 NAMES = OURS / "names"
-"""`<task>/<stage>/<name>/<number>`: an empty file for each run that was given a name."""
+"""`<task>/<stage>/<name>/<number>`: an empty file for each run that was given a name or a label."""
 
 
 def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, floor: int = 0) -> int:
@@ -78,7 +78,7 @@ def with_identity(models: Path, identity: str) -> list[int]:
 
 
 def with_name(models: Path, task: str, stage: str, name: str) -> list[int]:
-    """Return the numbers of the runs of a task and stage that were given this name, newest first."""
+    """Return the numbers of the runs of a task and stage that have this name or label, newest first."""
     return _listed(_of_name(models, task, stage, name))
 
 

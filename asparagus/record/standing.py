@@ -85,18 +85,31 @@ def _must_be_free(spec: Spec, identical: list[int]) -> None:
         return
     for run_id in with_name(models, spec.task, spec.stage, run.name):
         folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
-        if folder.path.is_dir() and run_id not in identical:
+        if folder.path.is_dir() and run_id not in identical and _name_of(folder) == run.name:
             raise ConfigError(
                 f"run.name: {run.name!r} is run {run_id}'s{_by(folder, spec)}. Give this one a name of its own "
                 "(run.name=...), or ask for the same as before."
             )
 
 
+def _name_of(folder: RunFolder) -> str | None:
+    """Return the name that a run was given; others were only called so."""
+    ran = _ran(folder)
+    return ran.run.name if ran else None
+
+
+def _ran(folder: RunFolder) -> Spec | None:
+    """Return what ran; nothing where the run was lost before it was written down."""
+    try:
+        return Spec.from_dict(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        return None
+
+
 def _by(folder: RunFolder, spec: Spec) -> str:
     """Say how what ran differs from what is asked, in one line: an error's first line is the one that is read."""
-    try:
-        ran = Spec.from_dict(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, TypeError, KeyError):
+    ran = _ran(folder)
+    if ran is None:
         return ""
     found = of_specs(deciding(ran), deciding(spec))
     if not found:

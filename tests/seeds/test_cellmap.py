@@ -230,7 +230,7 @@ def test_e2_a_network_built_in_the_file_is_the_one_that_is_trained(config):
         "net.1.bias": (10,),
     }
     written = yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())
-    assert written["run"]["name"] == "mine"
+    assert written["run"]["label"] == "mine"
     assert written["optim"]["lr"] == 3e-3
 
 
@@ -394,7 +394,7 @@ def test_e2_the_same_experiment_in_yaml_and_in_python_is_the_same_spec(made, hom
                 "defaults": ["train_cls", {"override optim": "radam"}, "_self_"],
                 "task": "Task001_Digits",
                 "seed": 7,
-                "run": {"name": "small"},
+                "run": {"label": "small"},
                 "model": {"dimensions": "2D", "net": {"_target_": "asparagus.models.mlp.MLP", "hidden": [8]}},
                 "data": {"batch_size": 32, "patch_size": [8, 8], "samples_per_epoch": 160},
                 "optim": {"lr": 3e-3},
@@ -650,7 +650,7 @@ NAMES = {
         "model.net._target_",
         "asparagus.models.unet.UNet",
     ),
-    "e15 model_name": ("model_name = '2d_unet'", "run.name", "2d_unet"),
+    "e15 model_name": ("model_name = '2d_unet'", "run.label", "2d_unet"),
     "e17 model_kwargs": ("model_kwargs = {'features': (8, 16)}", "model.net.features", [8, 16]),
     "e18 model": (
         "model = __import__('torch').nn.Linear(1, 1)",
@@ -660,7 +660,7 @@ NAMES = {
     "e18 model as our section": ("model = {'net': {'_target_': 'a.B'}}", "model.net._target_", "a.B"),
     "e18 any model_name with a model": (
         "model = __import__('torch').nn.Linear(1, 1)\nmodel_name = 'anything'",
-        "run.name",
+        "run.label",
         "anything",
     ),
     "e20 spatial_transforms": (
@@ -817,7 +817,7 @@ def weights(outcome: Any, name: str = "last") -> torch.Tensor:
 
 
 def name_of_run(outcome: Any) -> str:
-    return yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())["run"]["name"]
+    return yaml.safe_load((Path(outcome.folder) / "config.yaml").read_text())["run"]["label"]
 
 
 def starts(outcome: Any) -> list[tuple[int, int]]:
@@ -886,7 +886,7 @@ def test_e19_latest_loads_the_newest_checkpoint_of_the_newest_run_of_that_name(c
     assert "the latest weights of 'mine' are those of run:1/epoch=2-step=15" in caplog.text
     fourth = launch(config(text + "load_model = 'latest'\nlearning_rate = 1e-5\n"))
     assert parent(fourth) == (3, "epoch=2-step=15")
-    assert [name_of_run(outcome) for outcome in (third, fourth)] == ["mine 2", "mine 3"]
+    assert [name_of_run(outcome) for outcome in (third, fourth)] == ["mine", "mine"]
     assert not torch.equal(weights(third), weights(fourth))
     assert torch.allclose(weights(third), weights(fourth), atol=1e-3)  # a tiny rate: it began where the third ended
 
@@ -924,7 +924,7 @@ def test_e19_an_interrupted_run_goes_on_instead_of_a_new_one_being_begun(config,
         launch(path)
     second = launch(path)
     assert (second.run_id, parent(second), starts(second)) == (2, (1, "epoch=2-step=15"), [(0, 0), (2, 10)])
-    assert name_of_run(second) == "mine 2"
+    assert name_of_run(second) == "mine"
 
 
 def test_e19_an_interrupted_run_of_other_settings_is_loaded_from(config, home):
