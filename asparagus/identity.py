@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from asparagus.data import CASE_DATA
 from asparagus.python_file import MODEL_OF
 from asparagus.spec import Spec
 
@@ -20,10 +21,9 @@ WITHOUT = {
         *("default_root_dir", "detect_anomaly", "barebones", "logger"),
     },
     "model": {"compile_mode"},
-    "data": {"root"},
 }
-"""Hardware, and what only watches (SEEDS A40). The data themselves are known by their fingerprint, not their place."""
-OF_LOADERS = {"num_workers", "pin_memory", "pin_memory_device", "persistent_workers", "prefetch_factor", "timeout"}
+"""Hardware, and what only watches (SEEDS A40)."""
+OF_LOADERS = {"num_workers", "pin_memory", "pin_memory_device", "persistent_workers", "prefetch_factor"}
 """How loaders fetch, at any depth of `data`."""
 
 
@@ -47,6 +47,8 @@ def deciding(spec: Spec) -> dict[str, Any]:
     for section, keys in WITHOUT.items():
         kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
     kept["data"] = _without(kept["data"], OF_LOADERS)
+    if kept["data"].get("_target_") == CASE_DATA:  # whose data are known by their fingerprint, not their place
+        kept["data"].pop("root", None)
     run = spec.run
     kept["run"] = {"mode": run.mode, "resume_from_checkpoint": run.resume_from_checkpoint}
     kept["transfer"] = dataclasses.asdict(spec.transfer) if spec.init_from else None

@@ -31,6 +31,8 @@ class Event(TypedDict, total=False):
     step: int
     epoch: int
     values: dict[str, float]
+    attempt: int
+    news: str
 
 
 class Journal:

@@ -348,3 +348,11 @@ def test_pinning_and_freeing_at_once_is_refused(models, capsys):
     with pytest.raises(SystemExit) as caught:
         run("gc", ["--pin", "1", "--apply"])
     assert caught.value.code == 2
+
+
+def test_what_the_newest_attempt_is_asked_to_keep_is_kept(models):
+    folder = a_run(models, 0.1, 0.9, 0.5, keep_best=1)
+    assert can_go(models)[1]
+    plan = {"spec": {"checkpoint": {"keep_best": 5, "keep_every_n_epochs": None, "quota": None}}}
+    (folder.path / "plan.attempt2.json").write_text(json.dumps(plan))
+    assert not can_go(models)[1]

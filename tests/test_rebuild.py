@@ -96,6 +96,12 @@ def test_a_store_that_was_deleted_is_restored_as_it_was(here, rebuild):
     assert books(here) == before
     assert [one["ok"] for one in json.loads(rebuild("--json").stdout)] == [True, True, True]
     assert books(here) == before  # nothing twice
+    assert "kept" in rebuild().stdout  # under the ids of the new store
+    thrown = subprocess.run([str(ASP / "asp"), "rm", "3"], cwd=here, capture_output=True, text=True, check=False)
+    assert thrown.returncode == 0, thrown.stderr
+    assert "3" not in books(here)
+    brought = subprocess.run([str(ASP / "asp"), "rm", "--restore", "3"], cwd=here, capture_output=True, check=False)
+    assert brought.returncode == 0
 
 
 def test_a_run_that_lost_its_own_account_is_said_so_and_the_others_are_restored(here, rebuild):
@@ -143,6 +149,35 @@ def test_a_number_that_another_machine_recorded_is_given_up(tmp_path):
     ]
 
 
+def test_a_run_that_goes_on_into_a_store_where_its_number_is_anothers_is_refused_and_nothing_is_lost(home, monkeypatch):
+    fuse = f"+callbacks.fuse={{_target_: tests.fakes.Fuse, mark: {home}/blown, epoch: 1}}"
+    words = ["trainer.max_epochs=2", fuse]
+    with pytest.raises(asparagus.errors.RunError):
+        asparagus.launch(DIGITS, words)
+    folder = home / "models/Task001_Digits/train_cls/run_id=1"
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/shared.db")
+    monkeypatch.setenv("ASPARAGUS_MODELS", str(home / "another"))
+    asparagus.launch(DIGITS, [ONE])  # number 1 of the other store
+    monkeypatch.delenv("ASPARAGUS_MODELS")
+    with pytest.raises(asparagus.errors.RecordError, match="was begun with another tracking store"):
+        asparagus.launch(DIGITS, words)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == kept
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert asparagus.launch(DIGITS, words).run_id == 1
+
+
+@pytest.mark.slow
+def test_folders_that_lie_there_keep_their_numbers_when_the_register_is_lost(home):
+    first = asparagus.launch(DIGITS, [ONE])
+    shutil.rmtree(home / "models/.asparagus")
+    shutil.rmtree(home / "results")
+    second = asparagus.launch(DIGITS, [ONE])
+    assert (first.run_id, second.run_id) == (1, 2)
+    assert Path(first.checkpoint).exists()
+
+
+@pytest.mark.slow
 def test_two_models_folders_and_one_store_never_share_a_number(home, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/shared.db")
     first = asparagus.launch(DIGITS, [ONE])

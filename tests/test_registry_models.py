@@ -19,7 +19,7 @@ from asparagus.record.model_names import ModelReference, parse
 from asparagus.record.numbers import claim
 from asparagus.record.promoted import FILE, promotions
 from asparagus.record.recorder import Recorder, RunRecord
-from asparagus.record.registry import promote, restore, versions
+from asparagus.record.registry import promote, remove, restore, versions
 from asparagus.record.run_folder import RunFolder, create
 from asparagus.record.store import Store
 from asparagus.spec import Parent, Paths, Spec
@@ -122,10 +122,10 @@ def test_promoting_again_changes_nothing(store, a_run, name):
 def test_an_alias_moves_and_takes_its_hold_along(store, a_run, name):
     (old, elder), (new, younger) = a_run(0.5), a_run(0.9)
     promote(store, elder, old, name=name, alias="best")
-    assert holds(elder.checkpoints / "epoch=0-step=4") == (f"model={name}@best",)
+    assert holds(elder.checkpoints / "epoch=0-step=4") == (f"model={name}@best", f"model={name}@v1")
     promote(store, younger, new, name=name, alias="best")
-    assert holds(elder.checkpoints / "epoch=0-step=4") == ()
-    assert holds(younger.checkpoints / "epoch=0-step=4") == (f"model={name}@best",)
+    assert holds(elder.checkpoints / "epoch=0-step=4") == (f"model={name}@v1",)  # it is a version all the same
+    assert holds(younger.checkpoints / "epoch=0-step=4") == (f"model={name}@best", f"model={name}@v2")
     assert of(store, name) == [("2", ["best"], new, "epoch=0-step=4"), ("1", [], old, "epoch=0-step=4")]
     assert promote(store, elder, old, name=name, alias="best").version == "1"  # and back
     assert [promotion.version for promotion in promotions(elder)] == ["1", "1"]
@@ -317,3 +317,35 @@ def test_listing_makes_no_store(home, capsys):
     assert run("model", ["list"]) == 2
     assert "nothing has been recorded there yet" in capsys.readouterr().err
     assert not (home / "results").exists()
+
+
+def test_a_version_is_held_until_it_is_taken_back(store, a_run, name):
+    first, second = a_run(0.5), a_run(0.7)
+    promote(store, first[1], first[0], name=name, alias="best")
+    promote(store, second[1], second[0], name=name, alias="best")
+    checkpoint = next(first[1].checkpoints.glob("epoch*"))
+    assert holds(checkpoint) == (f"model={name}@v1",)  # the alias moved on
+    assert remove(store, name, "1") == checkpoint
+    assert holds(checkpoint) == ()
+    assert [version.version for version in versions(store) if version.name == name] == ["2"]
+    assert promotions(first[1]) == []
+    with pytest.raises(RecordError, match=f"model {name}/1: there is no such version"):
+        remove(store, name, "1")
+
+
+def test_versions_keep_their_numbers_when_the_registry_is_restored(uri, store, a_run, name, models, tmp_path):
+    runs = [a_run(0.5), a_run(0.6), a_run(0.7)]
+    for run_id, folder in runs:
+        promote(store, folder, run_id, name=name)
+    remove(store, name, "2")
+    fresh = Store(f"sqlite:///{tmp_path}/fresh.db")
+    with Recorder(fresh.uri, tmp_path / "artifacts", models) as other:
+        for run_id, folder in runs:
+            other.open(RunRecord(run_id, "pretrain", "Task9_X", str(folder.path), "x", {}))
+            other.close(run_id, state="finished")
+    assert restore(fresh, runs) == []
+    assert {found.version: found.run_id for found in versions(fresh) if found.name == name} == {
+        "1": runs[0][0],
+        "3": runs[2][0],
+    }
+    assert restore(fresh, runs) == []

@@ -159,7 +159,7 @@ def test_a_run_lost_after_its_last_epoch_ends_with_what_it_measured(home):
     assert (outcome.run_id, outcome.repeated, outcome.metrics) == (1, True, first.metrics)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed"])
+@pytest.mark.parametrize("damage", [pytest.param("cut", marks=[pytest.mark.slow]), "changed"])
 def test_a_torn_checkpoint_is_passed_over_and_the_run_ends_as_if_nothing_had_been(home, fuse, damage, caplog):
     words = ["trainer.max_epochs=3", fuse.replace("epoch: 1", "epoch: 2"), "checkpoint.keep_best=5"]
     folder = broken(words)
@@ -205,6 +205,7 @@ def test_a45_what_is_otherwise_now_is_said_when_a_run_is_repeated(home, capsys):
     assert "commit: cccccccccccc -> " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a45_a_run_whose_folder_is_gone_is_repeated_from_mlflow(home, capsys):
     import shutil
 
@@ -232,3 +233,50 @@ def test_a45_no_pickle_is_loaded(home, capsys, name, content, told):
     said = capsys.readouterr().err
     assert told in said
     assert "asp rerun N" in said
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_shown_with_what_is_otherwise_and_not_at_all_where_that_is_refused(home, capsys):
+    first = asparagus.launch(DIGITS, [TWO])
+    record = Path(first.folder) / "record.json"
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps({**values, "code": {**values["code"], "commit": "c" * 40}}))
+    assert run("launch", [DIGITS, TWO]) == 0
+    assert "commit: cccccccccccc -> " in capsys.readouterr().err
+    assert run("launch", [DIGITS, TWO, "--strict"]) == 2
+    assert "run.strict: run 1 was made with other code" in capsys.readouterr().err
+
+
+def test_a45_a_run_of_another_home_is_repeated_here(home, tmp_path_factory, monkeypatch, capsys):
+    first = asparagus.launch(DIGITS, [TWO, "run.name=baseline"])
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.setenv("ASPARAGUS_HOME", str(here))
+    monkeypatch.chdir(here)
+    assert run("launch", ["--experimental-rerun", f"{first.folder}/config.yaml", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert Path(again["folder"]).is_relative_to(here)
+    assert json.loads((Path(again["folder"]) / "record.json").read_text())["rerun_of"] is None  # run 1 here is itself
+    assert again["metrics"] == first.metrics
+    assert (here / "results/mlflow.db").is_file()
+
+
+@pytest.mark.slow
+def test_a45_a_named_run_is_repeated_with_a_change(home, capsys):
+    asparagus.launch(DIGITS, [TWO, "run.name=baseline"])
+    assert run("rerun", ["1", "seed=8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["run_id"] == 2
+
+
+@pytest.mark.parametrize(("name", "told"), [("x" * 300, "has 300 characters"), ("''", "has 0 characters")])
+def test_a_name_that_cannot_be_one_is_refused(home, capsys, name, told):
+    assert run("launch", [DIGITS, TWO, f"run.name={name}"]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_name_of_dots_and_slashes_stays_a_name(home):
+    for name in ("..", "a/b", "."):
+        asparagus.launch(DIGITS, ["trainer.max_epochs=1", f"run.name='{name}'", "run.resume=false"])
+    kept = home / "models/.asparagus/names/Task001_Digits"
+    assert [path.name for path in kept.iterdir()] == ["train_cls"]
+    assert sorted(path.name for path in (kept / "train_cls").iterdir()) == ["%2E", "%2E%2E", "a%2Fb"]

@@ -24,6 +24,8 @@ STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks
 """Schemes of a tracking URI, without the driver (`postgresql+psycopg2`)."""
 PART_OF = {"fit": "train", "validate": "val", "test": "test"}
 """Which data a `run.mode` looks at."""
+LONGEST_NAME = 100
+"""It becomes the name of a file, and a line in a list."""
 LARGEST_SEED = 2**32 - 1
 """Of numpy's generators, which are seeded as well."""
 
@@ -121,6 +123,9 @@ def _sqlite(uri: str) -> Iterator[str]:
 def _run(spec: Spec) -> Iterator[str]:
     """Check how it is carried out: what it does with the weights, and that they are there."""
     run = spec.run
+    for key, text in (("run.name", run.name), ("run.label", run.label)):
+        if text is not None and not 0 < len(text) <= LONGEST_NAME:
+            yield f"{key}: {text!r} has {len(text)} characters. Give 1 to {LONGEST_NAME}."
     if run.mode not in MODES:
         yield one_of("run.mode", run.mode, MODES)
     elif run.mode != "fit" and spec.init_from is None and run.resume_from_checkpoint is None:

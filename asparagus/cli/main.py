@@ -54,6 +54,9 @@ def run(name: str, arguments: Sequence[str]) -> int:
     except AsparagusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except PermissionError as error:
+        print(f"error: {error.filename}: {error.strerror}. Whose is it? ls -l; or set another folder.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

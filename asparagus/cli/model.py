@@ -31,11 +31,33 @@ def model(arguments: Sequence[str]) -> int:
     promote.add_argument(
         "--checkpoint", metavar="WHICH", help="best, last, or its name (default: best; last where nothing was measured)"
     )
+    taking = commands.add_parser(
+        "remove", help="take a version back; the checkpoint itself stays until nobody needs it"
+    )
+    taking.add_argument("version", metavar="NAME/VERSION", help="as asp model list shows them: brain-mae/3")
     listing = commands.add_parser("list", help="list models, their versions and aliases")
-    for command in (promote, listing):
+    for command in (promote, taking, listing):
         command.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    return _promote(options) if options.command == "promote" else _list(options)
+    return {"promote": _promote, "remove": _remove, "list": _list}[options.command](options)
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from asparagus.errors import RecordError
+
+    name, _, version = options.version.rpartition("/")
+    if not name or not version.isdigit():
+        raise RecordError(
+            f"{options.version}: is no version of a model. Give NAME/VERSION, as asp model list shows them."
+        )
+    from asparagus.record.registry import remove
+
+    checkpoint = remove(_store(), name, version)
+    if options.json:
+        print(json.dumps({"name": name, "version": version, "checkpoint": str(checkpoint)}))
+    else:
+        print(f"{name}/{version} is taken back; {checkpoint} is not held for it any more")
+    return 0
 
 
 def _promote(options: argparse.Namespace) -> int:

@@ -87,7 +87,7 @@ class Progress:
         self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")
 
     def _on_attempt(self, event: Any) -> None:
-        self._say(f"attempt {event['attempt']}" + (", with what is otherwise now:" if event["news"] else ""))
+        self._say(f"attempt {event['attempt']}" + (", and what is otherwise now:" if event["news"] else ""))
         for line in event["news"].splitlines():
             self._say(f"  {line}")
 

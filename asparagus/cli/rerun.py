@@ -10,6 +10,9 @@ from pathlib import Path
 
 OF_RUN = re.compile(r"^# The exact experiment of run (\d+)", re.MULTILINE)
 PICKLED = b"\x80"
+FETCHED = "asp-rerun-"
+NOT_REPEATED = {"~paths": "paths", "site.tracking_uri=null": "site.tracking_uri", "run.name=null": "run.name"}
+"""What an override takes out of a saved config, and where it stands there."""
 
 
 def rerun(arguments: Sequence[str]) -> int:
@@ -25,7 +28,7 @@ def rerun(arguments: Sequence[str]) -> int:
 
     from asparagus.cli.launch import launch
 
-    with tempfile.TemporaryDirectory() as fetched:
+    with tempfile.TemporaryDirectory(prefix=FETCHED) as fetched:
         return launch([*words_of(_config_of(options.run_id, Path(fetched))), *rest])
 
 
@@ -35,6 +38,9 @@ def words_of(file: Path) -> list[str]:
     Raises:
         ConfigError: It is no such file; a pickle is refused, since loading one runs what is in it.
     """
+    import yaml
+
+    from asparagus.compose.tree import get
     from asparagus.errors import ConfigError
 
     advice = "Give the config.yaml of a run folder, or: asp rerun N"
@@ -49,8 +55,28 @@ def words_of(file: Path) -> list[str]:
     text = content.decode("utf-8", errors="replace")
     if file.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"--experimental-rerun: {file} is no YAML file. {advice}")
+    words = [str(file), "run.resume=false"]
+    # Where it ran then is no part of what it was; neither is a name, which stands for what ran under it.
+    there = yaml.safe_load(text) or {}
+    words += [word for word, key in NOT_REPEATED.items() if get(there, key) is not None]
+    run_id = _run_of(file, text)
+    return [*words, f"run.rerun_of={run_id}"] if run_id else words
+
+
+def _run_of(file: Path, text: str) -> int | None:
+    """Return the run whose config a file is; none where it is another models folder's, which counts for itself."""
+    from asparagus.errors import RecordError
+    from asparagus.paths import get_paths
+    from asparagus.record.numbers import find_folder
+
     found = OF_RUN.search(text)
-    return [str(file), "run.resume=false", *([f"run.rerun_of={found[1]}"] if found else [])]
+    if found is None:
+        return None
+    try:
+        kept = find_folder(Path(get_paths().models), int(found[1])) / "config.yaml"
+    except RecordError:
+        return int(found[1]) if file.parent.name.startswith(FETCHED) else None
+    return int(found[1]) if kept.is_file() and kept.read_bytes() == file.read_bytes() else None
 
 
 def _config_of(run_id: int, folder: Path) -> Path:

@@ -40,11 +40,13 @@ def folder_of(run_id: int) -> Path:
         RecordError: It is at neither place.
     """
     from asparagus.paths import get_paths, load_environment
-    from asparagus.record.numbers import find_folder
+    from asparagus.record.numbers import SeveralFoldersError, find_folder
 
     load_environment()
     try:
         return find_folder(Path(get_paths().models), run_id)
+    except SeveralFoldersError:
+        raise
     except RecordError:
         recorded = _recorded(run_id)
         if recorded is not None and Path(recorded.folder).is_dir():

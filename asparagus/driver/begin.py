@@ -90,6 +90,19 @@ def looking() -> Iterator[Future[Surroundings]]:
         yield pool.submit(lambda: Surroundings(read_code(Path.cwd()), Machine()))
 
 
+def otherwise_now(plan: Plan, found: Standing) -> str:
+    """Return in what code and packages differ now from those that a run was made with, line by line.
+
+    Raises:
+        RecordError: They do, and `run.strict` is set.
+    """
+    if not found.folder.record.is_file():
+        return ""
+    before = json.loads(found.folder.record.read_text(encoding="utf-8"))
+    now = Surroundings(read_code(Path.cwd()), Machine())
+    return _strictly(plan, between(before, {**before, **now.to_dict()}), f"run {found.run_id} was made with")
+
+
 @contextmanager
 def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterator[Begun]:
     """Begin a run, or go on with the identical one that is unfinished; it is this process's during the body.
@@ -103,7 +116,13 @@ def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterato
         try:
             started = _go_on(plan, place, recorder, seen.result(), since)
             break
-        except NumberTakenError:
+        except NumberTakenError as error:
+            if place.found is not None:
+                place.lock.release()
+                raise RecordError(
+                    f"{error} Run {place.run_id} was begun with another tracking store: go on with that one "
+                    "(MLFLOW_TRACKING_URI), or train a new run here: run.resume=false."
+                ) from error
             place.give_up()
             if plan.spec.run.id is not None:
                 raise
@@ -135,7 +154,8 @@ class _Place:
         return self.found.attempt + 1 if self.found else 1
 
     def give_up(self) -> None:
-        """Remove what was made a moment ago: the number is another machine's."""
+        """Remove what was made a moment ago, and holds no training yet: the number is another machine's."""
+        assert self.found is None
         shutil.rmtree(self.folder.path)
         self.lock.release()
         give_up(self.models, self.run_id, self.about)
@@ -156,11 +176,25 @@ def _place(plan: Plan, floor: int) -> _Place:
             raise RecordError(f"run {found.run_id}: an identical run finished a moment ago. Launch again to see it.")
         if found is not None:
             return _Place(found.run_id, found.folder, run_folder.hold(found.folder), models, about, found)
-        run_id = claim(models, about=about, wanted=spec.run.id, floor=floor)
-        enter(models, run_id, about)
-        folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
-        folder.path.mkdir(parents=True, exist_ok=False)
+        run_id, folder = _new_folder(spec, about, floor)
         return _Place(run_id, folder, run_folder.hold(folder), models, about)
+
+
+def _new_folder(spec: Spec, about: dict[str, str], floor: int) -> tuple[int, RunFolder]:
+    """Take a number, and make its folder; one that lies there without being registered keeps its number."""
+    models = Path(spec.paths.models)
+    while True:
+        run_id = claim(models, about=about, wanted=spec.run.id, floor=floor)
+        folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
+        if not folder.path.exists():
+            break
+        if spec.run.id is not None:
+            raise RecordError(
+                f"run.id: {run_id} is taken by {folder.path}. Leave run.id out to get the next free number."
+            )
+    enter(models, run_id, about)
+    folder.path.mkdir(parents=True)
+    return run_id, folder
 
 
 def _since(plan: Plan, surroundings: Surroundings) -> str:
@@ -176,6 +210,8 @@ def _since(plan: Plan, surroundings: Surroundings) -> str:
         kept = find_folder(Path(plan.spec.paths.models), run_id) / "record.json"
         before = json.loads(kept.read_text(encoding="utf-8"))
     except (RecordError, OSError) as error:
+        if plan.spec.run.strict:
+            raise RecordError(f"run.strict: what run {run_id} was made with cannot be compared: {error}") from error
         return f"run {run_id} is not here any more, so code, packages and data cannot be compared ({error})"
     now = {**before, **surroundings.to_dict(), "fingerprint": plan.fingerprint}
     return _strictly(plan, between(before, now), f"run {run_id} was made with")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.checkpoint.folder import best_of, manifests
-from asparagus.driver.begin import Begun, begun, looking
+from asparagus.driver.begin import Begun, begun, looking, otherwise_now
 from asparagus.errors import RecordError, RunError
 from asparagus.journal import Event, JournalReader
 from asparagus.plan import Plan
@@ -68,6 +68,8 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
     """
     found = standing(plan.spec, plan.identity)
     if found is not None and found.finished:
+        if news := otherwise_now(plan, found):
+            watcher({"kind": "attempt", "attempt": found.attempt, "news": news})
         return _shown(found, plan)
     with (
         looking() as seen,

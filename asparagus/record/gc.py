@@ -202,7 +202,7 @@ def _look(run_id: int, folder: RunFolder, wish: Wish, living: Children) -> _Run:
 
 def _asked(folder: RunFolder) -> Any:
     """Return the section `checkpoint` of a run: from its plan, whose JSON is read a hundred times as fast as YAML."""
-    spec = _loaded(folder.plan).get("spec")
+    spec = _loaded(folder.newest_plan).get("spec")
     return (
         spec["checkpoint"]
         if isinstance(spec, dict) and "checkpoint" in spec

@@ -32,6 +32,10 @@ NAMES = OURS / "names"
 """`<task>/<stage>/<name>/<number>`: an empty file for each run that was given a name or a label."""
 
 
+class SeveralFoldersError(RecordError):
+    """More than one folder has a run's number: which is the run, only its user can know."""
+
+
 def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, floor: int = 0) -> int:
     """Take a run number: larger than every number taken under `models`, and than `floor`.
 
@@ -108,10 +112,10 @@ def find_folder(models: Path, run_id: int) -> Path:
         RecordError: No such number was taken here, its folder is gone, or there are two of them.
     """
     folder = place_of(models, run_id)
-    every = sorted(models.glob(f"*/*/{folder.name}"))
+    every = sorted(models.glob(f"[!.]*/*/{folder.name}"))
     if len(every) > 1:
         told = f"there are {len(every)} folders of it, {' and '.join(map(str, every))}"
-        raise RecordError(f"run {run_id}: {told}. Move all but the right one away.")
+        raise SeveralFoldersError(f"run {run_id}: {told}. Move all but the right one away.")
     if folder.is_dir():
         return folder
     if every:
@@ -161,7 +165,8 @@ def _entries(models: Path, about: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _of_name(models: Path, task: str, stage: str, name: str) -> Path:
-    return models / NAMES / task / stage / urllib.parse.quote(name, safe=" ")
+    # A dot alone, or two, would be a place and no name.
+    return models / NAMES / task / stage / urllib.parse.quote(name, safe=" ").replace(".", "%2E")
 
 
 def _listed(folder: Path) -> list[int]:

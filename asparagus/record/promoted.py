@@ -23,6 +23,8 @@ class Promotion:
     """Name of its folder under `checkpoints/`."""
     digest: str
     time: float = field(default_factory=time.time)
+    removed: bool = False
+    """Whether this line says that the version was taken back."""
 
     @property
     def label(self) -> str:
@@ -41,10 +43,12 @@ def note(folder: RunFolder, promotion: Promotion) -> None:
 
 
 def promotions(folder: RunFolder) -> list[Promotion]:
-    """Return what was promoted, in that order; of an alias that moved on since, only the registry knows."""
+    """Return what was promoted and not taken back, in that order; where an alias moved, only the registry knows."""
     path = folder.path / FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [promotion for line in lines if (promotion := _parse(line))]
+    found = [promotion for line in lines if (promotion := _parse(line))]
+    gone = {(promotion.name, promotion.version) for promotion in found if promotion.removed}
+    return [promotion for promotion in found if (promotion.name, promotion.version) not in gone]
 
 
 def _parse(line: str) -> Promotion | None:

@@ -15,7 +15,7 @@ from asparagus.record.book import AWAY, Book
 from asparagus.record.numbers import all_numbers, find_folder, relocated
 from asparagus.record.recorder import RunRecord
 from asparagus.record.registry import restore
-from asparagus.record.run_folder import INTERRUPTED, RunFolder, is_running, read_state
+from asparagus.record.run_folder import INTERRUPTED, RunFolder, is_running, read_state, write_json
 from asparagus.record.store import Store
 from asparagus.spec import Parent
 
@@ -76,8 +76,10 @@ def complete(store: Store, folder: RunFolder, record: RunRecord) -> tuple[str, b
     try:
         book = Book(store, record, mlflow_run_id=before, attempt=facts.get("attempt", 1))
         whole = book.close(state if state in ENDED else INTERRUPTED, PATIENCE_S, ended=facts.get("updated"))
-    except AWAY as error:
+    except (*AWAY, RecordError) as error:
         return f"the store refused it: {error}", False
+    if facts and book.mlflow_run_id != before:
+        write_json(folder.state, {**facts, "mlflow_run_id": book.mlflow_run_id})
     return ("kept" if book.mlflow_run_id == before else f"restored as {book.mlflow_run_id}"), whole
 
 

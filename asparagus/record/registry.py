@@ -77,12 +77,33 @@ def promote(
         check_alias(alias)
     checkpoint, manifest = pick(folder.checkpoints, which or _default(folder))
     try:
-        promotion, is_new = _register(store, checkpoint, manifest, run_id=run_id, name=name, alias=alias)
+        wanted = Promotion(name, alias, "", checkpoint.name, manifest.digest)
+        promotion, is_new = _register(store, checkpoint, manifest, run_id=run_id, wanted=wanted)
     except MlflowException as error:
         raise RecordError(f"model {name}: the registry at {without_passwords(store.uri)} refuses: {error}") from error
     if is_new:
         note(folder, promotion)
     return promotion
+
+
+def remove(store: Store, name: str, version: str) -> Path:
+    """Take a version back; its checkpoint is not held for it any more. Returns that checkpoint.
+
+    Raises:
+        RecordError: There is no such version.
+    """
+    found = next((one for one in _versions_of(store, name) if str(one.version) == version), None)
+    if found is None:
+        raise RecordError(f"model {name}/{version}: there is no such version. asp model list lists them.")
+    aliases = next((known.get(version, []) for model, known in _names(store) if model == name), [])
+    store.client.delete_model_version(name, version)
+    checkpoint = Path(found.tags.get(CHECKPOINT, ""))
+    for alias in (f"v{version}", *aliases):
+        release(checkpoint, registered(name, alias))
+    folder = RunFolder(checkpoint.parents[1], checkpoint.parents[2].name)
+    if folder.path.is_dir():
+        note(folder, Promotion(name, None, version, checkpoint.name, found.tags.get(DIGEST, ""), removed=True))
+    return checkpoint
 
 
 def restore(store: Store, runs: Iterable[tuple[int, RunFolder]]) -> list[str]:
@@ -101,7 +122,9 @@ def restore(store: Store, runs: Iterable[tuple[int, RunFolder]]) -> list[str]:
         checkpoint = folder.checkpoints / promotion.checkpoint
         try:
             _, manifest = pick(folder.checkpoints, promotion.checkpoint)
-            _register(store, checkpoint, manifest, run_id=run_id, name=promotion.name, alias=promotion.alias)
+            now, _ = _register(store, checkpoint, manifest, run_id=run_id, wanted=promotion)
+            if now.version != promotion.version:
+                problems.append(f"model {promotion.name}/{promotion.version}: is version {now.version} now")
         except (RecordError, MlflowException) as error:
             problems.append(f"model {promotion.label}, version {promotion.version}: {error}")
     return problems
@@ -121,9 +144,18 @@ def _default(folder: RunFolder) -> str:
 
 
 def _register(
-    store: Store, checkpoint: Path, manifest: Manifest, *, run_id: int, name: str, alias: str | None
+    store: Store, checkpoint: Path, manifest: Manifest, *, run_id: int, wanted: Promotion
 ) -> tuple[Promotion, bool]:
-    """Return what the checkpoint is now, and whether it was not before."""
+    """Return what the checkpoint is now, and whether it was not before.
+
+    Args:
+        store: Whose registry.
+        checkpoint: The checkpoint.
+        manifest: Its manifest.
+        run_id: The run that wrote it.
+        wanted: The name and alias, and the number of the version where it had one before.
+    """
+    name, alias = wanted.name, wanted.alias
     if not is_whole(checkpoint, manifest):
         raise RecordError(f"{checkpoint}: is not as it was written (its digest differs). Promote another checkpoint.")
     run = store.run_of(run_id)
@@ -134,9 +166,13 @@ def _register(
         )
     model = store.checkpoint_model(run, checkpoint, manifest)
     known = _version_of(store, name, model)
+    if known is None and wanted.version:
+        _skip_to(store, name, model, int(wanted.version))
     version = known or _create(store, name, model, run_id, manifest)
     try:
-        _hold(checkpoint, _reason(name, alias, version))
+        _hold(checkpoint, registered(name, f"v{version.version}"))  # `v3` is no alias that MLflow allows
+        if alias is not None:
+            _hold(checkpoint, registered(name, alias))
     except RecordError:
         if known is None:  # nobody could start from it
             store.client.delete_model_version(name, str(version.version))
@@ -151,12 +187,17 @@ def _version_of(store: Store, name: str, model: LoggedModel) -> ModelVersion | N
     return same[0] if same else None
 
 
-def _create(store: Store, name: str, model: LoggedModel, run_id: int, manifest: Manifest) -> ModelVersion:
+def _make(store: Store, name: str) -> None:
+    """Have a model of this name."""
     try:
         store.client.create_registered_model(name, description="Checkpoints promoted by asp model promote.")
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
+
+
+def _create(store: Store, name: str, model: LoggedModel, run_id: int, manifest: Manifest) -> ModelVersion:
+    _make(store, name)
     checkpoint = model.tags[CHECKPOINT]
     with _as_default(store.uri):
         return store.client.create_model_version(
@@ -202,9 +243,14 @@ def _hold(checkpoint: Path, reason: str) -> None:
         ) from error
 
 
-def _reason(name: str, alias: str | None, version: ModelVersion) -> str:
-    """Return why a checkpoint is held; `v3` is no alias that MLflow allows, so it can only be the version."""
-    return registered(name, alias or f"v{version.version}")
+def _skip_to(store: Store, name: str, model: LoggedModel, version: int) -> None:
+    """Let the registry count on to just before a version: those in between were taken back, or their runs are gone."""
+    largest = max((int(found.version) for found in _versions_of(store, name)), default=0)
+    _make(store, name)
+    with _as_default(store.uri):
+        for _ in range(largest + 1, version):
+            made = store.client.create_model_version(name, source=f"models:/{model.model_id}", await_creation_for=0)
+            store.client.delete_model_version(name, str(made.version))
 
 
 @contextlib.contextmanager

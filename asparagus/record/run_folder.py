@@ -28,6 +28,7 @@ INTERRUPTED = "interrupted"
 RUNNING = "running"
 STARTING = "starting"
 """It has its number and folder, and is not recorded yet."""
+PLANS = "plan.attempt[0-9]*.json"
 UNLOCK_S = 30.0
 """How long a lock may outlive its process: workers that load data notice within seconds that nobody needs them."""
 
@@ -48,6 +49,12 @@ class RunFolder:
     def plan(self) -> Path:
         """The plan that was carried out."""
         return self.path / "plan.json"
+
+    @property
+    def newest_plan(self) -> Path:
+        """The plan of the newest attempt: what the run is asked to keep may be otherwise than at first."""
+        later = {int(path.name.split(".")[1].removeprefix("attempt")): path for path in self.path.glob(PLANS)}
+        return later[max(later)] if later else self.plan
 
     @property
     def journal(self) -> Path:

@@ -23,6 +23,7 @@ from asparagus.record.numbers import TRASH, place_of
 from asparagus.record.run_files import children_of, read_run
 from asparagus.record.run_folder import RunFolder, is_running
 from asparagus.record.store import Store
+from asparagus.record.tracking import FOLDER
 from asparagus.secrets import without_passwords
 
 GOING = ".removing-"
@@ -44,7 +45,7 @@ class Moved:
 
 
 def throw_away(models: Path, run_ids: Sequence[int], store: Store) -> list[Moved]:
-    """Move runs to the trash; all of them can go, or none goes.
+    """Move runs to the trash, once it is sure that all of them may go.
 
     Of a run whose folder somebody moved or deleted by hand, only the traces go: its holds, and its MLflow run.
 
@@ -142,7 +143,7 @@ def _kept_by(models: Path, run_id: int, folder: RunFolder, living: Children, goi
             if not reason.startswith(CHILD):
                 yield (
                     f"run {run_id}: its checkpoint {manifest.name} is {told(reason)}. Take that back first "
-                    "(asp gc --unpin; or give the alias to another run: asp model promote)."
+                    "(a pin: asp gc --unpin; a model: asp model remove <name>/<version>)."
                 )
 
 
@@ -193,7 +194,8 @@ def _mark(store: Store, folder: Path, change: Callable[[str], None]) -> list[str
     """
     mlflow_run_id = read_run(folder).state.get("mlflow_run_id")
     try:
-        if mlflow_run_id is None or store.get(mlflow_run_id) is None:
+        mlflow_run_id = _recorded_as(store, folder, mlflow_run_id)
+        if mlflow_run_id is None:
             return [f"{without_passwords(store.uri)} has no record of it"]
         change(mlflow_run_id)
     except MlflowException as error:
@@ -201,6 +203,15 @@ def _mark(store: Store, folder: Path, change: Callable[[str], None]) -> list[str
             f"tracking: {without_passwords(store.uri)} does not take back or delete {mlflow_run_id}: {error}"
         ) from error
     return []
+
+
+def _recorded_as(store: Store, folder: Path, mlflow_run_id: str | None) -> str | None:
+    """Return the MLflow run of a folder: the one that it names or, in a store that was rebuilt, that names it."""
+    if mlflow_run_id is not None and store.get(mlflow_run_id) is not None:
+        return mlflow_run_id
+    there = read_run(folder).record.get("folder")
+    numbered = store.with_number(int(folder.name.partition("=")[2]))
+    return next((run.info.run_id for run in numbered if run.data.tags.get(FOLDER) == there), None)
 
 
 def _hold_parent(models: Path, run_id: int, home: Path) -> list[str]:

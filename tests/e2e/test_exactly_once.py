@@ -176,7 +176,7 @@ def test_a_driver_that_is_killed_at_any_moment(home, seed, undisturbed):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", rounds("all", LONG))
+@pytest.mark.parametrize("seed", rounds("all", LONG, 0))
 def test_driver_and_recorder_killed_together(home, seed, undisturbed):
     outcome = storm(home, driver_and_recorder, (), (0.3, 11), random.Random(seed))
     must_be_whole(home, Store(f"sqlite:///{home}/results/mlflow.db"), outcome, undisturbed)
