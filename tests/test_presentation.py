@@ -162,9 +162,11 @@ def test_long_curves_are_thinned_to_their_ends_and_many_are_counted():
 
 def test_drawing_again_replaces_the_old_picture(folder):
     measured(folder, [(1, {"a": 1.0})])
+    assert draw(folder) == []  # a point is no curve
+    measured(folder, [(2, {"a": 2.0})])
     (first,) = draw(folder)
     before = first.read_bytes()
-    measured(folder, [(2, {"a": 5.0})])
+    measured(folder, [(3, {"a": 5.0})])
     assert draw(folder) == [first]
     assert first.read_bytes() != before
     assert [path.name for path in Path(first.parent).iterdir()] == ["other.png"]

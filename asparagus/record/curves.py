@@ -33,10 +33,10 @@ FEW_POINTS = 30
 
 def draw(folder: RunFolder) -> list[Path]:
     """Draw the metrics of a run into `plots/curves/`; returns the images, none where nothing was measured twice."""
-    drawn = []
     measured = curves_of(folder)
     if all(len(points) < 2 for points in measured.values()):  # noqa: PLR2004 - a point is no curve
-        return drawn
+        return []
+    drawn = []
     for family, curves in sorted(families(measured).items()):
         path = folder.plots / FOLDER / f"{family}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
