@@ -110,6 +110,7 @@ def test_a_parent_that_was_moved_is_found_again_and_one_that_is_gone_is_said_onc
     assert not of(doctor(capsys)[1], "lineage")
 
 
+@pytest.mark.slow
 def test_a_run_that_the_store_was_not_told_of_is_told(home, capsys):
     a_run(home, state="finished")
     (home / "models/.asparagus/backlog").mkdir()
@@ -121,6 +122,7 @@ def test_a_run_that_the_store_was_not_told_of_is_told(home, capsys):
     assert not of(doctor(capsys)[1], "record")
 
 
+@pytest.mark.slow
 def test_a_run_that_runs_in_the_store_and_has_no_folder_is_ended(home, capsys):
     folder = a_run(home)
     client = Store(f"sqlite:///{home}/results/mlflow.db").client

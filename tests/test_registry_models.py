@@ -32,7 +32,7 @@ def server(tmp_path_factory):
         yield uri
 
 
-@pytest.fixture(params=["sqlite", "server"], scope="module")
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=[pytest.mark.slow])], scope="module")
 def uri(request, tmp_path_factory):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"

@@ -192,7 +192,7 @@ def test_a_worker_that_is_killed_at_any_moment(home, seed, undisturbed_on_ray):
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", rounds("session", LONG))
+@pytest.mark.parametrize("seed", rounds("session", LONG, 0))
 def test_driver_ray_and_recorder_killed_together(home, seed, undisturbed_on_ray):
     outcome = storm(home, driver_and_recorder, ON_RAY, (0.3, 18), random.Random(seed))
     must_be_whole(home, Store(f"sqlite:///{home}/results/mlflow.db"), outcome, undisturbed_on_ray)

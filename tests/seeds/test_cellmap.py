@@ -859,6 +859,7 @@ def test_e11_epochs_and_steps_are_numbered_on_after_a_restart(config, home):
     assert [manifest.name for manifest in found] == ["epoch=0-step=5", "epoch=1-step=10", "epoch=2-step=15"]
 
 
+@pytest.mark.slow
 def test_e11_and_the_weights_are_those_of_a_training_that_was_never_stopped(config, home):
     with pytest.raises(RunError):
         launch(config(THREE + stopping(home, 2)))
@@ -891,6 +892,7 @@ def test_e19_latest_loads_the_newest_checkpoint_of_the_newest_run_of_that_name(c
     assert torch.allclose(weights(third), weights(fourth), atol=1e-3)  # a tiny rate: it began where the third ended
 
 
+@pytest.mark.slow
 def test_e19_best_loads_the_best_checkpoint_by_what_it_recorded(config):
     first = launch(config(THREE.replace("3e-3", "3.0") + 'checkpoint = {"keep_every_n_epochs": 1}\n'))
     found = manifests(Path(first.folder) / "checkpoints")
@@ -899,6 +901,7 @@ def test_e19_best_loads_the_best_checkpoint_by_what_it_recorded(config):
     assert parent(second) == (1, best.name)
 
 
+@pytest.mark.slow
 def test_e19_a_torn_checkpoint_is_passed_over(config):
     first = launch(config(THREE + 'checkpoint = {"keep_every_n_epochs": 1}\n'))
     state = Path(first.folder) / "checkpoints" / "epoch=2-step=15" / STATE
@@ -913,6 +916,7 @@ def test_e16_model_to_load_is_the_name_that_is_looked_for(config):
     assert (parent(second), name_of_run(second)) == ((1, "epoch=0-step=5"), "next")
 
 
+@pytest.mark.slow
 def test_e19_an_interrupted_run_goes_on_instead_of_a_new_one_being_begun(config, home):
     path = config(THREE + stopping(home, 2) + "load_model = 'latest'\n")
     with pytest.raises(RunError):
@@ -927,6 +931,7 @@ def test_e19_an_interrupted_run_goes_on_instead_of_a_new_one_being_begun(config,
     assert name_of_run(second) == "mine"
 
 
+@pytest.mark.slow
 def test_e19_an_interrupted_run_of_other_settings_is_loaded_from(config, home):
     with pytest.raises(RunError):
         launch(config(THREE + stopping(home, 2) + "load_model = 'latest'\n"))
@@ -934,6 +939,7 @@ def test_e19_an_interrupted_run_of_other_settings_is_loaded_from(config, home):
     assert (outcome.run_id, parent(outcome)) == (2, (1, "epoch=1-step=10"))
 
 
+@pytest.mark.slow
 def test_e19_a_run_that_was_loaded_into_repeats_from_its_own_config(config):
     launch(config(DIGITS + NETWORK))
     second = launch(config(DIGITS + NETWORK + "load_model = 'latest'\n"))
