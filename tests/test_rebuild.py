@@ -149,6 +149,7 @@ def test_a_number_that_another_machine_recorded_is_given_up(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_into_a_store_where_its_number_is_anothers_is_refused_and_nothing_is_lost(home, monkeypatch):
     fuse = f"+callbacks.fuse={{_target_: tests.fakes.Fuse, mark: {home}/blown, epoch: 1}}"
     words = ["trainer.max_epochs=2", fuse]

@@ -215,6 +215,7 @@ def many(tmp_path_factory):
         yield open_reader(f"sqlite:///{folder}/db"), open_reader(uri)
 
 
+@pytest.mark.slow
 def test_of_many_runs_none_is_missed_and_none_doubled(many):
     """A server is asked for many runs in parts, and for many numbers by patterns: together they are all."""
     runs = list(family(MANY))
