@@ -115,9 +115,9 @@ def test_a_bug_in_the_users_code_ends_the_run_with_its_cause_and_status_3(
     assert log.count("GPU available") == 1  # a bug is not tried again
 
 
-def test_a_run_repeats_from_its_own_config_under_a_new_number(home, asp):
+def test_a_run_repeats_from_its_record_under_a_new_number(home, asp):
     first = json.loads(asp("asp-launch", "experiment/digits", "run.id=7", "--json").stdout.splitlines()[-1])
-    again = asp("asp-launch", f"{first['folder']}/config.yaml", "--json")
+    again = asp("asp", "rerun", "7", "--json")
     assert again.returncode == 0, again.stderr
     second = json.loads(again.stdout.splitlines()[-1])
     assert (first["run_id"], second["run_id"]) == (7, 8)
