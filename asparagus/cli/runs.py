@@ -153,7 +153,7 @@ def ui(arguments: Sequence[str]) -> int:
         print(f"The store is a server, and has its UI itself: {without_passwords(uri)}")
         return 0
     print(f"MLflow on {uri}\nOpen http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(options.port)]
     return subprocess.run(command, env=environment, check=False).returncode
 

@@ -51,7 +51,7 @@ def pythonpath(monkeypatch):
     ("site", "resources", "rank", "batch"),
     [
         pytest.param("cluster", "one_worker", 0, 5, id="on_a_cluster_in_the_middle_of_an_epoch"),
-        pytest.param("local", "one_worker", 0, None, id="here_right_after_a_checkpoint"),
+        pytest.param(*("local", "one_worker", 0, None), id="here_right_after_a_checkpoint", marks=[pytest.mark.slow]),
         pytest.param("local", "two_workers", 1, 5, id="here_the_second_of_two"),
     ],
 )

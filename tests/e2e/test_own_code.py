@@ -85,9 +85,9 @@ def test_own_module_data_callback_and_script_run_on_two_ray_workers(home, lab, a
 
 
 @pytest.mark.e2e
-def test_a_run_of_ones_own_repeats_from_its_config_and_is_a_parent(home, lab, asp):
+def test_a_run_of_ones_own_repeats_from_its_record_and_is_a_parent(home, lab, asp):
     first = json.loads(asp("asp-launch", *OWN(lab), "--json").stdout.splitlines()[-1])
-    again = asp("asp-launch", f"{first['folder']}/config.yaml", "--json")
+    again = asp("asp", "rerun", str(first["run_id"]), "--json")
     assert again.returncode == 0, again.stderr
     repeated = json.loads(again.stdout.splitlines()[-1])
     assert repeated["run_id"] > first["run_id"]
