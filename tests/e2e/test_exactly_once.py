@@ -159,7 +159,8 @@ def storm(home, strike, words, after, rng) -> dict:
     out, err = process.communicate(timeout=200)
     if process.returncode == 0:  # it had finished, or went on by itself
         return json.loads(out.splitlines()[-1])
-    assert process.returncode in (-9, 2, 3), err  # 2: the server was away when it began
+    # 2: the server was away when it began. 1: Ray's core ends the driver when every process of Ray's is lost at once.
+    assert process.returncode in (-9, 1, 2, 3), err
     return finish(home, *words)
 
 
