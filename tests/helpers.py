@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 START_S = 90
 
 
@@ -58,6 +60,16 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
+
+
+@contextmanager
+def living_in(home: Path, data_root: Path) -> Iterator[None]:
+    """Be at home somewhere, as the fixture `home` is, for what lives as long as a module's tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASPARAGUS_HOME", str(home))
+        patch.setenv("ASPARAGUS_DATA", str(data_root))
+        patch.chdir(home)
+        yield
 
 
 def quiet_trainer(**options: Any) -> Any:

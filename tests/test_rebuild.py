@@ -17,6 +17,7 @@ from asparagus.record.run_folder import create
 from asparagus.record.store import RUN_ID, Store
 from asparagus.spec import Paths, Spec
 from tests.conftest import ASP
+from tests.helpers import living_in
 
 DIGITS = "experiment/digits"
 ONE = "trainer.max_epochs=1"
@@ -58,10 +59,7 @@ def _told(client, run) -> dict:
 def lived(tmp_path_factory, data_root):
     """A home with a run, a finetuning of it, and one that failed."""
     home = tmp_path_factory.mktemp("lived")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ASPARAGUS_HOME", str(home))
-        patch.setenv("ASPARAGUS_DATA", str(data_root))
-        patch.chdir(home)
+    with living_in(home, data_root):
         asparagus.launch(DIGITS, [ONE])
         asparagus.launch(DIGITS, [ONE, "stage=finetune_cls", "init_from=run:1/best"])
         with pytest.raises(asparagus.errors.RunError):
@@ -70,11 +68,9 @@ def lived(tmp_path_factory, data_root):
 
 
 @pytest.fixture
-def here(lived, data_root, monkeypatch):
-    monkeypatch.setenv("ASPARAGUS_HOME", str(lived))
-    monkeypatch.setenv("ASPARAGUS_DATA", str(data_root))
-    monkeypatch.chdir(lived)
-    return lived
+def here(lived, data_root):
+    with living_in(lived, data_root):
+        yield lived
 
 
 @pytest.fixture
@@ -99,6 +95,8 @@ def test_a_store_that_was_deleted_is_restored_as_it_was(here, rebuild):
     assert "kept" in rebuild().stdout  # under the ids of the new store
     thrown = subprocess.run([str(ASP / "asp"), "rm", "3"], cwd=here, capture_output=True, text=True, check=False)
     assert thrown.returncode == 0, thrown.stderr
+    assert "3" not in books(here)
+    assert rebuild().returncode == 0  # what was thrown away is neither missed nor recorded anew
     assert "3" not in books(here)
     brought = subprocess.run([str(ASP / "asp"), "rm", "--restore", "3"], cwd=here, capture_output=True, check=False)
     assert brought.returncode == 0

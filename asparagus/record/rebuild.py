@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asparagus.errors import RecordError
-from asparagus.record.backlog import told, waiting
+from asparagus.record.backlog import told
 from asparagus.record.book import AWAY, Book
-from asparagus.record.numbers import all_numbers, find_folder, relocated
+from asparagus.record.numbers import TRASH, all_numbers, find_folder, place_of, relocated
 from asparagus.record.recorder import RunRecord
 from asparagus.record.registry import restore
 from asparagus.record.run_folder import INTERRUPTED, RunFolder, is_running, read_state, write_json
@@ -20,6 +20,7 @@ from asparagus.record.store import Store
 from asparagus.spec import Parent
 
 PATIENCE_S = 30.0
+"""How long one run is tried."""
 ENDED = ("finished", "failed")
 
 
@@ -39,7 +40,8 @@ def rebuild(store: Store, models: Path) -> Iterator[Rebuilt]:
     """
     done: set[int] = set()
     for run_id in all_numbers(models):
-        yield from _with_ancestors(store, models, run_id, done)
+        if not (models / TRASH / place_of(models, run_id).name).is_dir():  # what was thrown away stays so
+            yield from _with_ancestors(store, models, run_id, done)
     folders = [(run_id, RunFolder(path, path.parent.name)) for run_id, path in _on_disk(models)]
     for problem in restore(store, folders):
         yield Rebuilt("registry", problem, ok=False)
@@ -81,12 +83,6 @@ def complete(store: Store, folder: RunFolder, record: RunRecord) -> tuple[str, b
     if facts and book.mlflow_run_id != before:
         write_json(folder.state, {**facts, "mlflow_run_id": book.mlflow_run_id})
     return ("kept" if book.mlflow_run_id == before else f"restored as {book.mlflow_run_id}"), whole
-
-
-def work_off(store: Store, models: Path) -> str:
-    """Complete one run of those whose end the store could not be told; returns what was done, nothing if none waits."""
-    numbers = waiting(models)
-    return bring_up_to_date(store, models, numbers[0]) if numbers else ""
 
 
 def bring_up_to_date(store: Store, models: Path, run_id: int) -> str:

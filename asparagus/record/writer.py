@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.errors import AsparagusError, RecordError
-from asparagus.record.backlog import put_off
+from asparagus.record.backlog import put_off, waiting
 from asparagus.record.book import AWAY, Book
-from asparagus.record.rebuild import work_off
+from asparagus.record.rebuild import bring_up_to_date
 from asparagus.record.recorder import NumberTakenError, RunRecord
 from asparagus.record.run_folder import INTERRUPTED, mark
 from asparagus.record.store import Store
@@ -29,6 +29,7 @@ class Desk:
 
     def __init__(self, uri: str, artifacts: Path, models: Path) -> None:
         self._models = models
+        self._tried: set[int] = set()
         self._reach = lambda: Store(uri, artifacts)
         self._store: Store | None = None
         self._books: dict[int, Book] = {}
@@ -60,8 +61,10 @@ class Desk:
     def catch_up(self) -> None:
         """Let every open book read on; then there is time for what earlier runs could not be told."""
         idle = [book.catch_up() for book in self._books.values()]
-        if idle and all(idle):
-            work_off(self.store, self._models)
+        late = [run_id for run_id in waiting(self._models) if run_id not in self._tried] if idle and all(idle) else []
+        if late:  # once each: one that cannot be told must not hold up the run that is being trained
+            self._tried.add(late[0])
+            bring_up_to_date(self.store, self._models, late[0])
 
     def _close(self, book: Book, state: str, timeout_s: float) -> bool:
         whole = book.close(state, timeout_s)

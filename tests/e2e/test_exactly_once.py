@@ -22,7 +22,7 @@ from asparagus.checkpoint.transfer import read_weights
 from asparagus.journal import JournalReader
 from asparagus.record.store import RUN_ID, Store
 from tests.conftest import ASP
-from tests.helpers import free_port, start_mlflow
+from tests.helpers import free_port, living_in, start_mlflow
 
 EPOCHS = 6
 STEPS_PER_EPOCH = 23
@@ -110,9 +110,7 @@ def undisturbed_on_ray(tmp_path_factory, data_root):
 
 
 def _undisturbed(home, data_root, *words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ASPARAGUS_HOME", str(home))
-        patch.setenv("ASPARAGUS_DATA", str(data_root))
+    with living_in(home, data_root), pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         outcome = finish(home, *words)
     return weights(outcome), histories(Store(f"sqlite:///{home}/results/mlflow.db"), outcome["mlflow_run_id"])

@@ -14,6 +14,7 @@ from asparagus.cli.main import run
 from asparagus.errors import ConfigError
 from asparagus.record.numbers import claim
 from tests.conftest import ASP
+from tests.helpers import living_in
 
 DIGITS = "experiment/digits"
 TWO = "trainer.max_epochs=2"
@@ -24,10 +25,7 @@ FINETUNE = (DIGITS, "stage=finetune_cls", TWO)
 def family(tmp_path_factory, data_root):
     """A home with a training (1) and a finetuning of it by the documented keys (2)."""
     home = tmp_path_factory.mktemp("family")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ASPARAGUS_HOME", str(home))
-        patch.setenv("ASPARAGUS_DATA", str(data_root))
-        patch.chdir(home)
+    with living_in(home, data_root):
         parent = asparagus.launch(DIGITS, [TWO])
         name = Path(parent.checkpoint).name
         child = asparagus.launch(
@@ -37,11 +35,9 @@ def family(tmp_path_factory, data_root):
 
 
 @pytest.fixture
-def here(family, data_root, monkeypatch):
-    monkeypatch.setenv("ASPARAGUS_HOME", str(family[0]))
-    monkeypatch.setenv("ASPARAGUS_DATA", str(data_root))
-    monkeypatch.chdir(family[0])
-    return family
+def here(family, data_root):
+    with living_in(family[0], data_root):
+        yield family
 
 
 def problems(*words) -> str:
