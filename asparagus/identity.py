@@ -21,8 +21,9 @@ WITHOUT = {
         *("default_root_dir", "detect_anomaly", "barebones", "logger"),
     },
     "model": {"compile_mode"},
+    "data": {"test_split"},
 }
-"""Hardware, and what only watches (SEEDS A40)."""
+"""Hardware, what only watches, and what is looked at when the weights are there (SEEDS A40)."""
 OF_LOADERS = {"num_workers", "pin_memory", "pin_memory_device", "persistent_workers", "prefetch_factor"}
 """How loaders fetch, at any depth of `data`."""
 
@@ -47,9 +48,11 @@ def deciding(spec: Spec) -> dict[str, Any]:
     for section, keys in WITHOUT.items():
         kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
     kept["data"] = _without(kept["data"], OF_LOADERS)
-    if kept["data"].get("_target_") == CASE_DATA:  # whose data are known by their fingerprint, not their place
+    run, is_ours = spec.run, spec.data.get("_target_") == CASE_DATA
+    if is_ours:  # whose data are known by their fingerprint, not their place
         kept["data"].pop("root", None)
-    run = spec.run
+    if "test_split" in spec.data and (run.mode == "test" or not is_ours):  # it decides the outcome, or who knows what
+        kept["data"]["test_split"] = spec.data["test_split"]
     kept["run"] = {"mode": run.mode, "resume_from_checkpoint": run.resume_from_checkpoint}
     kept["transfer"] = dataclasses.asdict(spec.transfer) if spec.init_from else None
     plain: dict[str, Any] = _plain(kept)

@@ -16,6 +16,8 @@ from typing import IO, Any, TypedDict
 
 from asparagus.errors import RunError
 
+JOURNAL = "journal.jsonl"
+"""In the run folder."""
 POLL_S = 0.1
 FLUSH_S = 0.2
 """Metrics wait at most this long (counted at the next append) before a reader can see them."""
@@ -33,6 +35,9 @@ class Event(TypedDict, total=False):
     values: dict[str, float]
     attempt: int
     news: str
+    checkpoint: str
+    split: str
+    file: str | None
 
 
 class Journal:

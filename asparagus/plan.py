@@ -14,7 +14,7 @@ from asparagus.data import CASE_DATA
 from asparagus.errors import PlanError
 from asparagus.identity import identity
 from asparagus.secrets import without_passwords
-from asparagus.spec import Checkpointing, Parent, Spec
+from asparagus.spec import Checkpointing, Parent, Spec, TrialOf
 from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
@@ -45,6 +45,8 @@ class Plan:
     """The hash of all that decides the weights; equal ones are the same run (see `asparagus.identity`)."""
     fingerprint: str | None = None
     """Of the data and their split; None where they are not visible or not ours."""
+    trial: TrialOf | None = None
+    """Whose run this is in a sweep."""
 
     @property
     def world_size(self) -> int:
@@ -63,7 +65,9 @@ class Plan:
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Rebuild a plan from `to_dict`'s result."""
         parent = Parent(**values["parent"]) if values.get("parent") else None
+        trial = TrialOf(**values["trial"]) if values.get("trial") else None
         given = {"spec": Spec.from_dict(values["spec"]), "parent": parent, "notes": tuple(values.get("notes", ()))}
+        given |= {"trial": trial}
         return cls(**{**values, **given})
 
     def describe(self) -> str:
@@ -227,7 +231,7 @@ def _length(text: str) -> str:
 
 
 def _model(spec: Spec) -> str:
-    network = spec.model.get("net") or spec.model.get(STAGES[spec.stage].network) or {}
+    network = spec.model.get("net") or spec.model.get(STAGES[spec.stage].network if spec.stage in STAGES else "") or {}
     parts = [spec.own_module, network.get("_target_"), spec.model.get("dimensions")]
     return ", ".join(str(part) for part in parts if part)
 

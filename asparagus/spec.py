@@ -181,6 +181,36 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class TrialOf:
+    """Which trial of which sweep a run belongs to."""
+
+    sweep_id: int
+    number: int
+    """Of the trial in its study, from 0."""
+    stage: int = 0
+    """Place in the pipeline."""
+    last: bool = True
+    """The last stage is the trial's own; those before it are shared by all trials that ask for the same."""
+
+    @property
+    def name(self) -> str:
+        """Under which the run is found again."""
+        return f"{self.number}-{self.stage}"
+
+
+@dataclass(frozen=True)
+class Exploit:
+    """A trial goes on from another one's checkpoint, with settings of its own (population based training)."""
+
+    checkpoint: str
+    """Of the other one: a whole training state."""
+    run_id: int
+    """Of the other one."""
+    optim: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The optimizer's settings that are others from here on, by name: the other one's, and this one's."""
+
+
+@dataclass(frozen=True)
 class Assignment:
     """All that a worker is told: the spec, which run it trains, and where that run lives."""
 
@@ -189,6 +219,8 @@ class Assignment:
     folder: str
     attempt: int = 1
     parent: Parent | None = None
+    exploit: Exploit | None = None
+    """Where to go on from in place of the run's own newest checkpoint."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the assignment as nested plain values."""
@@ -198,4 +230,5 @@ class Assignment:
     def from_dict(cls, values: dict[str, Any]) -> Assignment:
         """Rebuild an assignment from `to_dict`'s result."""
         parent = Parent(**values["parent"]) if values.get("parent") else None
-        return cls(**{**values, "spec": Spec.from_dict(values["spec"]), "parent": parent})
+        exploit = Exploit(**values["exploit"]) if values.get("exploit") else None
+        return cls(**{**values, "spec": Spec.from_dict(values["spec"]), "parent": parent, "exploit": exploit})

@@ -12,6 +12,9 @@ from asparagus.plan import Plan
 
 if TYPE_CHECKING:
     from asparagus.driver import Outcome, Watcher
+    from asparagus.driver.desk import Planner
+    from asparagus.driver.sweep_run import SweepOutcome
+    from asparagus.sweep_plan import SweepPlan
 
 
 MB = 1e6
@@ -57,3 +60,14 @@ def submit(plan: Plan, watcher: Watcher) -> Outcome:
     from asparagus.driver import drive
 
     return drive(plan, watcher)
+
+
+def submit_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOutcome:
+    """Carry out a sweep here and wait for it.
+
+    Raises:
+        AsparagusError: As `driver.drive_sweep` does.
+    """
+    from asparagus.driver.sweep_run import drive_sweep
+
+    return drive_sweep(plan, planner, watcher)

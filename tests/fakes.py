@@ -69,3 +69,37 @@ class Fuse(pl.Callback):
         if trainer.current_epoch == self.epoch and not self.mark.exists():
             self.mark.touch()
             raise ValueError("the fuse has blown")
+
+
+class TestFuse(pl.Callback):
+    """Raise once in the life of the file `mark`: when a test begins.
+
+    Args:
+        mark: Made when it breaks.
+    """
+
+    __test__ = False  # no class of tests
+
+    def __init__(self, mark: str) -> None:
+        self.mark = Path(mark)
+
+    def on_test_start(self, trainer, pl_module):
+        if not self.mark.exists():
+            self.mark.touch()
+            raise ValueError("the fuse has blown")
+
+
+class Interrupt(pl.Callback):
+    """Be Ctrl-C once in the life of the file `mark`, in the first batch.
+
+    Args:
+        mark: Made when it strikes.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self.mark = Path(mark)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if not self.mark.exists():
+            self.mark.touch()
+            raise KeyboardInterrupt

@@ -16,9 +16,9 @@ import pytorch_lightning as pl
 import torch
 
 from asparagus.data import MAKERS
-from asparagus.data.datasets import CaseDataset
+from asparagus.data.datasets import CaseDataset, case_names
 from asparagus.data.digits import make_digits
-from asparagus.data.layout import fingerprint, read_paths, read_split, read_task
+from asparagus.data.layout import fingerprint, read_paths, read_split, read_task, read_test
 from asparagus.data.modules import CaseDataModule
 from asparagus.data.sampler import EpochSampler
 from asparagus.data.split import make_split, split_80_20
@@ -267,6 +267,111 @@ def test_a_split_is_written_once_and_never_overwritten(root, tmp_path):
 def test_an_unknown_split_function_is_named(root):
     with pytest.raises(DataError, match=r"--fn: 'split_80_10'.*Did you mean 'split_80_20'"):
         make_split(root, SEG, "split_80_10")
+
+
+# test data
+
+
+@pytest.fixture(scope="module")
+def tested(root, tmp_path_factory):
+    """Return a data folder with a task that has test splits of every form."""
+    folder = tmp_path_factory.mktemp("tested")
+    shutil.copytree(root / SEG, folder / SEG)
+    paths = json.loads((folder / SEG / "paths.json").read_text())  # of the folder that it was copied from
+    files = {
+        "TEST_20": [*paths[:4], paths[0]],
+        "three_parts": [{"train": paths[4:8], "val": paths[8:], "test": paths[at : at + 2]} for at in (0, 2)],
+        "no_test": [{"train": paths[4:8], "val": paths[8:], "test": []}],
+        "gone": [*paths[:2], *(f"/old/{SEG}/cases/lost_{number}.pt" for number in range(4))],
+        "empty": [],
+        "odd": {"test": paths[:2]},
+    }
+    for name, content in files.items():
+        (folder / SEG / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("test_split", "split", "fold", "expected"),
+    [
+        ("TEST_20", "split_80_20", 0, [0, 1, 2, 3]),
+        ("TEST_20.json", "split_80_20", 3, [0, 1, 2, 3]),
+        ("three_parts", "split_80_20", 1, [2, 3]),
+        (None, "three_parts", 0, [0, 1]),
+        ("TEST_20", "three_parts", 0, [0, 1, 2, 3]),
+        (None, "no_test", 0, []),
+        (None, "split_80_20", 0, []),
+    ],
+)
+def test_a15_test_cases_are_listed_or_a_part_of_the_fold(tested, test_split, split, fold, expected):
+    cases = read_test(read_task(tested, SEG), test_split, split, fold)
+    assert [case.name for case in cases] == [f"{SEG}_{number:04d}.pt" for number in expected]
+    assert all(case.is_relative_to(tested) for case in cases)
+
+
+@pytest.mark.parametrize(
+    ("test_split", "match"),
+    [
+        (
+            "TEST_02",
+            r"data.test_split: no file TEST_02.json .*Did you mean 'TEST_20'\? There are: TEST_20, empty, gone",
+        ),
+        ("paths", "data.test_split: no file paths.json with test cases"),
+        (
+            "gone",
+            r"data.test_split: 4 of the 6 test cases in .*gone.json are not there: .*lost_0.pt, .*lost_2.pt, \.\.\.",
+        ),
+        ("split_80_20", r"data.test_split: fold 1 of .*split_80_20.json has no 'test' part. There are: TEST_20"),
+        ("no_test", "data.fold: 1 is not a fold"),
+        ("empty", "empty.json is empty: nothing to read"),
+        ("odd", "odd.json is not a list of paths"),
+    ],
+)
+def test_a_test_split_that_cannot_be_read_is_named_with_those_that_are_there(tested, test_split, match):
+    with pytest.raises(DataError, match=match):
+        read_test(read_task(tested, SEG), test_split, "split_80_20", 1)
+
+
+def test_test_data_are_no_part_of_the_fingerprint(tested):
+    task = read_task(tested, SEG)
+    before = fingerprint(task, "three_parts")
+    folds = json.loads((tested / SEG / "three_parts.json").read_text())
+    changed = [{**fold, "test": fold["test"][:1]} for fold in folds]
+    (tested / SEG / "other_test.json").write_text(json.dumps(changed))
+    assert fingerprint(task, "other_test") == before
+
+
+def test_a_case_is_called_as_its_file_or_by_its_path_where_two_are_called_the_same(tmp_path):
+    one, other = tmp_path / "sub-1" / "T1w.pt", tmp_path / "sub-2" / "T1w.pt"
+    assert case_names([one, tmp_path / "b.pt"], tmp_path) == ["T1w.pt", "b.pt"]
+    assert case_names([one, other], tmp_path) == ["sub-1/T1w.pt", "sub-2/T1w.pt"]
+    assert case_names([one, Path("/elsewhere/T1w.pt")], tmp_path) == ["sub-1/T1w.pt", "/elsewhere/T1w.pt"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_ranks_share_test_cases_without_doubles_whole_and_by_name(tested, num_workers):
+    seen = []
+    for rank in range(3):
+        options = {"patch_size": [8, 8, 8], "num_workers": num_workers, "rank": rank, "world_size": 3}
+        data = CaseDataModule(str(tested), SEG, "seg", test_split="TEST_20", **options)
+        data.setup("test")
+        batches = list(data.test_dataloader())
+        assert {tuple(batch["image"].shape[1:]) for batch in batches} == {(1, 16, 16, 16)}
+        seen += [name for batch in batches for name in batch["case"]]
+    assert sorted(seen) == [f"{SEG}_{number:04d}.pt" for number in range(4)]
+
+
+def test_without_test_data_there_is_no_test_loader_and_other_items_have_no_names(tested):
+    data = CaseDataModule(str(tested), SEG, "seg")
+    data.setup()
+    assert data.test_dataloader() == []
+    assert (data.test_name, set(data.val_set[0])) == ("split_80_20", {"image", "label"})
+
+
+def test_fewer_test_cases_than_workers_are_refused_before_the_training(tested):
+    data = CaseDataModule(str(tested), SEG, "seg", split="three_parts", world_size=3)
+    with pytest.raises(DataError, match=r"data.test_split: 2 test cases for 3 workers.*resources.workers of at most 2"):
+        data.setup("fit")
 
 
 # order

@@ -9,14 +9,17 @@ import sys
 import pytest
 
 from asparagus.api import plan_of
+from asparagus.data import CASE_DATA
 from asparagus.identity import identity
 from asparagus.python_file import MODEL_OF
-from asparagus.spec import Spec
+from asparagus.record.differences import of_specs
+from asparagus.spec import RunOptions, Spec
 
 DIGITS = "experiment/digits"
 SPEC = Spec(
     "train_cls", "Task001_Digits", model={"net": {"_target_": "x.Y", "width": 8}}, optim={"name": "sgd", "lr": 1}
 )
+TEST_SPLITS = [{}, {"test_split": "TEST_1"}, {"test_split": "TEST_2"}]
 
 SAME = {
     "workers": ["resources.workers=2"],
@@ -109,6 +112,18 @@ def test_a_network_from_a_python_file_is_known_by_what_the_file_says():
     there = dataclasses.replace(SPEC, model={"net": {**net, "file": "/there/b.py", "home": "/there"}})
     assert identity(here) == identity(there)
     assert identity(here) != identity(dataclasses.replace(SPEC, model={"net": {**net, "digest": "e"}}))
+
+
+def test_a40_what_the_best_checkpoint_is_tested_on_decides_nothing_but_what_a_test_finds():
+    data = {"_target_": CASE_DATA, "split": "split_80_20"}
+    fitted = [dataclasses.replace(SPEC, data={**data, **test}) for test in TEST_SPLITS]
+    assert len({identity(spec) for spec in fitted}) == 1
+    tested = [dataclasses.replace(spec, run=RunOptions(mode="test")) for spec in fitted]
+    assert len({identity(spec) for spec in tested}) == len(TEST_SPLITS)
+    own = [dataclasses.replace(SPEC, data={"_target_": "my.Data", **test}) for test in TEST_SPLITS]
+    assert len({identity(spec) for spec in own}) == len(TEST_SPLITS), "what it means there is not known"
+    (one,) = of_specs(fitted[1].to_dict(), fitted[2].to_dict())
+    assert (one.key, one.decides) == ("data.test_split", False)
 
 
 def test_weights_from_a_file_are_known_by_their_content(home):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from asparagus.check.annotation import mismatch
 from asparagus.check.target import call, is_open, nameless, nested, target
-from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_DATA, LOADER_KEYS
-from asparagus.errors import one_of
+from asparagus.data import BATCH_SIZES, BUILT_IN, CASE_DATA, LOADER_DATA, LOADER_KEYS
+from asparagus.data.layout import Task, known_splits, read_test, too_few_to_test
+from asparagus.errors import DataError, one_of
 from asparagus.registry import DATASETS
+from asparagus.spec import Spec
 
 GIVEN: dict[str, frozenset[str]] = {
     "data": frozenset({"root", "task", "kind", "dimensions", "seed", "rank", "world_size"}),
@@ -49,6 +52,27 @@ def data_module(data: dict[str, Any]) -> Iterator[str]:
         loaders = {f"data.{part}": section} if "dataset" in section else _named(f"data.{part}", section)
         for where, loader in loaders.items():
             yield from _loader(where, loader)
+
+
+def test_cases(spec: Spec, task: Task) -> list[Path]:
+    """Look at the test data of a task that can be seen from here; none where there are none, or not ours.
+
+    Raises:
+        DataError: They cannot be read, are not there, are fewer than workers, or are none where `run.mode` is `test`.
+    """
+    split, fold, test_split = (spec.data.get(key) for key in ("split", "fold", "test_split"))
+    typed = isinstance(split, str) and isinstance(test_split, str | None)  # else: the signature tells
+    if spec.data.get("_target_") != CASE_DATA or not typed:
+        return []
+    cases = read_test(task, test_split, str(split), 0 if fold is None else fold)
+    if problem := too_few_to_test(len(cases), spec.resources.workers):
+        raise DataError(problem)
+    if spec.run.mode == "test" and not cases:
+        raise DataError(
+            f"run.mode: test needs test data: data.test_split is not given, and fold {fold or 0} of {split} has no "
+            f"'test' part. Give data.test_split one of: {', '.join(known_splits(task))}; or use run.mode=validate."
+        )
+    return cases
 
 
 def _named(where: str, section: dict[str, Any]) -> dict[str, Any]:

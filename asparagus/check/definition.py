@@ -13,6 +13,7 @@ CHANGES_NOTHING = {
     *("rank_zero_only", "runtime_checkable", "staticmethod", "total_ordering"),
     *("_defaults_from_env_vars", "validate_params"),  # of Lightning's Trainer, and of scikit-learn
     *("alias", "dataclass", "export"),  # MONAI's names for a class; of a dataclass the fields are read
+    "convert_positional_args",  # of Optuna: by name, all is as it says
 }
 """Decorators after which a function or class takes what it says."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef

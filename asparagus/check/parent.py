@@ -14,14 +14,15 @@ from asparagus.record.model_names import parse
 from asparagus.record.numbers import find_folder
 from asparagus.record.reader import Registered, open_reader
 from asparagus.record.run_folder import RunFolder, is_running
+from asparagus.record.sweeps import best_run
 from asparagus.secrets import reveal
 from asparagus.spec import Parent
 
 MOVING = ("last", "best")
 """Names of checkpoints that stand for another one tomorrow."""
 FORMS = (
-    "run:<id>/last, run:<id>/best, run:<id>/<checkpoint>, model:<name>@<alias>, model:<name>/<version> nor "
-    "file:/path/to/weights"
+    "run:<id>/last, run:<id>/best, run:<id>/<checkpoint>, sweep:<id>@best, model:<name>@<alias>, "
+    "model:<name>/<version> nor file:/path/to/weights"
 )
 
 
@@ -53,6 +54,8 @@ def resolve_parent(init_from: str, models: Path, tracking_uri: str | None) -> Fo
         return Found(_of_file(expanded(rest)))
     if kind == "model" and rest:
         return Found(_of_model(rest, models, tracking_uri))
+    if kind == "sweep" and (number := rest.removesuffix("@best")) != rest and number.isascii() and number.isdigit():
+        return _of_run(best_run(models, int(number)), "best", models)
     number, _, which = rest.partition("/")
     if kind != "run" or not (number.isascii() and number.isdigit()):
         raise ConfigError(f"{init_from!r} is neither {FORMS}.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asparagus.check.data import test_cases
 from asparagus.check.parent import Found, resolve_parent
 from asparagus.check.sections import sections
 from asparagus.check.settings import settings
@@ -86,6 +87,10 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
     except RequestError as error:
         problems.append(str(error))
         return task, None
+    try:
+        parts |= {"test": tested} if (tested := test_cases(spec, task)) else {}
+    except RequestError as error:
+        problems.append(str(error))
     return task, {name: len(files) for name, files in parts.items()}
 
 

@@ -16,7 +16,6 @@ from asparagus.errors import ConfigError, one_of
 from asparagus.paths import expanded
 from asparagus.secrets import missing, references, reveal, without_passwords
 from asparagus.spec import MODES, Spec
-from asparagus.stages import STAGES
 
 FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00]+")
 ADDRESS = re.compile(r"local|auto|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
@@ -136,9 +135,9 @@ def _run(spec: Spec) -> Iterator[str]:
         and spec.data.get(part := PART_OF[run.mode]) is None
     ):
         yield f"data.{part}: is missing, and run.mode={run.mode} needs it. Give it a loader section."
-    if run.mode == "test" and spec.own_module is None and spec.stage in STAGES:
+    if run.mode == "test" and spec.own_module is None and spec.stage == "pretrain":
         advice = "Use run.mode=validate, or a module of your own with a test_step."
-        yield f"run.mode: test runs a test loop, and the module of {spec.stage} has none yet. {advice}"
+        yield f"run.mode: test runs a test loop, and the module of {spec.stage} has none. {advice}"
     if run.resume_from_checkpoint is not None and (problem := no_weights(expanded(run.resume_from_checkpoint))):
         yield f"run.resume_from_checkpoint: {problem} Give a Lightning checkpoint."
 

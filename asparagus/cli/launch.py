@@ -23,6 +23,7 @@ config in Python (train_2D.py). An OVERRIDE is Hydra's:
   asp-launch experiment/digits
   asp-launch pretrain task=Task998_LauritSyn resources.workers=2
   asp-launch finetune_seg task=Task997_LauritSynSeg init_from=run:1/best --dry-run
+  asp-launch experiment/digits -m optim.lr='tag(log,interval(1e-4,1e-1))' model.net.width=64,128 sweep.trials=20
   asp-launch train_cls --help               the groups to choose from, and every key with its default
   asp-launch experiment/digits --info optim.lr     which file or override set it
 
@@ -52,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--resolve", action="store_true", help="with --cfg: show what interpolations stand for")
     made.add_argument("--package", "-p", metavar="SECTION", help="with --cfg: this section of it")
     made.add_argument("--info", nargs="?", const="", metavar="KEY", help="where the config, or a KEY of it, comes from")
+    made.add_argument(
+        "--multirun", "-m", action="store_true", help="a sweep: key=1,2,3, choice(), range(), interval(), sweep.space"
+    )
     made.add_argument("--dry-run", action="store_true", help="check everything and print the plan; nothing is run")
     made.add_argument("--check", action="store_true", help="as --dry-run, and deeper: a batch goes through the model")
     made.add_argument(
@@ -77,6 +81,10 @@ def launch(arguments: Sequence[str]) -> int:
     if shown := _shown(request, options):
         print(shown)
         return 0
+    if options.multirun:
+        from asparagus.cli.sweep import launch_sweep
+
+        return launch_sweep(request, dry_run=options.dry_run or options.check, as_json=options.json)
     plan = plan_request(request)
     if options.dry_run or options.check:
         if not (options.json and options.check):

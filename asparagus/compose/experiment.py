@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import Values, masked, plain_values, written
 from asparagus.compose.schema import fill, unread
 from asparagus.compose.spellings import older_of, spelled_our_way
+from asparagus.compose.sweep_section import SECTION, options_of
 from asparagus.compose.tree import get
 from asparagus.errors import ConfigError
 from asparagus.paths import expanded, get_paths, get_tracking_uri
@@ -53,15 +55,20 @@ def config_of(request: Request, *, whole: bool = False) -> DictConfig:
         from asparagus.compose.python_config import compose_python
 
         return compose_python(request)
-    return _typed_last(compose_config(request, whole=whole), request)
+    return typed_last(compose_config(request, whole=whole), request.overrides)
 
 
-def _typed_last(config: DictConfig, request: Request) -> DictConfig:
-    """Have the command line win over a file that spells the same key otherwise (SEEDS D16)."""
+def typed_last(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Have the command line win over a file that spells the same key otherwise (SEEDS D16).
+
+    Args:
+        config: With the overrides applied; is changed.
+        overrides: As typed.
+    """
     from omegaconf import OmegaConf
 
-    typed = [key_of(override) for override in request.overrides]
-    for place, override in enumerate(request.overrides):
+    typed = [key_of(override) for override in overrides]
+    for place, override in enumerate(overrides):
         value = written(config, typed[place])
         if isinstance(value, dict) and "={" not in override:
             continue  # a group
@@ -88,6 +95,7 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
     paths = get_paths()
     values = plain_values(config)
     problems = values.problems
+    problems += _of_sweep(values, request)
     tree = spelled_our_way(values.tree, gpus_of(values.tree), problems)
     tree = spelled_out(tree, problems)
     spec, found = fill(tree, paths, values.missing, values.referenced | _idle(tree, values, request))
@@ -96,6 +104,16 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
     if problems:
         raise ConfigError(*problems, rest=spec)
     return spec
+
+
+def _of_sweep(values: Values, request: Request | None) -> list[str]:
+    """Take out how a search would go: a run is none; what is misspelt there is told all the same."""
+    _, problems = options_of(values.tree.pop(SECTION, None))
+    values.missing = [key for key in values.missing if key.partition(".")[0] != SECTION]
+    typed = [word for word in request.overrides if key_of(word).partition(".")[0] == SECTION] if request else []
+    if typed and not problems:
+        log.warning("%s: is not used, for nothing is searched: -m does that", " ".join(typed))
+    return problems
 
 
 def _idle(tree: dict[str, Any], values: Values, request: Request | None) -> set[str]:

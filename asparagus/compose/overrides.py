@@ -15,8 +15,12 @@ from asparagus.secrets import WRITTEN
 
 SIGNS = ("+", "~")
 QUOTED = re.compile(r"""^(?:'.*'|".*"|\[.*\]|\{.*\}|[a-z_]+\(.*\)|.*\$\{.*)$""", re.DOTALL)
+SIGNS_WITHIN = re.compile(r"[=<>]")
 NESTED = re.compile(r"^[^'\"\[{]*\$\{[^}]*\$\{")
-SWEEP = re.compile(r"^(?:(?:choice|range|interval|tag|shuffle|sort|glob)\(.*\)|[^'\"\[{(]*,.*)$", re.DOTALL)
+SWEEP = re.compile(
+    r"^(?:(?:choice|range|interval|tag|shuffle|sort|glob)\(.*\)|(?:int|float|str|bool)\(.*[,(].*\)|[^'\"\[{(]*,.*)$",
+    re.DOTALL,
+)
 HYDRAS = re.compile(r"[+~]*(hydra(?:[./@].*)?)$")
 SCALAR = re.compile(r"[+-]?[\d._]+(?:e[+-]?\d+)?|true|false|nan|inf", re.IGNORECASE)
 ALLOWED_OF_HYDRA = ("hydra.searchpath",)
@@ -69,7 +73,7 @@ def _normalise(override: str, folders: list[Path]) -> str:
             "the CONFIG first and options with two dashes (--dry-run)."
         )
     _must_be_one(override, key, value, folders)
-    is_choice = _is_group(key, folders) and not value.startswith("{")  # data={_target_: ...} is the section itself
+    is_choice = is_group(key, folders) and not value.startswith("{")  # data={_target_: ...} is the section itself
     quoted = f"{key}='{value}'" if is_choice and SCALAR.fullmatch(value) else f"{key}={_quote(value)}"
     if key.startswith(SIGNS) or is_choice or key in ALLOWED_OF_HYDRA:
         return quoted
@@ -81,10 +85,10 @@ def _must_be_one(override: str, key: str, value: str, folders: list[Path]) -> No
     plain = key.lstrip("+")
     if SWEEP.match(value):
         raise ConfigError(
-            f"{override}: is several values, and one run takes one. Quote a text with commas (\"{plain}='a,b'\"), or "
-            f"write a list ({plain}=[a,b])."
+            f"{override}: is several values, and one run takes one. -m searches them, each in a run of its own; else "
+            f"quote a text with commas (\"{plain}='a,b'\"), or write a list ({plain}=[a,b])."
         )
-    if _is_group(key, folders) and value in ("", "null") and plain != "experiment":
+    if is_group(key, folders) and value in ("", "null") and plain != "experiment":
         raise ConfigError(f"{override}: {plain} is a group: give one of its options, or ~{plain} to take it out.")
     if "." in plain and (options := _options(plain.replace(".", "/"), folders)) and not value.startswith(("{", "$")):
         with_slashes = plain.replace(".", "/")
@@ -93,17 +97,37 @@ def _must_be_one(override: str, key: str, value: str, folders: list[Path]) -> No
 
 
 def _quote(value: str) -> str:
-    """Quote a value that holds `=` (epoch=4-step=25.ckpt) or `${...${`, unless it is quoted or structured already."""
-    if not NESTED.match(value) and ("=" not in value or QUOTED.match(value)):
+    """Quote a value that holds `=`, `<`, `>` (epoch=4-step=25.ckpt) or `${...${`, unless it is quoted already."""
+    if not NESTED.match(value) and (not SIGNS_WITHIN.search(value) or QUOTED.match(value)):
         return value
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
-def _is_group(key: str, folders: list[Path]) -> bool:
-    group = key.lstrip("+").lstrip("/").partition("@")[0]
+def is_group(key: str, folders: Iterable[Path]) -> bool:
+    """Tell whether a key chooses among files: one is a folder of the search path.
+
+    Args:
+        key: As typed, `+module/optimizer@module.second` too.
+        folders: The search path.
+    """
+    group = _group(key)
     return "." not in group and any((folder / group).is_dir() for folder in folders)
 
 
-def _options(group: str, folders: list[Path]) -> list[str]:
+def options_of(key: str, folders: Iterable[Path]) -> list[str]:
+    """Return the options of a group, without those in folders below it; nothing for a key that is none."""
+    return _options(_group(key), folders) if is_group(key, folders) else []
+
+
+def is_option(key: str, option: str, folders: Iterable[Path]) -> bool:
+    """Tell whether a group has an option, `left_right_ovary/robust` too."""
+    return any((folder / _group(key) / f"{option}.yaml").is_file() for folder in folders)
+
+
+def _group(key: str) -> str:
+    return key.lstrip("+").lstrip("/").partition("@")[0]
+
+
+def _options(group: str, folders: Iterable[Path]) -> list[str]:
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})

@@ -73,6 +73,23 @@ def fill(
     return Spec.from_dict(plain), problems
 
 
+def filled(section: type, values: dict[str, Any], key: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of a section that is no part of a spec, and every problem; a key that has one is left out.
+
+    Args:
+        section: Its dataclass.
+        values: As given, plain.
+        key: What it is called.
+    """
+    from omegaconf import OmegaConf
+
+    problems: list[str] = []
+    schema: DictConfig = OmegaConf.structured(section)
+    OmegaConf.set_readonly(schema, value=False)
+    _fill_node(schema, values, f"{key}.", problems)
+    return _plain(schema), problems
+
+
 def unread(values: dict[str, Any], referenced: Iterable[str]) -> Iterator[str]:
     """Yield, dotted, what stands in no section of ours and is referred to by nothing."""
     ours, used = {field.name for field in dataclasses.fields(Spec)}, tuple(referenced)

@@ -24,7 +24,8 @@ KINDS = ("pretrain", "seg", "cls")
 # nnU-Net's share: one patch in three is centred on the foreground, the rest keep the background's prior.
 FOREGROUND_SHARE = 1 / 3
 
-Item = dict[str, Tensor]
+Item = dict[str, Any]
+"""Tensors by name; of test data also `case`, which one it is."""
 
 
 class Loaded(NamedTuple):
@@ -168,6 +169,34 @@ class CaseDataset(Dataset[Item]):
             raise ConfigError(f"model.dimensions: {self.dimensions}D does not fit cases of {len(shape)} dimensions.")
         inside = self.patch or shape[: self.dimensions]
         return (*inside, *(1 for _ in shape[self.dimensions :]))
+
+
+class NamedCaseDataset(CaseDataset):
+    """Cases to test on: whole or cut in the middle, never augmented; each item says under `case` which one it is."""
+
+    def __init__(self, files: Sequence[Path], kind: str, *, folder: Path, **options: Any) -> None:
+        """Set up; no file is read.
+
+        Args:
+            files: As of `CaseDataset`, each once.
+            kind: As of `CaseDataset`.
+            folder: The task's, which names are relative to where two files are called the same.
+            options: `dimensions`, `patch_size`, `cache` and `seed` of `CaseDataset`.
+        """
+        super().__init__(files, kind, **options)
+        self.names = case_names(files, folder)
+
+    def __getitem__(self, key: Key | int) -> Item:
+        """Return the item of `CaseDataset`, and under `case` its name."""
+        return {**super().__getitem__(key), "case": self.names[key if isinstance(key, int) else key[1]]}
+
+
+def case_names(files: Sequence[Path], folder: Path) -> list[str]:
+    """Return a name for each case that no other has: its file's, or its path in the task's folder."""
+    names = [file.name for file in files]
+    if len(set(names)) == len(names):
+        return names
+    return [(file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files]
 
 
 def _voxel(rng: np.random.Generator, case: Loaded) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ DATASET_FILE = "dataset.json"
 PATHS_FILE = "paths.json"
 PARTS = ("train", "val")
 DIMENSIONS = {"2D": 2, "3D": 3}
+LOST_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,59 @@ def read_split(task: Task, split: str, fold: int) -> dict[str, list[Path]]:
     if not isinstance(folds[fold], dict):
         raise DataError(f"{file}: fold {fold} is not a dict of 'train' and 'val'.")
     return {part: _paths(file, f"fold {fold}, {part!r}", folds[fold].get(part), task) for part in PARTS}
+
+
+def read_test(task: Task, test_split: str | None, split: str, fold: int) -> list[Path]:
+    """Read which cases are tested on: those that a test split lists, or those of a `test` part of the split's fold.
+
+    Paths are re-rooted (see `reroot`); a case that is listed twice is one.
+
+    Args:
+        task: Whose cases.
+        test_split: Name of a file in the task's folder: a list of paths, or folds with a `test` part; None for the
+            split's own.
+        split: Name of the split file.
+        fold: Which of its folds.
+
+    Returns:
+        The cases; none where no test split is named and the split's fold has no such part.
+
+    Raises:
+        DataError: no such file or fold, a malformed file, no test cases in it, or cases that are not there.
+    """
+    file = task.folder / f"{test_name(test_split, split)}.json"
+    if file.name in (DATASET_FILE, PATHS_FILE) or not file.is_file():
+        raise DataError(f"data.test_split: no file {file.name} with test cases in {task.folder}. {_tests(task, file)}")
+    content = _read_json(file)
+    has_folds = isinstance(content, list) and bool(content) and isinstance(content[0], dict)
+    listed = _test_part(file, content, fold) if has_folds else content
+    if test_split is None and not (has_folds and listed):
+        return []
+    if listed is None:
+        raise DataError(f"data.test_split: fold {fold} of {file} has no 'test' part. {_tests(task, file)}")
+    cases = list(dict.fromkeys(_paths(file, f"fold {fold}, 'test'" if has_folds else "", listed, task)))
+    if lost := [case for case in cases if not case.is_file()]:
+        shown = ", ".join(str(case) for case in lost[:LOST_SHOWN]) + (", ..." if len(lost) > LOST_SHOWN else "")
+        raise DataError(
+            f"data.test_split: {len(lost)} of the {len(cases)} test cases in {file} are not there: {shown}. Convert or "
+            f"copy them again, or name another file. {_tests(task, file)}"
+        )
+    return cases
+
+
+def test_name(test_split: str | None, split: str) -> str:
+    """Return what the test data are called: the name of the file that lists them, without `.json`."""
+    return split if test_split is None else test_split.removesuffix(".json")
+
+
+def too_few_to_test(cases: int, workers: int) -> str:
+    """Say that some of the workers would have nothing to test; nothing where there are cases enough, or none at all."""
+    if not 0 < cases < workers:
+        return ""
+    return (
+        f"data.test_split: {cases} test cases for {workers} workers leave a worker without one. Ask for "
+        f"resources.workers of at most {cases}, or use a test split with more cases."
+    )
 
 
 def reroot(stored: str, task: Task) -> Path:
@@ -168,6 +222,20 @@ def _no_such_split(task: Task, split: str) -> str:
         )
         if part
     )
+
+
+def _tests(task: Task, file: Path) -> str:
+    """Say which other files there are."""
+    known = [name for name in known_splits(task) if name != file.stem]
+    near = did_you_mean(file.stem, known)
+    return f"{near} There are: {', '.join(known) or 'none'}.".lstrip()
+
+
+def _test_part(file: Path, folds: list[Any], fold: int) -> Any:
+    """Return what a fold lists under `test`; None where it has no such part."""
+    if not isinstance(fold, int) or not 0 <= fold < len(folds) or not isinstance(folds[fold], dict):
+        raise DataError(f"data.fold: {fold!r} is not a fold. {file} holds folds 0 to {len(folds) - 1}.")
+    return folds[fold].get("test")
 
 
 def _paths(file: Path, where: str, stored: Any, task: Task) -> list[Path]:

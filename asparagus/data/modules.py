@@ -1,4 +1,4 @@
-"""The data module: a task, a split and a fold become Lightning's train and validation loaders."""
+"""The data module: a task, a split and a fold become Lightning's train, validation and test loaders."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from asparagus.data.datasets import CaseDataset
-from asparagus.data.layout import DIMENSIONS, Task, read_split, read_task
+from asparagus.data.datasets import CaseDataset, NamedCaseDataset
+from asparagus.data.layout import DIMENSIONS, Task, read_split, read_task, read_test, test_name, too_few_to_test
 from asparagus.data.sampler import EpochSampler
-from asparagus.errors import ConfigError, one_of
+from asparagus.errors import ConfigError, DataError, one_of
 
 
 class CaseDataModule(pl.LightningDataModule):
@@ -25,6 +25,7 @@ class CaseDataModule(pl.LightningDataModule):
         *,
         split: str = "split_80_20",
         fold: int = 0,
+        test_split: str | None = None,
         batch_size: int = 2,
         patch_size: Sequence[int] | None = None,
         dimensions: str = "3D",
@@ -45,6 +46,8 @@ class CaseDataModule(pl.LightningDataModule):
             kind: `pretrain`, `seg` or `cls`.
             split: Name of the split file, without `.json`.
             fold: Which of its folds.
+            test_split: Name of the file in the task's folder that lists the test cases, or has a `test` part in its
+                folds; None takes that of the split's fold, and where there is none there are no test data.
             batch_size: Items per step and worker.
             patch_size: Voxels per axis; None keeps whole cases.
             dimensions: `2D` or `3D`.
@@ -66,7 +69,8 @@ class CaseDataModule(pl.LightningDataModule):
         if batch_size < 1:
             raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
         self.root, self.task_name, self.kind = root, task, kind
-        self.split, self.fold, self.batch_size, self.patch_size = split, fold, batch_size, patch_size
+        self.split, self.fold, self.test_split = split, fold, test_split
+        self.batch_size, self.patch_size = batch_size, patch_size
         self.samples_per_epoch, self.seed, self.rank, self.world_size = samples_per_epoch, seed, rank, world_size
         self.cache, self.augment, self.dimensions = cache, augment, DIMENSIONS[dimensions]
         self.workers: dict[str, Any] = {
@@ -77,12 +81,18 @@ class CaseDataModule(pl.LightningDataModule):
         self.task: Task | None = None
         self.train_set: CaseDataset | None = None
         self.val_set: CaseDataset | None = None
+        self.test_set: NamedCaseDataset | None = None
+
+    @property
+    def test_name(self) -> str:
+        """What the test data are called."""
+        return test_name(self.test_split, self.split)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the task and its split, once.
 
         Raises:
-            DataError: no such task, split or fold.
+            DataError: no such task, split, fold or test split; fewer test cases than workers.
             ConfigError: cases of different shapes that would have to share a batch.
         """
         if self.train_set is not None:
@@ -100,8 +110,13 @@ class CaseDataModule(pl.LightningDataModule):
             "cache": self.cache,
             "seed": self.seed,
         }
+        # Now, and not after hours of training: what is wrong with the test data would end the run.
+        tested = read_test(self.task, self.test_split, self.split, self.fold)
+        if problem := too_few_to_test(len(tested), self.world_size):
+            raise DataError(problem)
         self.train_set = CaseDataset(parts["train"], self.kind, train=True, augment=self.augment, **shared)
         self.val_set = CaseDataset(parts["val"], self.kind, **shared)
+        self.test_set = NamedCaseDataset(tested, self.kind, folder=self.task.folder, **shared) if tested else None
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the training cases; every rank has as many batches."""
@@ -113,8 +128,15 @@ class CaseDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the validation cases; no case is seen twice."""
         assert self.val_set is not None, "setup() comes first"
-        sampler = self._sampler(len(self.val_set), shuffle=False)
-        return DataLoader(self.val_set, batch_size=self._val_batch_size(), sampler=sampler, **self.workers)
+        return self._all_once(self.val_set)
+
+    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Return this rank's share of the test cases, no case twice; an empty list if there are none."""
+        return [] if self.test_set is None else self._all_once(self.test_set)
+
+    def _all_once(self, cases: CaseDataset) -> DataLoader[Any]:
+        sampler = self._sampler(len(cases), shuffle=False)
+        return DataLoader(cases, batch_size=self._whole_batch_size(), sampler=sampler, **self.workers)
 
     def _coming_epoch(self) -> int:
         """Return the epoch that is trained first.
@@ -138,7 +160,7 @@ class CaseDataModule(pl.LightningDataModule):
             samples_per_epoch=self.samples_per_epoch if shuffle else None,
         )
 
-    def _val_batch_size(self) -> int:
+    def _whole_batch_size(self) -> int:
         # Whole cases of different shapes cannot be stacked.
         assert self.task is not None
         return 1 if self.kind == "seg" and self.task.shape is None else self.batch_size

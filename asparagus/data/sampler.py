@@ -18,7 +18,7 @@ class EpochSampler(Sampler[Key]):
     """Yields `(epoch, index)` for one rank.
 
     With `shuffle` (training) every rank gets the same number of items, wrapping around where they do not divide.
-    Without (validation) each item is seen by exactly one rank, so that sums over ranks are right.
+    Without (validation, test) each item is seen by exactly one rank, so that sums over ranks are right.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class EpochSampler(Sampler[Key]):
             )
         if not shuffle and size < world_size:
             raise DataError(
-                f"data: {size} validation cases for {world_size} workers leave a worker without one. "
-                f"Ask for resources.workers of at most {size}, or use a split with more validation cases."
+                f"data: {size} cases to validate or test on for {world_size} workers leave a worker without one. "
+                f"Ask for resources.workers of at most {size}, or use a split with more of them."
             )
         self.size, self.seed, self.shuffle = size, seed, shuffle
         self.rank, self.world_size = rank, world_size

@@ -164,20 +164,29 @@ class _Place:
 def _place(plan: Plan, floor: int) -> _Place:
     """Take the identical run that is unfinished, or a new number with a folder."""
     spec, models = plan.spec, Path(plan.spec.paths.models)
-    about = {
-        "stage": spec.stage,
-        "task": spec.task,
-        "identity": plan.identity,
-        "name": spec.run.name or spec.run.label or "",
-    }
+    about = about_run(plan)
     with one_at_a_time(models, plan.identity):
-        found = standing(spec, plan.identity)
+        found = standing(spec, plan.identity, trial=plan.trial)
         if found is not None and found.finished:
             raise RecordError(f"run {found.run_id}: an identical run finished a moment ago. Launch again to see it.")
         if found is not None:
             return _Place(found.run_id, found.folder, run_folder.hold(found.folder), models, about, found)
         run_id, folder = _new_folder(spec, about, floor)
         return _Place(run_id, folder, run_folder.hold(folder), models, about)
+
+
+def about_run(plan: Plan) -> dict[str, str]:
+    """Return what the register is told of a run.
+
+    A trial that is not over is the sweep's own: nobody else goes on with it, so it is not found by its identity.
+    """
+    spec, trial = plan.spec, plan.trial
+    about = {"stage": spec.stage, "task": spec.task, "name": spec.run.name or spec.run.label or ""}
+    if trial is None or not trial.last:
+        about["identity"] = plan.identity
+    if trial is not None:
+        about |= {"trial": f"{trial.sweep_id}/{trial.name}", "name": spec.run.name or ""}
+    return about
 
 
 def _new_folder(spec: Spec, about: dict[str, str], floor: int) -> tuple[int, RunFolder]:
@@ -306,12 +315,12 @@ def _record(plan: Plan, place: _Place, surroundings: Surroundings) -> RunRecord:
         stage=spec.stage,
         task=spec.task,
         folder=str(place.folder.path),
-        name=spec.run.name or spec.run.label or f"{spec.stage}-{place.run_id}",
+        name=spec.run.name or spec.run.label or _called(plan, place.run_id),
         params={**flatten(spec.to_dict()), **{f"plan.{key}": value for key, value in (facts | cases).items()}},
         tags={
             "asparagus.monitor": str(spec.checkpoint.monitor),
             "asparagus.mode": str(spec.checkpoint.mode),
-            "asparagus.module": spec.own_module or STAGES[spec.stage].module,
+            "asparagus.module": spec.own_module or (STAGES[spec.stage].module if spec.stage in STAGES else ""),
         },
         parent=plan.parent,
         data_root=spec.data_root,
@@ -320,8 +329,13 @@ def _record(plan: Plan, place: _Place, surroundings: Surroundings) -> RunRecord:
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         identity=plan.identity,
         rerun_of=spec.run.rerun_of,
+        sweep_id=plan.trial.sweep_id if plan.trial else None,
         **surroundings.to_dict(),
     )
+
+
+def _called(plan: Plan, run_id: int) -> str:
+    return f"{plan.spec.stage}-{run_id}" + (f" (trial {plan.trial.number})" if plan.trial else "")
 
 
 def _write_state(  # noqa: PLR0913, PLR0917 - one row of run.json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -16,7 +17,7 @@ from asparagus.errors import PlanError
 from asparagus.plan import Plan
 from asparagus.record.run_folder import RunFolder
 from asparagus.secrets import Sealed, WithoutSecrets, references, reveal
-from asparagus.spec import Assignment, Site
+from asparagus.spec import Assignment, Site, Spec
 
 if TYPE_CHECKING:
     from ray.train import Result
@@ -31,24 +32,41 @@ log = logging.getLogger("asparagus")
 
 @contextmanager
 def ray_engine(plan: Plan) -> Iterator[Engine]:
+    """Connect to the site's Ray, and train on its workers.
+
+    Raises:
+        PlanError: The cluster can never hold the plan, or cannot be reached.
+    """
+    # Ray Train takes longer to import than a local Ray to start: both at once.
+    ahead = threading.Thread(target=_import_train, daemon=True)
+    ahead.start()
+    with connected(plan):
+        ahead.join()
+        yield lambda assignment: fit(plan, assignment)
+
+
+@contextmanager
+def connected(plan: Plan, *, at_once: float | None = None) -> Iterator[None]:
     """Connect to the site's Ray, or start one that ends with the body.
+
+    Args:
+        plan: What is to fit on it.
+        at_once: CPUs that a Ray of our own has, if not all of this machine's.
 
     Raises:
         PlanError: The cluster can never hold the plan, or cannot be reached.
     """
     site = plan.spec.site
+    if site.address == LOCAL and at_once is not None and at_once < (site.cpus_per_node or math.inf):
+        site = dataclasses.replace(site, cpus_per_node=math.ceil(at_once))
     environment = worker_environment(site)
     os.environ.update(environment)
     import ray
 
-    # Ray Train takes longer to import than a local Ray to start: both at once.
-    ahead = threading.Thread(target=_import_train, daemon=True)
-    ahead.start()
     _connect(site, environment)
     try:
         _must_fit(plan, ray.cluster_resources())
-        ahead.join()
-        yield lambda assignment: _fit(plan, assignment)
+        yield
     finally:
         ray.shutdown()
 
@@ -129,7 +147,17 @@ def _must_fit(plan: Plan, total: dict[str, float]) -> None:
             )
 
 
-def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
+def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> dict[str, Any]:
+    """Train an assignment on Ray Train's workers; returns what `work` does.
+
+    Args:
+        plan: Its plan.
+        assignment: What the workers are told.
+        placement_group: Where they have places already; None reserves them.
+
+    Raises:
+        RunError: The training failed.
+    """
     from ray.exceptions import RayError
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
@@ -143,7 +171,8 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
     trainer = OurTrainer(
         train_loop,
         ray_ends_with_run=plan.spec.site.address == LOCAL,
-        train_loop_config={"assignment": assignment.to_dict(), "secrets": Sealed(_secrets(assignment))},
+        placement_group=placement_group,
+        train_loop_config={"assignment": assignment.to_dict(), "secrets": Sealed(secrets_of(assignment.spec))},
         scaling_config=ScalingConfig(
             num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -155,7 +184,7 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
         ),
     )
     try:
-        with _chatter_to(RunFolder(folder, assignment.spec.stage).log, WithoutSecrets(assignment.spec.to_dict())):
+        with chatter_to(RunFolder(folder, assignment.spec.stage).log, WithoutSecrets(assignment.spec.to_dict())):
             result: Result = trainer.fit()
     except TrainingFailedError as error:
         raise failure(assignment, _first_cause(error)) from error
@@ -165,10 +194,10 @@ def _fit(plan: Plan, assignment: Assignment) -> dict[str, Any]:
     return outcome
 
 
-def _secrets(assignment: Assignment) -> dict[str, str]:
+def secrets_of(spec: Spec) -> dict[str, str]:
     """Return the environment variables that the spec refers to as secrets, for workers on other machines."""
-    asked = {name: value for name, value in assignment.spec.site.env.items() if any(references(value))}
-    named = {name: os.environ[name] for name in references(assignment.spec.to_dict()) if name in os.environ}
+    asked = {name: value for name, value in spec.site.env.items() if any(references(value))}
+    named = {name: os.environ[name] for name in references(spec.to_dict()) if name in os.environ}
     return {**named, **{name: str(reveal(value)) for name, value in asked.items()}}
 
 
@@ -197,11 +226,11 @@ def _import_train() -> None:
 
 
 @contextmanager
-def _chatter_to(file: Path, formatter: logging.Formatter) -> Iterator[None]:
+def chatter_to(file: Path, formatter: logging.Formatter) -> Iterator[None]:
     """Keep Ray's own words off the screen and in the run's log."""
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(formatter)
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.train")]
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.train", "ray.tune")]
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [handler], False

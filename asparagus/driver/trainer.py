@@ -21,7 +21,9 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import PlacementGroupHandle
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup
 
 LOST = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayError)
 """What a dead or silent worker is reported as."""
@@ -35,11 +37,14 @@ class OurTrainer(DataParallelTrainer):
     Args:
         ray_ends_with_run: The machine is ours and does not grow or go away: nothing has to be asked for or cleaned up,
             and the controller runs in this process.
+        placement_group: Where the workers have their places, reserved by somebody who will give them back (a trial's
+            are Tune's); None reserves them.
     """
 
-    def __init__(self, *args: Any, ray_ends_with_run: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, ray_ends_with_run: bool, placement_group: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._ray_ends_with_run = ray_ends_with_run
+        self._ray_ends_with_run = ray_ends_with_run or placement_group is not None
+        self._placement_group = placement_group
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
@@ -53,7 +58,11 @@ class OurTrainer(DataParallelTrainer):
         if not self._ray_ends_with_run:
             return super()._initialize_and_run_controller(**arguments)
         arguments["scaling_policy"] = OwnMachine(self.scaling_config)
-        controller = OwnController(**arguments)
+        controller = (
+            OwnController(**arguments)
+            if self._placement_group is None
+            else _controller_in(self._placement_group)(**arguments)
+        )
         asyncio.run(controller.run())
         return controller.get_result()
 
@@ -107,3 +116,39 @@ class OwnController(TrainController):
     """A controller in the driver's own process."""
 
     worker_group_cls = OwnWorkerGroup
+
+
+class Places(PlacementGroupHandle):
+    """Places that somebody else has reserved, and gives back."""
+
+    def __init__(self, group: PlacementGroup) -> None:
+        self._group = group
+
+    @property
+    def placement_group(self) -> PlacementGroup:
+        """Return the places."""
+        return self._group
+
+    def ready(self) -> Any:
+        """Return what resolves when they are there."""
+        return self._group.ready()
+
+    def wait(self, timeout_seconds: float = 30) -> bool:
+        """Wait for them; they are there."""
+        return bool(self._group.wait(timeout_seconds))
+
+    def shutdown(self) -> None:
+        """Leave them: they are not ours to give back."""
+
+
+def _controller_in(group: PlacementGroup) -> type[OwnController]:
+    """Return a controller whose workers go into places that are reserved already."""
+
+    class Group(OwnWorkerGroup):
+        def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> PlacementGroupHandle:
+            return Places(group)
+
+    class Controller(OwnController):
+        worker_group_cls = Group
+
+    return Controller

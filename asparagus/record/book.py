@@ -21,14 +21,15 @@ from asparagus.data.layout import read_task
 from asparagus.errors import DataError
 from asparagus.journal import Event, JournalReader
 from asparagus.record.pages import attach_lineage, describe_end, describe_experiment, describe_start
+from asparagus.record.presentation import nesting
 from asparagus.record.recorder import NumberTakenError, RunRecord
-from asparagus.record.run_folder import FINISHED, INTERRUPTED, RunFolder, read_state, write_json
+from asparagus.record.run_folder import FINISHED, INTERRUPTED, PRUNED, RunFolder, read_state, write_json
 from asparagus.record.store import RUN_ID, TAG, Store
 
 RETRY_S = 2.0
 BATCH = {"metrics": 1000, "params": 100}
 """MLflow's own limits for one call."""
-STATUS = {FINISHED: "FINISHED", INTERRUPTED: "KILLED"}
+STATUS = {FINISHED: "FINISHED", INTERRUPTED: "KILLED", PRUNED: "KILLED"}
 DIGEST_LENGTH = 36
 """What MLflow keeps of a data set's digest; the whole one is a tag."""
 LOCK = ".record.lock"
@@ -101,7 +102,7 @@ class Book:
         record, client = self.record, self.store.client
         run = client.create_run(
             self._experiment(),
-            tags=_tags(record),
+            tags=_tags(record) | nesting(record, self.store.numbered(record.sweep_id)),
             run_name=record.name,
             start_time=int(record.started * 1000),
         )
@@ -220,7 +221,8 @@ class Book:
         facts = read_state(self.folder)
         stamp = ended or facts.get("updated") or time.time()
         client.set_terminated(self.mlflow_run_id, STATUS.get(state, "FAILED"), end_time=int(stamp * 1000))
-        attach_lineage(self.store, self.record, self.folder.path.parents[2])
+        if self.record.sweep_id is None:  # a trial is on its sweep's page, once for all of them
+            attach_lineage(self.store, self.record, self.folder.path.parents[2])
 
     def _log_checkpoints(self) -> None:
         found = manifests(self.folder.checkpoints)

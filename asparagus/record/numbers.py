@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from asparagus.errors import RecordError
-from asparagus.spec import Parent
+from asparagus.spec import Parent, TrialOf
 
 OURS = Path(".asparagus")
 REGISTER = OURS / "runs"
@@ -28,6 +28,8 @@ TRASH = OURS / "trash"
 """`run_id=<N>/`: the folders of runs that were thrown away (`asp rm`)."""
 IDENTITIES = OURS / "identities"
 """`<identity>/<number>`: an empty file for each run of an identity."""
+SWEEPS = OURS / "sweeps"
+"""`<sweep>/<trial>-<stage>/<number>`: an empty file for each run of a trial."""
 NAMES = OURS / "names"
 """`<task>/<stage>/<name>/<number>`: an empty file for each run that was given a name or a label."""
 
@@ -41,7 +43,7 @@ def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, 
 
     Args:
         models: The folder of all runs.
-        about: What to write into the number's file: `stage`, `task`, and if there are any `identity` and `name`.
+        about: What to write into the number's file: `stage`, `task`, and if there are any `identity`, `name`, `trial`.
         wanted: Take exactly this number.
         floor: The largest number that the tracking store knows.
 
@@ -84,6 +86,11 @@ def with_identity(models: Path, identity: str) -> list[int]:
 def with_name(models: Path, task: str, stage: str, name: str) -> list[int]:
     """Return the numbers of the runs of a task and stage that have this name or label, newest first."""
     return _listed(_of_name(models, task, stage, name))
+
+
+def of_trial(models: Path, trial: TrialOf) -> list[int]:
+    """Return the numbers of the runs of a trial, newest first."""
+    return _listed(models / SWEEPS / str(trial.sweep_id) / trial.name)
 
 
 @contextmanager
@@ -160,6 +167,8 @@ def folder_name(task: str, stage: str, run_id: int) -> str:
 def _entries(models: Path, about: Mapping[str, Any]) -> Iterator[Path]:
     if about.get("identity"):
         yield models / IDENTITIES / about["identity"]
+    if about.get("trial"):
+        yield models / SWEEPS / about["trial"]
     if about.get("name"):
         yield _of_name(models, about["task"], about["stage"], about["name"])
 

@@ -42,7 +42,8 @@ def describe_start(store: Store, mlflow_run_id: str, record: RunRecord) -> None:
 def describe_end(store: Store, mlflow_run_id: str, record: RunRecord, folder: RunFolder) -> None:
     """Add the result to a run's description, and attach its curves and plots."""
     try:
-        curves.draw(folder)
+        if record.sweep_id is None:  # of many trials, what counts is how they compare: the sweep's own plots
+            curves.draw(folder)
     except OSError as error:  # a full disk, or a folder that is not ours to write
         log.warning("run %d: its curves could not be drawn (%s)", record.run_id, error)
     for file, place in files_to_attach(folder):

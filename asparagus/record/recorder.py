@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,7 @@ class Recorder:
 
     def __init__(self, tracking_uri: str, artifacts: Path, models: Path) -> None:
         self.tracking_uri = tracking_uri
+        self._asking = threading.Lock()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "asparagus.record.writer", str(artifacts), str(models)],
@@ -142,12 +144,13 @@ class Recorder:
     def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
         if self._process.stdin is None or self._process.stdout is None:
             raise AssertionError("opened with pipes")
-        try:
-            self._process.stdin.write(json.dumps(command) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
+        with self._asking:  # a sweep asks from many threads
+            try:
+                self._process.stdin.write(json.dumps(command) + "\n")
+                self._process.stdin.flush()
+                answer = self._process.stdout.readline()
+            except BrokenPipeError:
+                answer = ""
         if not answer:
             raise RecordError(
                 without_passwords(

@@ -25,6 +25,8 @@ from asparagus.spec import Spec
 FINISHED = "finished"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
+PRUNED = "pruned"
+"""A trial that its sweep has stopped: others are better."""
 RUNNING = "running"
 STARTING = "starting"
 """It has its number and folder, and is not recorded yet."""

@@ -12,9 +12,9 @@ from asparagus.checkpoint.folder import manifests
 from asparagus.errors import ConfigError
 from asparagus.identity import deciding
 from asparagus.record.differences import describe, of_specs
-from asparagus.record.numbers import folder_name, is_taken, with_identity, with_name
+from asparagus.record.numbers import folder_name, is_taken, of_trial, with_identity, with_name
 from asparagus.record.run_folder import FINISHED, RunFolder, is_running, read_state
-from asparagus.spec import Spec
+from asparagus.spec import Spec, TrialOf
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,32 @@ class Standing:
         return f"run {self.run_id} is identical and {state}: it goes on {start} (run.resume=false starts a new one)"
 
 
-def standing(spec: Spec, identity: str) -> Standing | None:
+def standing(spec: Spec, identity: str, *, trial: TrialOf | None = None) -> Standing | None:
     """Return the newest identical run that a launch goes on with, or shows; `None` if a new one is begun.
+
+    Args:
+        spec: What is asked.
+        identity: Its hash.
+        trial: Whose run it is in a sweep. The last stage's is the trial's own, however many others are identical.
 
     Raises:
         ConfigError: The number or the name is another run's.
     """
     models = Path(spec.paths.models)
+    if trial is not None and trial.last:
+        return next((found for run_id in of_trial(models, trial) if (found := _at(spec, run_id))), None)
     identical = with_identity(models, identity) if identity else []
     _must_be_free(spec, identical)
     if not spec.run.resume:
         return None
     if spec.run.id is not None:
         identical = [run_id for run_id in identical if run_id == spec.run.id]
-    for run_id in identical:
-        folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
-        if folder.path.is_dir():
-            return Standing(run_id, folder, read_state(folder))
-    return None
+    return next((found for run_id in identical if (found := _at(spec, run_id))), None)
+
+
+def _at(spec: Spec, run_id: int) -> Standing | None:
+    folder = RunFolder(Path(spec.paths.models) / folder_name(spec.task, spec.stage, run_id), spec.stage)
+    return Standing(run_id, folder, read_state(folder)) if folder.path.is_dir() else None
 
 
 def _must_be_free(spec: Spec, identical: list[int]) -> None:

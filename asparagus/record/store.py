@@ -46,6 +46,7 @@ class Store:
     def __init__(self, uri: str, artifacts: Path | None = None) -> None:
         self.uri = uri
         self._artifacts = artifacts
+        self._numbered: dict[int, str] = {}
         try:
             if uri.startswith(SQLITE):
                 self.client = _open_sqlite(uri)
@@ -111,6 +112,12 @@ class Store:
         if not ids:
             return []
         return list(self.client.search_runs(ids, f"tags.`{RUN_ID}` = '{run_id}'", run_view_type=ViewType.ALL))
+
+    def numbered(self, run_id: int | None) -> dict[int, str]:
+        """Return the MLflow run id of the run of this number, if there is one; asked once, for a sweep has many."""
+        if run_id is not None and run_id not in self._numbered and (run := self.run_of(run_id)):
+            self._numbered[run_id] = str(run.info.run_id)
+        return self._numbered
 
     def fetch(self, run_id: int, name: str, folder: Path) -> Path | None:
         """Fetch a file that was recorded with a run of this number into a folder; `None` if there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -98,3 +98,22 @@ class StageModule(pl.LightningModule):
     def log_val_loss(self, loss: Tensor, batch_size: int) -> None:
         """Log `val/loss`: the mean over all cases of all ranks, however they are shared out."""
         self.log("val/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch_size, prog_bar=True)
+
+    def log_test_loss(self, loss: Tensor, batch_size: int) -> None:
+        """Log `test/loss` as `val/loss` is."""
+        self.log("test/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch_size)
+
+    def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the predictions file says of all test cases together; nothing where a stage adds nothing."""
+        return {}
+
+
+def by_case(batch: Mapping[str, Any], found: Iterable[Any]) -> dict[str, Any] | None:
+    """Return what `test_step` offers to the predictions file: what was found of each case, by its name.
+
+    Args:
+        batch: With `case`, the names; without it, nothing is offered.
+        found: One for each case of the batch; looked at only where there are names.
+    """
+    names = batch.get("case")
+    return {"cases": dict(zip(names, found, strict=True))} if names else None

@@ -8,14 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from asparagus.stages.base import StageModule
+from asparagus.stages.base import StageModule, by_case
+from asparagus.stages.case_metrics import precision_and_recall
 from asparagus.targets import instantiate
 
 DEFAULT_LOSS = {"_target_": "torch.nn.CrossEntropyLoss"}
 
 
 class ClsModule(StageModule):
-    """Trains a classifier and logs `val/loss` and `val/accuracy`, the share of cases that are right."""
+    """Trains a classifier and logs `val/loss` and `val/accuracy`, the share of cases that are right; tests so too."""
 
     def __init__(
         self,
@@ -61,5 +62,25 @@ class ClsModule(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/accuracy` over all cases of all ranks."""
-        self.log("val/accuracy", self.accuracy.compute(), prog_bar=True, sync_dist=True)
+        self._log_accuracy("val/accuracy")
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
+        """Count what is right, log the loss, and return prediction and label of each case."""
+        logits = self(batch["image"])
+        self.check_channels(logits, batch["label"])
+        self.log_test_loss(self.loss(logits, batch["label"]), len(batch["image"]))
+        self.accuracy.update(logits, batch["label"])
+        pairs = zip(logits.argmax(1).tolist(), batch["label"].tolist(), strict=True)
+        return by_case(batch, ({"prediction": prediction, "label": label} for prediction, label in pairs))
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/accuracy` over all cases of all ranks."""
+        self._log_accuracy("test/accuracy")
+
+    def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
+        """Return precision and recall of each class."""
+        return {"metrics": precision_and_recall(cases, self.n_classes)}
+
+    def _log_accuracy(self, key: str) -> None:
+        self.log(key, self.accuracy.compute(), prog_bar=True, sync_dist=True)
         self.accuracy.reset()

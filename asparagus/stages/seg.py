@@ -1,4 +1,4 @@
-"""Segmentation: Dice and cross entropy on patches, validated on whole cases through a sliding window."""
+"""Segmentation: Dice and cross entropy on patches, validated and tested on whole cases through a sliding window."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from asparagus.stages.base import StageModule
+from asparagus.stages.base import StageModule, by_case
+from asparagus.stages.case_metrics import mean_of, of_classes
 from asparagus.stages.metrics import DicePerClass
 from asparagus.targets import instantiate
 
@@ -18,7 +19,7 @@ WINDOWS_AT_ONCE = 4
 
 
 class SegModule(StageModule):
-    """Trains on patches; validates whole cases and logs `val/dice`, the mean over foreground classes."""
+    """Trains on patches; validates whole cases and logs `val/dice`, the mean over foreground classes; tests so too."""
 
     def __init__(
         self,
@@ -66,14 +67,35 @@ class SegModule(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/dice` and `val/dice/<class>`; classes that are nowhere count for nothing."""
+        self._log_dice("val/dice")
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
+        """Count overlaps, log the loss, and return the metrics of each case (`asparagus.stages.case_metrics`)."""
+        logits = self.predict_whole(batch["image"])
+        self.check_channels(logits, batch["label"])
+        self.log_test_loss(self._loss(logits, batch["label"]), len(batch["image"]))
+        predicted = logits.argmax(1)
+        self.dice.update(predicted, batch["label"])
+        pairs = zip(predicted, batch["label"], strict=True)
+        return by_case(batch, (of_classes(case, label, self.n_classes) for case, label in pairs))
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/dice` and `test/dice/<class>` over all cases of all ranks, as in validation."""
+        self._log_dice("test/dice")
+
+    def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the mean over the cases."""
+        return {"mean": mean_of(cases)}
+
+    def _log_dice(self, key: str) -> None:
         scores = self.dice.compute()
         self.dice.reset()
         present = ~scores.isnan()
         mean = scores[present].mean() if present.any() else torch.zeros((), device=scores.device)
-        self.log("val/dice", mean, prog_bar=True, sync_dist=True)
+        self.log(key, mean, prog_bar=True, sync_dist=True)
         for name, score, there in zip(self.class_names[1:], scores, present, strict=True):
             if there:
-                self.log(f"val/dice/{name}", score, sync_dist=True)
+                self.log(f"{key}/{name}", score, sync_dist=True)
 
     def predict_whole(self, image: Tensor) -> Tensor:
         """Return logits for whole cases [B, C, ...], by sliding window where a case is larger than a patch."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
 
 class Ranks(Protocol):
@@ -18,6 +22,9 @@ class Ranks(Protocol):
     def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
         """Make a whole checkpoint count; returns on all ranks when it does."""
 
+    def callbacks(self) -> Sequence[Callback]:
+        """Return what this way of running has to hear of the training, after each checkpoint."""
+
 
 class InProcess:
     """One process, by itself."""
@@ -31,3 +38,7 @@ class InProcess:
 
     def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
         """Do nothing: a checkpoint that lies in the folder counts."""
+
+    def callbacks(self) -> Sequence[Callback]:
+        """Return none."""
+        return ()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
+from pytorch_lightning import Callback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from ray.train import Checkpoint, CheckpointUploadMode
@@ -62,6 +64,10 @@ class OnRay:
             checkpoint=Checkpoint.from_directory(checkpoint),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
+
+    def callbacks(self) -> Sequence[Callback]:
+        """Return none: the controller asks."""
+        return ()
 
 
 class RayEnvironment(LightningEnvironment):

@@ -26,6 +26,7 @@ from asparagus.errors import AsparagusError
 from asparagus.secrets import hide, references, reveal, without_passwords
 from asparagus.spec import Parent, Spec
 from asparagus.stages.build import lazy_weights
+from asparagus.worker.evaluate import can_test
 from asparagus.worker.little import describe, first_batch, naming_data, shrink
 from asparagus.worker.monitors import BEST, Listener, Logged, Schedules, logged_by, no_validation, watched
 from asparagus.worker.parts import Parts
@@ -84,7 +85,7 @@ class Rehearsal:
     def looks(self) -> Iterator[Finding]:
         """Yield what each look found; ends with the first that nothing can follow."""
         looks = (self._script, self._data, self._shapes, self._build, self._weights, self._batch, self._monitors)
-        for look in looks:
+        for look in (*looks, self._test):
             try:
                 with _quiet():
                     yield from look()
@@ -206,6 +207,18 @@ class Rehearsal:
             yield Finding("best by", told, ok) if key == BEST else Finding("monitor", f"{key}: {told}", ok)
         for key, told, ok in self._logged.judge_schedules(spec, self._parts.module):
             yield Finding("monitor", f"{key}: {told}", ok)
+
+
+    def _test(self) -> Iterator[Finding]:
+        """Put one small batch through the test that will follow the fit, where one will."""
+        module, datamodule = self._parts.module, self._parts.datamodule
+        if self._spec.run.mode != "fit" or self._spec.script or not can_test(module, datamodule):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = self._trainer(folder, Schedules())
+            trainer.test(module, datamodule=datamodule, verbose=False)
+            metrics = scalars(trainer)
+        yield Finding("test", f"of the best checkpoint, after the fit: {_few(metrics)}")
 
 
 def rehearse(spec: Spec, parent: Parent | None) -> Iterator[Finding]:

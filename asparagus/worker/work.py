@@ -14,18 +14,20 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from asparagus.callbacks.checkpoints import CheckpointWriter
+from asparagus.callbacks.exploit import OtherSettings
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
+from asparagus.callbacks.predictions import Predictions
 from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.full_disk import full_disk, is_full
 from asparagus.checkpoint.transfer import take_over
 from asparagus.errors import ConfigError
-from asparagus.journal import Journal, JournalReader
+from asparagus.journal import JOURNAL, Journal, JournalReader
 from asparagus.secrets import WithoutSecrets
 from asparagus.spec import Assignment, Spec
 from asparagus.targets import instantiate, locate, parameters_of, target_of
+from asparagus.worker.evaluate import joined, must_have, test_the_best
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import Ranks
 from asparagus.worker.resume import check_state
@@ -33,13 +35,13 @@ from asparagus.worker.resume import check_state
 GIVEN = ("trainer", "module", "datamodule", "ckpt_path")
 """What a script of the user's own is called with, in the order of `Trainer.fit`."""
 
-JOURNAL = "journal.jsonl"
-
 log = logging.getLogger("asparagus")
 
 
 def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
     """Train: from the run's newest whole checkpoint if there is one, else from its parent's weights or from nothing.
+
+    A fit that has ended by itself is followed by a test of the best checkpoint, where there are test data.
 
     Returns:
         `metrics`: what was measured last, and `epoch`, `step`: how far it got.
@@ -59,12 +61,15 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
             _begin_from(assignment, module, journal)
         with _interruptible():
             _run(assignment.spec, trainer, module, datamodule, start)
+            reached = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+            metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+            if start is not None and not metrics:  # lost after its last epoch: there was nothing left to measure
+                metrics = _measured_before(folder)
+            if assignment.spec.run.mode == "fit" and not assignment.spec.script:
+                metrics = joined(metrics, test_the_best(assignment, trainer, module, datamodule, journal))
         if journal is not None:
-            journal.append("end", step=trainer.global_step, epoch=trainer.current_epoch)
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        if start is not None and not metrics:  # lost after its last epoch: there was nothing left to measure
-            metrics = _measured_before(folder)
-        return {"metrics": metrics, "step": trainer.global_step, "epoch": trainer.current_epoch}
+            journal.append("end", **reached)
+        return {"metrics": metrics, **reached}
 
 
 @contextmanager
@@ -109,8 +114,11 @@ def build(
             "logger": [JournalLogger(journal, folder), *parts.loggers(folder, first=ranks.rank == 0)],
             "callbacks": [
                 *parts.callbacks(),
+                *([OtherSettings(assignment.exploit.optim)] if assignment.exploit else []),
                 Heartbeat(journal),
+                Predictions(folder, spec.task, Path(assignment.parent.checkpoint).stem if assignment.parent else "now"),
                 CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets),
+                *ranks.callbacks(),
             ],
         }
     )
@@ -123,6 +131,9 @@ def _start(assignment: Assignment, module: pl.LightningModule) -> Path | None:
     Raises:
         RunError: The latter cannot be gone on from.
     """
+    if assignment.exploit is not None:
+        log.info("going on from %s, of run %d", assignment.exploit.checkpoint, assignment.exploit.run_id)
+        return Path(assignment.exploit.checkpoint) / STATE
     start = newest_whole(Path(assignment.folder) / "checkpoints")
     if start is not None:
         log.info("going on from %s", start)
@@ -148,7 +159,7 @@ def _run(
     elif spec.run.mode == "fit":
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     else:
-        _must_have(spec.run.mode, module, datamodule)
+        must_have(spec.run.mode, module, datamodule)
         look = trainer.validate if spec.run.mode == "validate" else trainer.test
         look(module, datamodule=datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
@@ -170,21 +181,6 @@ def script_takes(spec: Spec) -> list[str]:
     if not takes:
         raise ConfigError(f"script._target_: {target} takes {', '.join(parameters) or 'nothing'}. {advice}")
     return takes
-
-
-def _must_have(mode: str, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
-    """Refuse to look at data that are not there: Lightning would look at nothing and say nothing (SEEDS D12)."""
-    part = "val" if mode == "validate" else "test"
-    step = "validation_step" if mode == "validate" else "test_step"
-    if not is_overridden(step, module):
-        raise ConfigError(f"run.mode: {mode} needs a {step}, and {type(module).__name__} has none.")
-    if not is_overridden(f"{part}_dataloader", datamodule):
-        raise ConfigError(f"run.mode: {mode} needs {part} data, and {type(datamodule).__name__} has none.")
-    datamodule.prepare_data()
-    datamodule.setup(mode)
-    loaders = getattr(datamodule, f"{part}_dataloader")()
-    if loaders is None or (isinstance(loaders, list) and not loaders):
-        raise ConfigError(f"run.mode: {mode} needs {part} data. Give the section data.{part}.")
 
 
 def _begin_from(assignment: Assignment, module: torch.nn.Module, journal: Journal | None) -> None:

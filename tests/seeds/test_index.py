@@ -9,7 +9,7 @@ import pytest
 
 TESTS = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
 DONE = [
-    *(f"a{number}" for number in [*range(1, 5), *range(16, 27), 29, 30, 33, *range(38, 48), *range(49, 52)]),
+    *(f"a{number}" for number in [*range(1, 5), *range(15, 27), 29, 30, 33, *range(38, 52)]),
     *(f"b{number}" for number in range(1, 6)),
     *(f"c{number}" for number in range(14, 31)),
     *(f"d{number}" for number in [*range(1, 18), *range(26, 31)]),

@@ -1,0 +1,127 @@
+"""An experiment that is several: `pipeline:` lists stages that feed each other, each with a config of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asparagus.compose.composer import PYTHON, Request
+from asparagus.errors import ConfigError, did_you_mean
+
+PIPELINE = "pipeline"
+SEPARATOR = ":"
+"""Between a stage of a pipeline and a key of it: `pretrain:optim.lr`."""
+KEYS = ("config", "overrides", "from")
+
+
+@dataclass(frozen=True)
+class StageRequest:
+    """One stage of a pipeline, or an experiment that is no pipeline."""
+
+    name: str
+    request: Request
+    source: str | None = None
+    """The stage whose best checkpoint it starts from."""
+
+
+def stages_of(request: Request) -> tuple[StageRequest, ...]:
+    """Return the stages that a request consists of, in the order in which they run; one, if it is no pipeline.
+
+    Raises:
+        ConfigError: The pipeline is not as it has to be, or a word names none of its stages.
+    """
+    from asparagus.compose.experiment import config_of
+
+    own = dataclasses.replace(request, overrides=tuple(word for word in request.overrides if word.startswith("sweep")))
+    if request.config.endswith(PYTHON):
+        return (StageRequest("", request),)
+    config = config_of(own)
+    section = config.get(PIPELINE)
+    if section is None:
+        _no_stage(request.overrides, ())
+        return (StageRequest(str(config.get("stage") or ""), request),)
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(section, resolve=True)
+    if not isinstance(plain, dict) or not plain:
+        raise ConfigError(f"{PIPELINE}: is not a section of stages. Write below it NAME: {{config: NAME_OF_A_CONFIG}}.")
+    names = [str(name) for name in plain]
+    _no_stage(request.overrides, names)
+    made: list[StageRequest] = []
+    for name, given in plain.items():
+        made.append(_stage(str(name), given, request, made))
+    return tuple(made)
+
+
+def of_stage(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are meant for a stage: its own, and those that name none."""
+    found = {}
+    for key, value in values.items():
+        stage, separator, rest = key.partition(SEPARATOR)
+        if not separator:
+            found[key] = value
+        elif stage == name:
+            found[rest] = value
+    return found
+
+
+def _stage(name: str, given: Any, request: Request, before: list[StageRequest]) -> StageRequest:
+    key = f"{PIPELINE}.{name}"
+    if isinstance(given, str):
+        given = {"config": given}
+    if not isinstance(given, dict) or "config" not in given:
+        raise ConfigError(f"{key}: names no config. Write {key}: {{config: NAME, overrides: {{...}}, from: STAGE}}.")
+    for unknown in [part for part in given if part not in KEYS]:
+        raise ConfigError(f"{key}.{unknown}: no such key. {did_you_mean(unknown, KEYS)} Known: {', '.join(KEYS)}.")
+    known = [stage.name for stage in before]
+    source = given.get("from", known[-1] if known else None)
+    if source is not None and source not in known:
+        there = ", ".join(known) or "none"
+        raise ConfigError(f"{key}.from: {source!r} is no stage before it. Those before it: {there}.")
+    words = [f"{word}={_written(value)}" for word, value in (given.get("overrides") or {}).items()]
+    words += [meant for word in request.overrides if (meant := _meant(word, name)) is not None]
+    return StageRequest(name, dataclasses.replace(request, config=str(given["config"]), overrides=tuple(words)), source)
+
+
+def _meant(word: str, name: str) -> str | None:
+    """Return an override as the stage takes it; None if it is meant for another one, or for the sweep."""
+    key, equals, value = word.partition("=")
+    stage, separator, rest = key.lstrip("+~").partition(SEPARATOR)
+    if not separator:
+        return None if key.startswith("sweep") else word
+    signs = key[: len(key) - len(key.lstrip("+~"))]
+    return f"{signs}{rest}{equals}{value}" if stage == name else None
+
+
+def _no_stage(words: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse a word for a stage that is not there."""
+    known = list(names)
+    for word in words:
+        stage, separator, _ = word.partition("=")[0].lstrip("+~").partition(SEPARATOR)
+        if separator and stage not in known:
+            where = f"Its stages: {', '.join(known)}." if known else "This experiment is no pipeline."
+            near = did_you_mean(stage, known)
+            raise ConfigError(" ".join(filter(None, (f"{word}: there is no stage {stage!r}.", near, where))))
+
+
+def _written(value: Any) -> str:
+    from omegaconf import OmegaConf
+
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, dict)):
+        return str(OmegaConf.to_yaml(OmegaConf.create({"v": value}))) and _flow(value)
+    return str(value)
+
+
+def _flow(value: Any) -> str:
+    """Return a list or section in Hydra's grammar."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_flow(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_flow, value)) + "]"
+    return _written(value)

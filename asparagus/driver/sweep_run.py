@@ -1,0 +1,396 @@
+"""One sweep carried out: its own run, its desk, its study, and Tune; then what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from asparagus.checkpoint.folder import best_of, manifests
+from asparagus.driver.desk import Planner, reopened
+from asparagus.driver.on_ray import chatter_to, connected, secrets_of
+from asparagus.driver.one_run import Watcher
+from asparagus.errors import RecordError, RunError
+from asparagus.journal import Journal, JournalReader
+from asparagus.record.numbers import find_folder
+from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
+from asparagus.record.standing import standing
+from asparagus.record.sweeps import REQUEST, STUDY, SWEEP, asked_of
+from asparagus.secrets import Sealed, WithoutSecrets
+from asparagus.sweep_plan import SweepPlan
+
+if TYPE_CHECKING:
+    from asparagus.sweep.limits import Limits
+    from asparagus.sweep.search import Proposals
+    from asparagus.sweep.study import Study
+
+DESK_THREADS = 64
+TUNE = ".tune"
+
+log = logging.getLogger("asparagus")
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep ended."""
+
+    sweep_id: int
+    mlflow_run_id: str
+    state: str
+    folder: str
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    """Those that are over, best first: `number`, `run_id`, `state`, `params`, `values`."""
+    best: Any = None
+    """The best trial; a list of those that no other one beats, where several metrics are compared."""
+    reason: str | None = None
+    """What ended it before its last trial."""
+    repeated: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        values = dataclasses.asdict(self)
+        return {key: value for key, value in values.items() if key != "repeated"}
+
+
+def drive_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOutcome:
+    """Carry out a sweep, go on with the one that was begun, or show the finished one.
+
+    Raises:
+        RequestError: The store cannot be reached, or a trial can never run; nothing was trained.
+        RunError: It ended without a result; the record says so.
+        KeyboardInterrupt: It was interrupted; the same command goes on.
+    """
+    parent = plan.parent
+    found = standing(parent.spec, plan.identity)
+    if found is not None and found.finished:
+        study = _study(plan, found.folder)
+        if study.counted() >= plan.trials:
+            return dataclasses.replace(_outcome(study, found.run_id, found.folder, found.facts), repeated=False)
+        reopened(found)
+    with connected(dataclasses.replace(plan.last, workers=1), at_once=_cpus(plan)), _desk(plan, planner) as desk:
+        return _search(plan, desk, watcher)
+
+
+def _cpus(plan: SweepPlan) -> float | None:
+    """Return the CPUs of a Ray of our own: nothing else holds schedulers back that need many trials at once."""
+    if plan.options.concurrency is None:
+        return None
+    return plan.options.concurrency * sum(bundle.get("CPU", 0) for bundle in plan.bundles)
+
+
+@contextmanager
+def _desk(plan: SweepPlan, planner: Planner) -> Iterator[Any]:
+    """Start the desk: a process beside this one, on its node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from asparagus.driver.desk import Desk
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    spec = plan.last.spec
+    made = ray.remote(Desk).options(num_cpus=0, max_concurrency=DESK_THREADS, scheduling_strategy=here)
+    yield made.remote(
+        planner,
+        str(spec.site.tracking_uri),
+        spec.paths.results,
+        spec.paths.models,
+        spec.run.max_failures,
+        Sealed({**_secrets(plan), **_tracking()}),
+        str(Path.cwd()),
+    )
+
+
+def _secrets(plan: SweepPlan) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for stage in plan.stages:
+        found |= secrets_of(stage.spec)
+    return found
+
+
+def _tracking() -> dict[str, str]:
+    """Return the variables that the store is reached by."""
+    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+
+
+def _study(plan: SweepPlan, folder: RunFolder) -> Study:
+    from asparagus.compose.constraints import holds
+    from asparagus.sweep.study import Study
+
+    storage = plan.options.storage or f"sqlite:///{folder.path / STUDY}"
+    name = folder.path.name.replace("run_id=", "sweep-")
+    options = dataclasses.replace(plan.options, metric=list(plan.metrics), mode=list(plan.modes))
+    return Study.open(storage, name, plan.space, options, holds=holds, concurrency=plan.concurrency or 1)
+
+
+def _search(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        sweep = ray.get(desk.open.remote(plan.parent.to_dict()))
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, Exception) else error from None
+    folder = RunFolder(Path(sweep["folder"]), SWEEP)
+    watcher({"kind": "sweep", "run_id": sweep["run_id"], "folder": str(folder.path), "attempt": sweep["attempt"]})
+    state, metrics, reason = FAILED, {}, None
+    try:
+        study = _study(plan, folder)
+        _inherit(plan, study)
+        (folder.path / REQUEST).write_text(json.dumps(plan.to_dict(), indent=2, default=str) + "\n", encoding="utf-8")
+        state, reason = _run(plan, desk, study, sweep, watcher)
+        metrics = _measured(plan, study)
+    except KeyboardInterrupt:
+        state = INTERRUPTED
+        raise
+    finally:
+        if state != INTERRUPTED:
+            watcher({"kind": "drawing"})
+            _plots(plan, folder)
+        ray.get(desk.close.remote(state, metrics))
+    if state == INTERRUPTED:
+        raise KeyboardInterrupt
+    if state == FAILED:
+        raise RunError(f"sweep {sweep['run_id']} ended without a result: {reason}\nThe whole story: {folder.log}")
+    outcome = _outcome(study, sweep["run_id"], folder, {"state": state, "mlflow_run_id": sweep["mlflow_run_id"]})
+    return dataclasses.replace(outcome, reason=reason)
+
+
+def _run(
+    plan: SweepPlan, desk: Any, study: Study, sweep: dict[str, Any], watcher: Watcher
+) -> tuple[str, str | None]:  # fmt: skip
+    """Let Tune train; returns the state that it ended in, and what ended it early."""
+    import ray
+    from ray import tune
+
+    from asparagus.sweep.limits import HOPELESS
+    from asparagus.sweep.limits import INTERRUPTED as STOPPED
+    from asparagus.sweep.schedulers import MONITOR, PAUSING, PBT, VALUE, build_scheduler, named
+    from asparagus.sweep.search import WRONG, Proposals, search
+    from asparagus.sweep.trial import Terms, Trial
+
+    folder, name = RunFolder(Path(sweep["folder"]), SWEEP), named(plan.options.scheduler)[0]
+    terms = Terms(
+        sweep_id=sweep["run_id"],
+        stages=len(plan.stages),
+        metrics=plan.metrics,
+        secrets=Sealed(_secrets(plan)),
+        nested=_nested if plan.nested else None,
+        keeps_pointers=name == PBT,
+        recycle_after=plan.options.recycle_after,
+    )
+    modes = [(MONITOR, str(stage.spec.checkpoint.mode or "min")) for stage in plan.stages[:-1]]
+    epochs = plan.last.spec.trainer.get("max_epochs")
+    scheduler = build_scheduler(
+        plan.options,
+        plan.space,
+        epochs=epochs if isinstance(epochs, int) and epochs > 0 else None,
+        modes=(*modes, (VALUE, plan.modes[0])),
+    )
+    limits = _limits(plan, folder)
+    with _account(plan, folder, limits, watcher, study) as tell:
+        proposals = Proposals(
+            study,
+            trials=plan.trials,
+            concurrency=None if name in PAUSING else plan.concurrency or _cluster_holds(plan),
+            limits=limits,
+            terms=terms,
+            end_run=lambda number, state, metrics: ray.get(desk.end_trial.remote(number, state, metrics)),
+            tell=tell,
+        )
+        scratch = folder.path / TUNE / f"attempt{sweep['attempt']}"
+        with (
+            _interrupts(proposals, limits, watcher),
+            chatter_to(folder.log, WithoutSecrets(plan.last.spec.to_dict())),
+        ):
+            search(
+                proposals,
+                scheduler,
+                trainable=tune.with_parameters(Trial, desk=desk, terms=terms),
+                bundles=plan.bundles,
+                limits=limits,
+                look=lambda: limits.look([folder.path.parents[1]]),
+                folder=scratch,
+                reuse=not plan.nested,
+            )
+        shutil.rmtree(scratch.parent, ignore_errors=True)
+    if limits.kind == STOPPED or proposals.draining:
+        return INTERRUPTED, limits.reason
+    return (FAILED if limits.kind in (HOPELESS, WRONG) else FINISHED), limits.reason
+
+
+def _cluster_holds(plan: SweepPlan) -> int:
+    """Return how many trials the Ray that we are on holds."""
+    import ray
+
+    total = ray.cluster_resources()
+    fits = [
+        int(total.get(kind, 0) / need + 1e-9)
+        for kind in ("CPU", "GPU")
+        if (need := sum(bundle.get(kind, 0) for bundle in plan.bundles))
+    ]
+    return max(1, min(fits, default=1))
+
+
+def _nested(plan: dict[str, Any], assignment: Any, placement_group: Any) -> dict[str, Any]:
+    """Train one stage of a trial on Ray Train's workers, in the places that Tune has reserved."""
+    from asparagus.driver.on_ray import fit
+    from asparagus.plan import Plan
+
+    return fit(Plan.from_dict(plan), assignment, placement_group=placement_group)
+
+
+def _limits(plan: SweepPlan, folder: RunFolder) -> Limits:
+    from asparagus.compose.sweep_section import disk_of, seconds_of
+    from asparagus.sweep.limits import Limits
+
+    options = plan.options
+    spent = [event["used"] for event in JournalReader(folder.journal).read() if "used" in event]
+    before = spent[-1] if spent else (0.0, 0.0)
+    return Limits(
+        seconds=None if options.time is None else seconds_of(options.time),
+        gpu_seconds=None if options.gpu_hours is None else options.gpu_hours * 3600,
+        disk_bytes=None if options.disk is None else disk_of(options.disk),
+        patience=options.patience,
+        max_failures=options.max_failures,
+        spent=(float(before[0]), float(before[1])),
+        gpus=sum(bundle.get("GPU", 0) for bundle in plan.bundles) * (plan.concurrency or 1),
+    )
+
+
+@contextmanager
+def _account(
+    plan: SweepPlan, folder: RunFolder, limits: Limits, watcher: Watcher, study: Study
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Write the sweep's own journal, show what happens, and make room after each trial."""
+    journal = Journal(folder.journal)
+
+    def tell(event: dict[str, Any]) -> None:
+        watcher(event)  # type: ignore[arg-type]
+        if event["kind"] == "trial_epoch":
+            return  # in the trial's own journal
+        fields = {key: value for key, value in event.items() if key != "kind"}
+        journal.append(event["kind"], used=limits.used(), **fields)
+        if event["kind"] == "trial_over":
+            over = study.counted()
+            journal.append("metrics", step=over, epoch=over, values=_measured(plan, study))
+            if plan.options.keep_best is not None:
+                _make_room(study, folder, plan.options.keep_best)
+
+    try:
+        yield tell
+    finally:
+        journal.append("pause", used=limits.used(), reason=limits.reason)
+        journal.close()
+
+
+def _make_room(study: Study, folder: RunFolder, keep: int) -> None:
+    """Remove the checkpoints of all trials that are over but the best."""
+    from asparagus.sweep.keep import keep_best
+
+    runs = [ranked.run_id for ranked in study.ranking() if ranked.run_id is not None]
+    found = [path for run_id in runs if (path := _folder_of(folder, run_id)) is not None]
+    keep_best(found, keep)
+
+
+def _folder_of(sweep: RunFolder, run_id: int) -> Path | None:
+    try:
+        return find_folder(sweep.path.parents[2], run_id)
+    except RecordError:  # moved, or thrown away meanwhile
+        return None
+
+
+@contextmanager
+def _interrupts(proposals: Proposals, limits: Limits, watcher: Watcher) -> Iterator[None]:
+    """Ctrl-C once: no new trials. Twice: those that are trained end at their next checkpoint. Then: at once."""
+    from asparagus.sweep.limits import INTERRUPTED as STOPPED
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+        if not proposals.draining:
+            proposals.draining = True
+            watcher({"kind": "draining"})
+        elif limits.kind is None:
+            limits.end(STOPPED, "interrupted")
+            watcher({"kind": "stopping"})
+        else:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _inherit(plan: SweepPlan, study: Study) -> None:
+    """Let the sampler learn from an earlier sweep."""
+    if plan.options.warm_start is None:
+        return
+    other = find_folder(Path(plan.last.spec.paths.models), plan.options.warm_start)
+    asked = asked_of(other)
+    storage = asked["options"]["storage"] or f"sqlite:///{other / STUDY}"
+    study.inherit(storage, f"sweep-{plan.options.warm_start}")
+
+
+def _measured(plan: SweepPlan, study: Study) -> dict[str, float]:
+    """Return what the sweep's own run is said to have measured: the best of its trials."""
+    best = None if len(plan.metrics) > 1 else study.best()
+    counts = {"trials": float(study.counted()), "trials/failed": float(study.failures())}
+    return counts if best is None else {plan.metrics[0]: best.values[0], **counts}
+
+
+def _plots(plan: SweepPlan, folder: RunFolder) -> None:
+    """Draw what people look at; a plot that cannot be drawn must not change how the sweep ended."""
+    from asparagus.sweep.plots import write_plots
+
+    try:
+        write_plots(_study(plan, folder).optuna, folder.plots, metrics=plan.metrics)
+    except OSError as error:
+        log.warning("the plots cannot be written (%s)", error.strerror)
+
+
+def _outcome(study: Study, sweep_id: int, folder: RunFolder, facts: dict[str, Any]) -> SweepOutcome:
+    ranking = [_row(study, ranked, folder) for ranked in study.ranking()]
+    best = study.best() if study.objectives == 1 else None
+    front = [_row(study, ranked, folder) for ranked in study.front()] if study.objectives > 1 else None
+    return SweepOutcome(
+        sweep_id=sweep_id,
+        mlflow_run_id=str(facts["mlflow_run_id"]),
+        state=str(facts["state"]),
+        folder=str(folder.path),
+        trials=ranking,
+        best=front if front is not None else _row(study, best, folder) if best else None,
+    )
+
+
+def _row(study: Study, ranked: Any, folder: RunFolder) -> dict[str, Any]:
+    row = {
+        "number": ranked.number,
+        "run_id": ranked.run_id,
+        "state": ranked.outcome,
+        "params": ranked.params,
+        "values": list(ranked.values),
+    }
+    if ranked.run_id is None or ranked.outcome != "finished":
+        return row
+    home = _folder_of(folder, ranked.run_id)
+    if home is None:
+        return row
+    place = home / "checkpoints"
+    found = manifests(place)
+    chosen = best_of(found) or (found[-1] if found else None)
+    return {**row, "checkpoint": str(place / chosen.name) if chosen else None}

@@ -1,0 +1,1 @@
+"""The search: which trials are run, when they are stopped, and what came of them."""

@@ -1,0 +1,255 @@
+"""Optuna's samplers by name: which there are, what they take, and how one is made for a sweep."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+
+from asparagus.errors import ConfigError, did_you_mean, one_of
+from asparagus.space import Values
+from asparagus.sweep.grid import EveryPoint
+from asparagus.sweep.parameters import Parameter, Parameters
+from asparagus.sweep.storage import quiet
+
+WHERE = "sweep.sampler"
+GRID, BRUTE_FORCE, TPE, CMAES = "grid", "brute_force", "tpe", "cmaes"
+SPELLINGS = {"nsgaii": "nsga2", "nsgaiii": "nsga3", "bruteforce": BRUTE_FORCE, "motpe": TPE}
+FOR_CODE = ("Callable", "Base", "FrozenTrial", "ndarray")
+"""Arguments of these kinds cannot be written in an experiment."""
+PLAIN: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "None": (type(None),),
+}
+CMAES_MOVES = 2
+"""So many numbers at least."""
+SEEDS = 2**32
+
+log = logging.getLogger("asparagus")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a sampler has to serve.
+
+    `seed` and `asked` together decide what is drawn: the same twice for a new study, and after a restart, when `asked`
+    trials are in the study already, something else than before.
+    """
+
+    parameters: Parameters
+    objectives: int
+    concurrency: int
+    seed: int
+    asked: int = 0
+    trials: int | None = None
+    feasible: Callable[[Values], bool] = lambda _: True
+
+    @property
+    def drawing(self) -> int:
+        """The seed of what this process draws."""
+        return (self.seed + self.asked) % SEEDS
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A sampler of Optuna's."""
+
+    made: type[BaseSampler]
+    ours: tuple[str, ...] = ()
+    """Arguments that are not the user's to set."""
+    arguments: Callable[[Need, Mapping[str, Any]], dict[str, Any]] = lambda need, _: {"seed": need.drawing}
+    """What it is given beside those of the user."""
+    look: Callable[[Need, Mapping[str, Any]], None] = field(default=lambda *_: None)
+    """Refuses what it cannot do, and says what it does otherwise than one might think."""
+
+    def takes(self) -> dict[str, str]:
+        """Return the arguments that an experiment may give, and the types of each."""
+        found = inspect.signature(self.made).parameters
+        return {
+            name: str(one.annotation)
+            for name, one in found.items()
+            if name not in (*self.ours, "seed") and not any(kind in str(one.annotation) for kind in FOR_CODE)
+        }
+
+
+def build_sampler(setting: Any, need: Need) -> BaseSampler:
+    """Build a sampler.
+
+    Args:
+        setting: `sweep.sampler`: a name, or a mapping of `name` and arguments as Optuna calls them. None: grid where
+            all points are to be trained, else tpe.
+        need: What it has to serve.
+
+    Raises:
+        ConfigError: There is no such sampler, it does not take an argument, or cannot search such a space.
+    """
+    name, arguments = named(setting)
+    name = name or _default(need)
+    if name not in SAMPLERS:
+        raise ConfigError(one_of(WHERE, name, SAMPLERS))
+    seed = arguments.pop("seed", need.seed)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigError(f"{WHERE}.seed: {seed!r} is not a whole number.")
+    need = Need(**{**vars(need), "seed": seed})
+    kind = SAMPLERS[name]
+    if kind is None:
+        _must_take(name, arguments, {})
+        return _every_point(name, need)
+    _must_take(name, arguments, kind.takes())
+    kind.look(need, arguments)
+    try:
+        with quiet():
+            return kind.made(**{**kind.arguments(need, arguments), **arguments})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{WHERE}: {name} refuses {arguments}: {error}") from error
+
+
+def named(setting: Any) -> tuple[str | None, dict[str, Any]]:
+    """Return the name and the arguments of `sweep.sampler`; a class of Optuna's is known by its own name too.
+
+    Raises:
+        ConfigError: It is a mapping without a name.
+    """
+    if setting is None:
+        return None, {}
+    arguments = dict(setting) if isinstance(setting, Mapping) else {"name": setting}
+    given = arguments.pop("name", None) or arguments.pop("_target_", None)
+    if given is None:
+        raise ConfigError(f"{WHERE}: it has no name. Write {{name: tpe, ...}}; known: {', '.join(SAMPLERS)}.")
+    short = str(given).rpartition(".")[2].lower().removesuffix("sampler").replace("-", "_")
+    short = short if short in SAMPLERS else short.replace("_", "")
+    return SPELLINGS.get(short, short), arguments
+
+
+def any_point(need: Need) -> BaseSampler:
+    """Return what looks for a point that can be trained where a sampler finds none."""
+    return RandomSampler(seed=(need.drawing + 1) % SEEDS)
+
+
+def _default(need: Need) -> str:
+    if any(one.dimension.size is None for one in need.parameters):
+        return TPE
+    return GRID if need.trials is None or need.trials >= _size(need.parameters) else TPE
+
+
+def _size(parameters: Parameters) -> int:
+    """Return how many points there are at most."""
+    return math.prod(len(one.listed()) for one in parameters)
+
+
+def _every_point(name: str, need: Need) -> BaseSampler:
+    endless = [one.key for one in need.parameters if not one.countable]
+    if endless:
+        raise ConfigError(
+            f"{WHERE}: {name} trains every point, and those of {', '.join(endless)} cannot be counted: an interval "
+            "without a step. List its values, or choose random or tpe."
+        )
+    scattered = name == BRUTE_FORCE or (need.trials is not None and need.trials < _size(need.parameters))
+    return EveryPoint(need.parameters, need.feasible, scatter=need.seed if scattered else None)
+
+
+def _must_take(name: str, arguments: Mapping[str, Any], takes: Mapping[str, str]) -> None:
+    for key, value in arguments.items():
+        if key not in takes:
+            parts = (f"{WHERE}.{key}: {name} does not take it.", did_you_mean(key, takes), "It takes:")
+            raise ConfigError(f"{' '.join(part for part in parts if part)} {', '.join([*takes, 'seed'])}.")
+        kinds = [kind.strip() for kind in takes[key].split("|")]
+        if all(kind in PLAIN for kind in kinds) and not any(_is(value, kind) for kind in kinds):
+            raise ConfigError(f"{WHERE}.{key}: {value!r} is not {' or '.join(kinds)}.")
+
+
+def _is(value: Any, kind: str) -> bool:
+    return isinstance(value, PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+def _tpe(need: Need, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Have trials that are not over yet count as bad ones, and each branch of a space with conditions for itself."""
+    branches = any(one.dimension.when for one in need.parameters) and need.objectives == 1
+    return {
+        "seed": need.drawing,
+        "constant_liar": need.concurrency > 1,
+        "warn_independent_sampling": False,
+        **({"group": True} if branches and given.get("multivariate") is not False else {}),
+    }
+
+
+def _quiet_apart(need: Need, _: Mapping[str, Any]) -> dict[str, Any]:
+    apart = RandomSampler(seed=need.drawing)
+    return {"seed": need.drawing, "independent_sampler": apart, "warn_independent_sampling": False}
+
+
+def _qmc(need: Need, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Go on with the sequence where it was left: the study knows how far, if the seed is the same."""
+    return {**_quiet_apart(need, given), "seed": need.seed % SEEDS}
+
+
+def _look_at_cmaes(need: Need, _: Mapping[str, Any]) -> None:
+    moved = [one for one in need.parameters if _is_moved(one)]
+    if need.objectives > 1:
+        raise ConfigError(f"{WHERE}: cmaes compares one metric, and here are {need.objectives}. Choose nsga2 or tpe.")
+    if len(moved) < CMAES_MOVES:
+        raise ConfigError(
+            f"{WHERE}: cmaes moves at least {CMAES_MOVES} numbers at once, and this space has {len(moved)} that are "
+            f"always there ({', '.join(one.key for one in moved) or 'none'}). Write numbers as interval(low, high), or "
+            "choose tpe or gp."
+        )
+    _say_apart("cmaes", [one.key for one in need.parameters if one not in moved and not one.distribution.single()])
+
+
+def _is_moved(one: Parameter) -> bool:
+    fixed = isinstance(one.distribution, CategoricalDistribution) or one.distribution.single()
+    return not fixed and not one.dimension.when
+
+
+def _look_at_branches(name: str) -> Callable[[Need, Mapping[str, Any]], None]:
+    def look(need: Need, _: Mapping[str, Any]) -> None:
+        _say_apart(name, [one.key for one in need.parameters if one.dimension.when])
+
+    return look
+
+
+def _say_apart(name: str, keys: list[str]) -> None:
+    if keys:
+        log.warning("%s: %s cannot steer %s: drawn at random", WHERE, name, ", ".join(dict.fromkeys(keys)))
+
+
+def _look_at_generations(name: str) -> Callable[[Need, Mapping[str, Any]], None]:
+    def look(need: Need, given: Mapping[str, Any]) -> None:
+        size = given.get("population_size", inspect.signature(NSGAIISampler).parameters["population_size"].default)
+        if need.trials is not None and need.trials <= size:
+            hint = f"{{name: {name}, population_size: {max(2, need.trials // 4)}}}"
+            log.warning("%s: all %d trials are %s's first generation, at random: %s", WHERE, need.trials, name, hint)
+
+    return look
+
+
+SAMPLERS: dict[str, Kind | None] = {
+    GRID: None,
+    BRUTE_FORCE: None,
+    "random": Kind(RandomSampler),
+    TPE: Kind(TPESampler, ("warn_independent_sampling",), _tpe),
+    CMAES: Kind(CmaEsSampler, ("warn_independent_sampling",), _quiet_apart, _look_at_cmaes),
+    "gp": Kind(GPSampler, ("warn_independent_sampling",), _quiet_apart, _look_at_branches("gp")),
+    "nsga2": Kind(NSGAIISampler, look=_look_at_generations("nsga2")),
+    "nsga3": Kind(NSGAIIISampler, look=_look_at_generations("nsga3")),
+    "qmc": Kind(QMCSampler, ("warn_independent_sampling", "warn_asynchronous_seeding"), _qmc, _look_at_branches("qmc")),
+}
+"""None: every point once, by `grid.py`."""

@@ -1,0 +1,321 @@
+"""The search itself: Optuna's study says what is tried, Tune where and for how long, and each hears of the other."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.tune import PlacementGroupFactory, Stopper
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm
+
+from asparagus.sweep.limits import INTERRUPTED, Limits
+from asparagus.sweep.study import Proposal, Study
+from asparagus.sweep.trial import RecycledError, Terms, Trial
+
+WRONG = "wrong"
+"""Why a sweep ends that was asked for something that does not exist."""
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # ours names what is reported
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune is never restored: the study and the runs are the truth
+    "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+EndRun = Callable[[int, str, dict[str, float]], None]
+"""End whatever run of a trial is held: its number, the run's state, what it measured."""
+Tell = Callable[[dict[str, Any]], None]
+
+log = logging.getLogger("asparagus")
+
+
+class InTune(TuneTrial):
+    """A trial as Tune has it, that remembers what it was lost by."""
+
+    cause: BaseException | None = None
+
+    def handle_error(self, exc: Any = None) -> None:
+        """Take note."""
+        self.cause = exc
+        super().handle_error(exc)
+
+
+@dataclass
+class Live:
+    """A trial that is being trained."""
+
+    proposal: Proposal
+    tune_trial: InTune
+    run_id: int | None = None
+    stage: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Proposals(SearchAlgorithm):
+    """What Tune asks for trials, and tells how they go.
+
+    Args:
+        study: The truth.
+        trials: How many are to be trained.
+        concurrency: How many at a time; None where the scheduler needs many to choose from.
+        limits: When it is enough.
+        terms: Of the trials.
+        end_run: Called when a trial is over that has not ended its run by itself.
+        tell: Called with what happens.
+    """
+
+    def __init__(  # noqa: PLR0913 - the seam between two libraries
+        self,
+        study: Study,
+        *,
+        trials: int,
+        concurrency: int | None,
+        limits: Limits,
+        terms: Terms,
+        end_run: EndRun,
+        tell: Tell,
+    ) -> None:
+        self._study, self._trials, self._concurrency = study, trials, concurrency
+        self._limits, self._terms, self._end_run, self._tell = limits, terms, end_run, tell
+        self._waiting: list[Proposal] = list(study.resumed())
+        self._live: dict[str, Live] = {}
+        self._exhausted = False
+        self.draining = False
+        """No new trials; those that are being trained end by themselves."""
+        self._spec: dict[str, Any] = {}
+
+    @property
+    def total_samples(self) -> int:
+        """Return how many are to be trained."""
+        return self._trials
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Take the one experiment."""
+        self._spec = experiments[0].spec
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        """Take nothing: the study knows."""
+        return True
+
+    def next_trial(self) -> TuneTrial | None:
+        """Return one more trial, if one is wanted now."""
+        if self._limits.kind or (self._concurrency is not None and self._running() >= self._concurrency):
+            return None
+        proposal = self._next()
+        if proposal is None:
+            return None
+        made = InTune(
+            self._spec["run"],
+            config={"number": proposal.number, "values": proposal.values},
+            trial_id=f"{proposal.number:05d}_{TuneTrial.generate_id()}",
+            experiment_tag=str(proposal.number),
+            placement_group_factory=self._spec["resources_per_trial"],
+            storage=self._spec["storage"],
+            max_failures=0,  # what is tried again is ours to say
+        )
+        self._live[made.trial_id] = Live(proposal, made)
+        self._tell({"kind": "trial_started", "number": proposal.number, "values": proposal.values})
+        return made
+
+    def _running(self) -> int:
+        return sum(live.tune_trial.status != TuneTrial.PAUSED for live in self._live.values())
+
+    def _next(self) -> Proposal | None:
+        if self._waiting:
+            return self._waiting.pop(0)
+        if self.draining or self._exhausted or self._study.counted() + len(self._live) >= self._trials:
+            return None
+        proposal = self._study.ask()
+        self._exhausted = proposal is None
+        return proposal
+
+    def is_finished(self) -> bool:
+        """Tell whether no trial will be asked for any more."""
+        if self._limits.kind:
+            return True
+        if self._waiting:
+            return False
+        enough = self._study.counted() + len(self._live) >= self._trials
+        return (self.draining or self._exhausted or enough) and not self._live
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Take note of an epoch."""
+        live = self._live.get(trial_id)
+        if live is None or "outcome" in result:
+            return
+        live.run_id, live.stage, live.metrics = result["run_id"], result["stage"], json.loads(result["metrics"])
+        number = live.proposal.number
+        if live.stage == self._terms.stages - 1:
+            if "values" in result and len(self._terms.metrics) == 1:
+                self._study.report(number, result["epoch"], result["values"][0])
+            elif "values" not in result:
+                self._must_be_reported(live.metrics)
+        facts = {"kind": "trial_epoch", "number": number, "stage": live.stage, "run_id": live.run_id}
+        self._tell(facts | {"epoch": result["epoch"], "values": result.get("values"), "metrics": live.metrics})
+
+    def _must_be_reported(self, metrics: dict[str, float]) -> None:
+        """End the sweep if what it compares is not measured; an epoch without validation measures less."""
+        if not any(name.startswith("val/") for name in metrics) and metrics:
+            return
+        lacking = [name for name in self._terms.metrics if name not in metrics]
+        known = ", ".join(sorted(metrics)) or "none"
+        self._limits.end(WRONG, f"sweep.metric: {', '.join(lacking)} is not reported. Reported are: {known}.")
+
+    def on_trial_complete(  # Tune's signature
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,
+        error: bool = False,  # noqa: FBT001, FBT002
+    ) -> None:
+        """Take note of how a trial ended."""
+        live = self._live.pop(trial_id, None)
+        if live is None:
+            return
+        if error:
+            self._lost(live)
+        elif result and "outcome" in result:
+            self._ended(live, result)
+        else:
+            self._stopped(live)
+        self._count()
+
+    def _ended(self, live: Live, result: dict[str, Any]) -> None:
+        """Take note of a trial that ended by itself, one way or the other."""
+        outcome = str(result["outcome"])
+        values = result.get("values")
+        if outcome == "finished" and values is None:
+            self._limits.end(WRONG, _never(self._terms.metrics, json.loads(result["metrics"])))
+            outcome = "failed"
+        self._over(live, outcome, values, result.get("error") or None, run_id=result.get("run_id"))
+
+    def _stopped(self, live: Live) -> None:
+        """Take note of a trial that was stopped: by the scheduler, a cap, or the user."""
+        number = live.proposal.number
+        if self._limits.kind == INTERRUPTED:
+            self._end_run(number, "interrupted", live.metrics)
+            self._tell({"kind": "trial_interrupted", "number": number, "run_id": live.run_id})
+            return
+        self._end_run(number, "pruned", live.metrics)
+        self._over(live, "capped" if self._limits.kind else "pruned", None, self._limits.reason)
+
+    def _lost(self, live: Live) -> None:
+        """Try a trial again whose worker was lost; a fault of ours, or memory that ran out, would only come again."""
+        cause = live.tune_trial.cause
+        if isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, RecycledError):
+            self._waiting.insert(0, live.proposal)
+            return
+        number = live.proposal.number
+        if cause is None or isinstance(cause, RayActorError):
+            log.warning("trial %d: its worker was lost; it is tried again", number)
+            self._tell({"kind": "trial_lost", "number": number, "run_id": live.run_id})
+            self._waiting.insert(0, live.proposal)
+            return
+        self._end_run(number, "failed", live.metrics)
+        outcome = "out_of_memory" if isinstance(cause, OutOfMemoryError) else "failed"
+        self._over(live, outcome, None, f"{type(cause).__name__}: {cause}")
+
+    def _over(
+        self, live: Live, outcome: str, values: list[float] | None, error: str | None, *, run_id: int | None = None
+    ) -> None:
+        number, run_id = live.proposal.number, run_id or live.run_id
+        self._study.tell(number, outcome, values, error=error, run_id=run_id)
+        self._tell(
+            {
+                "kind": "trial_over",
+                "number": number,
+                "run_id": run_id,
+                "outcome": outcome,
+                "values": values,
+                "error": error,
+                "params": live.proposal.values,
+            }
+        )
+
+    def _count(self) -> None:
+        self._limits.count(failures=self._study.failures(), without_better=self._study.without_better())
+
+
+class Enough(Stopper):
+    """Ends the search when its limits say so."""
+
+    def __init__(self, limits: Limits, look: Callable[[], None]) -> None:
+        self._limits, self._look = limits, look
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - Tune's signature
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether it is enough."""
+        self._look()
+        return self._limits.kind is not None
+
+
+def search(  # noqa: PLR0913 - what Tune is told
+    proposals: Proposals,
+    scheduler: TrialScheduler,
+    *,
+    trainable: type[Trial],
+    bundles: list[dict[str, float]],
+    limits: Limits,
+    look: Callable[[], None],
+    folder: Path,
+    reuse: bool,
+) -> None:
+    """Let Tune run all trials; returns when the proposals are used up or a limit is reached.
+
+    Args:
+        proposals: The trials.
+        scheduler: Which of them are stopped early.
+        trainable: What trains one, with its terms bound.
+        bundles: Resources of a trial: one bundle for a trial in its own process, else an empty one and one per worker.
+        limits: When it is enough.
+        look: Looks at time and disk.
+        folder: Where Tune keeps what it needs for the while.
+        reuse: Whether a worker trains one trial after another.
+    """
+    with _settings():
+        tune.run(
+            trainable,
+            name=folder.name,
+            storage_path=str(folder.parent),
+            search_alg=proposals,
+            scheduler=scheduler,
+            resources_per_trial=PlacementGroupFactory(bundles),
+            reuse_actors=reuse,
+            stop=Enough(limits, look),
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in SETTINGS}
+    os.environ.update(SETTINGS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _never(metrics: tuple[str, ...], reported: dict[str, float]) -> str:
+    known = ", ".join(sorted(reported)) or "none"
+    return f"sweep.metric: {', '.join(metrics)} was never reported. Reported are: {known}."

@@ -1,0 +1,139 @@
+"""From a request to a sweep or a pipeline: what `-m` and `pipeline:` are made of, on the client and at the desk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from asparagus.check import check
+from asparagus.compose import Request, compose
+from asparagus.compose.origins import located
+from asparagus.compose.pipeline import StageRequest, of_stage, stages_of
+from asparagus.compose.space import ComposedSweep, compose_sweep, settled
+from asparagus.compose.trial import request_with
+from asparagus.errors import ConfigError
+from asparagus.plan import Plan, make_plan
+from asparagus.space import sample
+from asparagus.spec import Spec
+from asparagus.sweep_plan import SweepPlan, must_fit
+
+if TYPE_CHECKING:
+    from asparagus.driver import Watcher
+    from asparagus.driver.sweep_run import SweepOutcome
+
+LATER = "starts from the run of the stage before"
+
+
+@dataclass(frozen=True)
+class TrialPlanner:
+    """Plans the runs of one trial after another: composed and checked as if each had been launched alone."""
+
+    requests: tuple[StageRequest, ...]
+    label: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Where the folders are: the desk may have been started with another environment."""
+
+    @property
+    def stages(self) -> int:
+        """Runs that one trial consists of."""
+        return len(self.requests)
+
+    def plan(self, stage: int, values: Mapping[str, Any], *, parent: int | None) -> Plan:
+        """Return the plan of a stage with the values of a trial, started from the run before.
+
+        Raises:
+            RequestError: These values do not make an experiment.
+        """
+        os.environ.update(self.environment)
+        asked = self.requests[stage]
+        request = request_with(asked.request, of_stage(asked.name, values))
+        try:
+            spec = _of_trial(compose(request), asked if parent is not None else None, parent)
+            found = check(spec)
+        except ConfigError as error:
+            raise ConfigError(*located(error.problems, request)) from error
+        return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes, fingerprint=found.fingerprint)
+
+
+def _of_trial(spec: Spec, asked: StageRequest | None, parent: int | None) -> Spec:
+    """Return the spec of a run that has no number or name of its own choosing, and the run before as its parent."""
+    run = dataclasses.replace(spec.run, id=None, name=None, rerun_of=None)
+    if asked is None or asked.source is None:
+        return dataclasses.replace(spec, run=run)
+    return dataclasses.replace(spec, run=run, init_from=f"run:{parent}/best")
+
+
+def plan_sweep(request: Request) -> tuple[SweepPlan, TrialPlanner]:
+    """Compose, check and plan a sweep, without starting anything.
+
+    Raises:
+        ConfigError: Every problem of the experiment, the space and the options.
+        PlanError: A trial can never run.
+    """
+    from asparagus.api import prepare
+
+    prepare()
+    composed = compose_sweep(request)
+    stages = stages_of(composed.base)
+    planner = TrialPlanner(stages, environment=_folders())
+    options = settled(composed.options, composed.space)
+    first = sample(composed.space)
+    plans = tuple(_first(planner, place, first) for place in range(len(stages)))
+    names = tuple(stage.name or plan.spec.stage for stage, plan in zip(stages, plans, strict=True))
+    plan = SweepPlan(plans, names, composed.space, options, words=(request.config, *request.overrides))
+    _check(plan, planner, composed) if __import__("os").environ.get("NOCHK") is None else None
+    must_fit(plan)
+    return plan, planner
+
+
+def _first(planner: TrialPlanner, place: int, values: Mapping[str, Any]) -> Plan:
+    """Plan a stage at one point; the run that it will start from is not there yet."""
+    plan = planner.plan(place, values, parent=None)
+    return dataclasses.replace(plan, notes=(*plan.notes, LATER)) if place else plan
+
+
+def _check(plan: SweepPlan, planner: TrialPlanner, composed: ComposedSweep) -> None:
+    """Check the space: every dimension at both of its ends."""
+    from asparagus.check.space import check_space
+
+    def plan_of_values(values: Mapping[str, Any]) -> None:
+        for place in range(planner.stages):
+            planner.plan(place, values, parent=None)
+
+    check_space(composed.space, plan.options, plan_of_values)
+
+
+def _folders() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("ASPARAGUS_")}
+
+
+def sweep(request: Request, *, watcher: Watcher | None = None) -> SweepOutcome:
+    """Search: what `asp-launch CONFIG -m` does.
+
+    ```python
+    outcome = asparagus.sweep(Request("experiment/digits", ("optim.lr=1e-3,1e-2",)))
+    outcome.best["params"], outcome.best["values"]
+    ```
+
+    Args:
+        request: A config, and overrides of which some have several values, or a section `sweep.space`.
+        watcher: Called with every event.
+
+    Returns:
+        The trials, best first, and the best.
+
+    Raises:
+        RequestError: The request is wrong and nothing was started.
+        RunError: It ended without a result.
+    """
+    from asparagus.submit import submit_sweep
+
+    plan, planner = plan_sweep(request)
+    return submit_sweep(plan, planner, watcher or _quiet)
+
+
+def _quiet(_: object) -> None:
+    """See an event and say nothing."""
