@@ -3,6 +3,7 @@
 AsparagusError
 ├── RequestError          the request is wrong; nothing was started            exit status 2
 │   ├── ConfigError       an experiment file or an override
+│   │   └── PipelineError several experiments, where one is expected
 │   ├── DataError         a task, a split or a case
 │   ├── PlanError         what was asked does not fit where it should run
 │   └── RecordError       a run, a checkpoint or the tracking store
@@ -40,6 +41,10 @@ class ConfigError(RequestError):
         super().__init__("\n".join(problems))
         self.rest = rest
         self.problems = tuple(problem for text in problems for problem in text.split("\n"))
+
+
+class PipelineError(ConfigError):
+    """An experiment is several, where one is expected."""
 
 
 class DataError(RequestError):

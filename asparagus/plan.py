@@ -14,7 +14,7 @@ from asparagus.data import CASE_DATA
 from asparagus.errors import PlanError
 from asparagus.identity import identity
 from asparagus.secrets import without_passwords
-from asparagus.spec import Checkpointing, Parent, Spec, TrialOf
+from asparagus.spec import OF_STAGE, Checkpointing, Parent, Spec, TrialOf
 from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
@@ -90,7 +90,7 @@ class Plan:
                 "data",
                 f"{split}, fold {fold}" + (f": {cases}" if cases else " (not visible from here)") if split else "",
             ),
-            ("weights", _weights(self.parent)),
+            ("weights", _weights(self.parent, spec.init_from)),
             ("model", _model(spec)),
             ("optimizer", _optimizer(spec)),
             ("length", f"{_length(length)}, {trainer.get('precision', '32-true')}"),
@@ -213,7 +213,9 @@ def misfits(spec: Spec) -> Iterator[str]:
             )
 
 
-def _weights(parent: Parent | None) -> str:
+def _weights(parent: Parent | None, asked: str | None) -> str:
+    if asked is not None and asked.startswith(OF_STAGE):
+        return f"from the best checkpoint of stage {asked.removeprefix(OF_STAGE)}"
     if parent is None:
         return "from scratch"
     origin = f"run {parent.run_id}, step {parent.step}: " if parent.run_id else ""

@@ -147,6 +147,8 @@ class Spec:
         return cls(**{**values, **parts})
 
 
+OF_STAGE = "stage:"
+"""`init_from` of a pipeline's stage while the run that it starts from is not there yet."""
 ENDLESS = -1
 """`trainer.max_epochs` or `max_steps` without an end, as Lightning writes it."""
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from asparagus.check import check
-from asparagus.compose import Request, compose
+from asparagus.compose import Request, config_of, spec_of
 from asparagus.compose.origins import located
 from asparagus.compose.pipeline import StageRequest, of_stage, stages_of
 from asparagus.compose.space import ComposedSweep, compose_sweep, settled
-from asparagus.compose.trial import request_with
+from asparagus.compose.trial import config_with, request_with
 from asparagus.errors import ConfigError
 from asparagus.plan import Plan, make_plan
 from asparagus.space import sample
-from asparagus.spec import Spec
+from asparagus.spec import OF_STAGE, Spec
 from asparagus.sweep_plan import SweepPlan, must_fit
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from asparagus.driver import Watcher
     from asparagus.driver.sweep_run import SweepOutcome
-
-LATER = "starts from the run of the stage before"
 
 
 @dataclass(frozen=True)
@@ -41,29 +42,45 @@ class TrialPlanner:
         """Runs that one trial consists of."""
         return len(self.requests)
 
-    def plan(self, stage: int, values: Mapping[str, Any], *, parent: int | None) -> Plan:
-        """Return the plan of a stage with the values of a trial, started from the run before.
+    def plan(self, stage: int, values: Mapping[str, Any], *, before: Sequence[int] | None) -> Plan:
+        """Return the plan of a stage with the values of a trial, started from a run before it.
+
+        Args:
+            stage: Place in the pipeline.
+            values: Of the trial.
+            before: The runs of the stages before; None while they are not there.
 
         Raises:
             RequestError: These values do not make an experiment.
         """
         os.environ.update(self.environment)
         asked = self.requests[stage]
-        request = request_with(asked.request, of_stage(asked.name, values))
+        own = of_stage(asked.name, values)
+        request = request_with(asked.request, own)
         try:
-            spec = _of_trial(compose(request), asked if parent is not None else None, parent)
+            config = config_with(_composed(asked.request), asked.request, own)
+            names = [one.name for one in self.requests]
+            source = None if asked.source is None or before is None else before[names.index(asked.source)]
+            spec = _of_trial(spec_of(config, request), asked, source)
             found = check(spec)
         except ConfigError as error:
             raise ConfigError(*located(error.problems, request)) from error
         return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes, fingerprint=found.fingerprint)
 
 
-def _of_trial(spec: Spec, asked: StageRequest | None, parent: int | None) -> Spec:
+@cache
+def _composed(request: Request) -> DictConfig:
+    """Compose what all trials share, once in a process: it is most of the work of planning one."""
+    return config_of(request)
+
+
+def _of_trial(spec: Spec, asked: StageRequest, parent: int | None) -> Spec:
     """Return the spec of a run that has no number or name of its own choosing, and the run before as its parent."""
     run = dataclasses.replace(spec.run, id=None, name=None, rerun_of=None)
-    if asked is None or asked.source is None:
+    if asked.source is None:
         return dataclasses.replace(spec, run=run)
-    return dataclasses.replace(spec, run=run, init_from=f"run:{parent}/best")
+    source = f"{OF_STAGE}{asked.source}" if parent is None else f"run:{parent}/best"
+    return dataclasses.replace(spec, run=run, init_from=source)
 
 
 def plan_sweep(request: Request) -> tuple[SweepPlan, TrialPlanner]:
@@ -81,18 +98,12 @@ def plan_sweep(request: Request) -> tuple[SweepPlan, TrialPlanner]:
     planner = TrialPlanner(stages, environment=_folders())
     options = settled(composed.options, composed.space)
     first = sample(composed.space)
-    plans = tuple(_first(planner, place, first) for place in range(len(stages)))
+    plans = tuple(planner.plan(place, first, before=None) for place in range(len(stages)))
     names = tuple(stage.name or plan.spec.stage for stage, plan in zip(stages, plans, strict=True))
     plan = SweepPlan(plans, names, composed.space, options, words=(request.config, *request.overrides))
-    _check(plan, planner, composed) if __import__("os").environ.get("NOCHK") is None else None
+    _check(plan, planner, composed)
     must_fit(plan)
     return plan, planner
-
-
-def _first(planner: TrialPlanner, place: int, values: Mapping[str, Any]) -> Plan:
-    """Plan a stage at one point; the run that it will start from is not there yet."""
-    plan = planner.plan(place, values, parent=None)
-    return dataclasses.replace(plan, notes=(*plan.notes, LATER)) if place else plan
 
 
 def _check(plan: SweepPlan, planner: TrialPlanner, composed: ComposedSweep) -> None:
@@ -101,7 +112,7 @@ def _check(plan: SweepPlan, planner: TrialPlanner, composed: ComposedSweep) -> N
 
     def plan_of_values(values: Mapping[str, Any]) -> None:
         for place in range(planner.stages):
-            planner.plan(place, values, parent=None)
+            planner.plan(place, values, before=None)
 
     check_space(composed.space, plan.options, plan_of_values)
 

@@ -22,7 +22,7 @@ from asparagus.plan import batches_of, misfits
 from asparagus.python_file import MODEL_OF, changed
 from asparagus.record.numbers import find_folder
 from asparagus.secrets import missing, references
-from asparagus.spec import Parent, Spec
+from asparagus.spec import OF_STAGE, Parent, Spec
 from asparagus.stages import STAGES, Stage
 
 LIGHTNINGS = "pytorch_lightning."
@@ -135,6 +135,8 @@ def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Found | Non
                 f"{spec.stage.replace('finetune', 'train')}."
             )
         return None
+    if spec.init_from.startswith(OF_STAGE):
+        return None  # its run is not there yet
     if needed == "never" and spec.run.mode == "fit" and not _of_this_stage(spec):
         problems.append(f"init_from: {spec.init_from!r} given, but {spec.stage} starts from nothing. Leave it out.")
         return None

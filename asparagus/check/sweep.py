@@ -97,7 +97,8 @@ def _sampler(asked: SweepOptions) -> Iterator[str]:
 def _scheduler(asked: SweepOptions) -> Iterator[str]:
     where = "sweep.scheduler"
     name = scheduler_of(asked)
-    if name not in SCHEDULERS:
+    nameless = isinstance(asked.scheduler, Mapping) and name_of(asked.scheduler) is None
+    if nameless or name not in SCHEDULERS:
         yield from _no_name(where, asked.scheduler, SCHEDULERS)
         return
     if name != NONE and len(one_or_more(asked.metric)) > 1:

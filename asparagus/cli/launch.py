@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asparagus.errors import PipelineError
+
 if TYPE_CHECKING:
     from asparagus.compose import Request
     from asparagus.driver import Outcome
@@ -85,7 +87,14 @@ def launch(arguments: Sequence[str]) -> int:
         from asparagus.cli.sweep import launch_sweep
 
         return launch_sweep(request, dry_run=options.dry_run or options.check, as_json=options.json)
-    plan = plan_request(request)
+    from asparagus.compose.pipeline import names_a_stage
+
+    try:
+        if names_a_stage(request):
+            return _pipeline(request, options)
+        plan = plan_request(request)
+    except PipelineError:
+        return _pipeline(request, options)
     if options.dry_run or options.check:
         if not (options.json and options.check):
             print(json.dumps(plan.to_dict()) if options.json else plan.describe(), flush=True)
@@ -93,6 +102,24 @@ def launch(arguments: Sequence[str]) -> int:
     outcome = carry_out(plan)
     if options.json:
         print(json.dumps(outcome.to_dict()))
+    return 0
+
+
+def _pipeline(request: Request, options: argparse.Namespace) -> int:
+    """Carry out one stage after the other, or show their plans."""
+    from asparagus.pipelines import plans_of, run_pipeline
+
+    if options.dry_run or options.check:
+        plans = plans_of(request)
+        if options.json:
+            print(json.dumps({"stages": {name: plan.to_dict() for name, plan in plans}}))
+        else:
+            print("\n\n".join(f"--- {name} ---\n{plan.describe()}" for name, plan in plans))
+        return 0
+    outcomes = {name: outcome.to_dict() for name, outcome in run_pipeline(request, carry_out)}
+    if options.json:
+        *_, last = outcomes.values()
+        print(json.dumps({**last, "stages": outcomes}))
     return 0
 
 

@@ -18,7 +18,7 @@ from asparagus.compose.schema import fill, unread
 from asparagus.compose.spellings import older_of, spelled_our_way
 from asparagus.compose.sweep_section import SECTION, options_of
 from asparagus.compose.tree import get
-from asparagus.errors import ConfigError
+from asparagus.errors import ConfigError, PipelineError
 from asparagus.paths import expanded, get_paths, get_tracking_uri
 from asparagus.secrets import without_passwords
 from asparagus.spec import Paths, Spec
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from asparagus.spec import Site
 
+
+PIPELINE = "pipeline"
+"""The section of an experiment that is several."""
 
 log = logging.getLogger("asparagus")
 
@@ -94,6 +97,11 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
     """
     paths = get_paths()
     values = plain_values(config)
+    if isinstance(stages := values.tree.get(PIPELINE), dict):
+        raise PipelineError(
+            f"{PIPELINE}: this experiment is several, {', '.join(map(str, stages))}: asp-launch runs them in turn. Here, "
+            "name the config of one of them."
+        )
     problems = values.problems
     problems += _of_sweep(values, request)
     tree = spelled_our_way(values.tree, gpus_of(values.tree), problems)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from asparagus.compose.composer import PYTHON, Request
+from asparagus.compose.experiment import PIPELINE, config_of
+from asparagus.compose.trial import words_of
 from asparagus.errors import ConfigError, did_you_mean
 
-PIPELINE = "pipeline"
 SEPARATOR = ":"
 """Between a stage of a pipeline and a key of it: `pretrain:optim.lr`."""
 KEYS = ("config", "overrides", "from")
@@ -32,8 +33,6 @@ def stages_of(request: Request) -> tuple[StageRequest, ...]:
     Raises:
         ConfigError: The pipeline is not as it has to be, or a word names none of its stages.
     """
-    from asparagus.compose.experiment import config_of
-
     own = dataclasses.replace(request, overrides=tuple(word for word in request.overrides if word.startswith("sweep")))
     if request.config.endswith(PYTHON):
         return (StageRequest("", request),)
@@ -53,6 +52,11 @@ def stages_of(request: Request) -> tuple[StageRequest, ...]:
     for name, given in plain.items():
         made.append(_stage(str(name), given, request, made))
     return tuple(made)
+
+
+def names_a_stage(request: Request) -> bool:
+    """Tell whether a word is meant for a stage of a pipeline: `pretrain:optim.lr=1e-3`."""
+    return any(SEPARATOR in word.partition("=")[0] for word in request.overrides)
 
 
 def of_stage(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def _stage(name: str, given: Any, request: Request, before: list[StageRequest]) 
     if source is not None and source not in known:
         there = ", ".join(known) or "none"
         raise ConfigError(f"{key}.from: {source!r} is no stage before it. Those before it: {there}.")
-    words = [f"{word}={_written(value)}" for word, value in (given.get("overrides") or {}).items()]
+    words = words_of(given.get("overrides") or {})
     words += [meant for word in request.overrides if (meant := _meant(word, name)) is not None]
     return StageRequest(name, dataclasses.replace(request, config=str(given["config"]), overrides=tuple(words)), source)
 
@@ -105,23 +109,3 @@ def _no_stage(words: Iterable[str], names: Iterable[str]) -> None:
             near = did_you_mean(stage, known)
             raise ConfigError(" ".join(filter(None, (f"{word}: there is no stage {stage!r}.", near, where))))
 
-
-def _written(value: Any) -> str:
-    from omegaconf import OmegaConf
-
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, dict)):
-        return str(OmegaConf.to_yaml(OmegaConf.create({"v": value}))) and _flow(value)
-    return str(value)
-
-
-def _flow(value: Any) -> str:
-    """Return a list or section in Hydra's grammar."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_flow(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_flow, value)) + "]"
-    return _written(value)

@@ -142,9 +142,11 @@ def _option(key: str, value: Any, folders: Sequence[Path]) -> Any:
         return [_option(key, part, folders) for part in value]
     if value is None or isinstance(value, (bool, dict)):
         return value
-    option = str(value)
-    if "${" not in option and not is_option(_bare(key), option, folders):
-        raise ConfigError(one_of(key, option, options_of(_bare(key), folders)))
+    option, group = str(value), _bare(key)
+    if "${" not in option and not is_option(group, option, folders):
+        inside, slash, _ = option.rpartition("/")
+        beside = [f"{inside}{slash}{name}" for name in options_of(f"{group}{slash}{inside}", folders)]
+        raise ConfigError(one_of(key, option, beside or options_of(group, folders)))
     return option
 
 

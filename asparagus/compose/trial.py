@@ -90,7 +90,7 @@ def with_values(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     for key, value in values.items():
         try:
             OmegaConf.update(changed, key, value, merge=True, force_add=True)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, ValueError, IndexError) as error:  # the latter two: of lists
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{key}: {value!r} cannot take the place of what is there: {reason}") from error
     return typed_last(changed, words_of(values))

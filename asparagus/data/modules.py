@@ -17,6 +17,12 @@ from asparagus.errors import ConfigError, DataError, one_of
 class CaseDataModule(pl.LightningDataModule):
     """Feeds the cases of a task; it shards over the ranks itself, so the Trainer must not replace its samplers."""
 
+    # What `setup` reads; of test data there may be none.
+    task: Task | None = None
+    train_set: CaseDataset | None = None
+    val_set: CaseDataset | None = None
+    test_set: NamedCaseDataset | None = None
+
     def __init__(
         self,
         root: str,
@@ -46,8 +52,7 @@ class CaseDataModule(pl.LightningDataModule):
             kind: `pretrain`, `seg` or `cls`.
             split: Name of the split file, without `.json`.
             fold: Which of its folds.
-            test_split: Name of the file in the task's folder that lists the test cases, or has a `test` part in its
-                folds; None takes that of the split's fold, and where there is none there are no test data.
+            test_split: Name of the file that lists the test cases (see `read_test`); None: the split's own, if any.
             batch_size: Items per step and worker.
             patch_size: Voxels per axis; None keeps whole cases.
             dimensions: `2D` or `3D`.
@@ -69,19 +74,14 @@ class CaseDataModule(pl.LightningDataModule):
         if batch_size < 1:
             raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
         self.root, self.task_name, self.kind = root, task, kind
-        self.split, self.fold, self.test_split = split, fold, test_split
-        self.batch_size, self.patch_size = batch_size, patch_size
+        self.split, self.fold, self.batch_size, self.patch_size = split, fold, batch_size, patch_size
         self.samples_per_epoch, self.seed, self.rank, self.world_size = samples_per_epoch, seed, rank, world_size
-        self.cache, self.augment, self.dimensions = cache, augment, DIMENSIONS[dimensions]
+        self.cache, self.augment, self.dimensions, self.test_split = cache, augment, DIMENSIONS[dimensions], test_split
         self.workers: dict[str, Any] = {
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
             "pin_memory": pin_memory,
         }
-        self.task: Task | None = None
-        self.train_set: CaseDataset | None = None
-        self.val_set: CaseDataset | None = None
-        self.test_set: NamedCaseDataset | None = None
 
     @property
     def test_name(self) -> str:

@@ -40,7 +40,7 @@ from asparagus.record.run_folder import (
     write_state,
 )
 from asparagus.record.standing import Standing, standing
-from asparagus.spec import Assignment, Parent, Spec
+from asparagus.spec import OF_STAGE, Assignment, Parent, Spec
 from asparagus.stages import STAGES
 
 NOT_TOLD = ("site", "paths", "run")
@@ -110,6 +110,8 @@ def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterato
     Raises:
         RequestError: It cannot be recorded, is being trained by another process, or has changed under `run.strict`.
     """
+    if (plan.spec.init_from or "").startswith(OF_STAGE):
+        raise RecordError(f"init_from: {plan.spec.init_from} is a pipeline's own. Give a run: init_from=run:<id>/best")
     floor, since = recorder.largest_number(), _since(plan, seen.result())
     while True:
         place = _place(plan, floor)

@@ -9,9 +9,9 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 import threading
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -43,8 +43,8 @@ class Planner(Protocol):
 
     stages: int
 
-    def plan(self, stage: int, values: Mapping[str, Any], *, parent: int | None) -> Plan:
-        """Return the plan of a stage with the values of a trial, started from the run before.
+    def plan(self, stage: int, values: Mapping[str, Any], *, before: Sequence[int] | None) -> Plan:
+        """Return the plan of a stage with the values of a trial, started from a run before it.
 
         Raises:
             RequestError: These values do not make an experiment.
@@ -59,9 +59,9 @@ class Desk:
         tracking_uri: Of the store, as the experiment writes it.
         results: Where a local store keeps artifacts.
         models: The folder of all runs.
-        attempts: How often one launch trains a run that is lost.
         secrets: Environment variables, sealed.
         home: Where the driver stands.
+        command: What was typed: the record of every run says it.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - over the wire
@@ -70,24 +70,25 @@ class Desk:
         tracking_uri: str,
         results: str,
         models: str,
-        attempts: int,
         secrets: Sealed,
         home: str,
+        command: list[str],
     ) -> None:
+        sys.argv[:] = command
         os.environ.update(secrets.values)
         os.chdir(home)
-        self._planner, self._models, self._attempts = planner, Path(models), attempts
+        self._planner, self._models = planner, Path(models)
         with looking() as seen:
             self._recorder = Recorder(str(reveal(tracking_uri)), Path(results) / "mlartifacts", self._models)
             self._seen: Future[Surroundings] = Future()
             self._seen.set_result(seen.result())
         self._closing = ThreadPoolExecutor(1, thread_name_prefix="close")
+        self._planning = threading.Lock()  # Hydra has one state for a whole process
         self._shared = threading.Lock()
         self._changed = threading.Condition()
         self._held: dict[int, tuple[Begun, ExitStack]] = {}
         self._of_trial: dict[tuple[int, int], tuple[int, Any]] = {}
-        self._tries: Counter[tuple[int, int]] = Counter()
-        self._told_end: dict[int, Future[None]] = {}
+        self._busy: dict[str, int] = {}  # an actor -> the trial that it took last
         self._sweep_id = 0
 
     def open(self, plan: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +109,8 @@ class Desk:
         stage: int,
         values: dict[str, Any],
         *,
-        parent: int | None = None,
-        trainer: Any = None,
+        before: Sequence[int] = (),
+        trainer: tuple[str, Any] | None = None,
         pointer: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Begin the run of a stage of a trial, go on with it, or tell how it ended before.
@@ -118,15 +119,15 @@ class Desk:
             number: Of the trial.
             stage: Place in the pipeline.
             values: Of the trial.
-            parent: The run of the stage before.
-            trainer: The actor that asks; one that had the run before is told to leave it.
+            before: The runs of the stages before.
+            trainer: The actor that asks, and its id; one that had the run before is told to leave it.
             pointer: The state of another trial to go on from.
 
         Returns:
             `run_id`, `folder`, `monitor`, `over`, then `metrics` or `assignment` and `plan`; or `refused`, `outcome`.
         """
         try:
-            return self._begin(number, stage, values, parent=parent, trainer=trainer, pointer=pointer)
+            return self._begin(number, stage, values, before=before, trainer=trainer, pointer=pointer)
         except RequestError as error:
             return {"refused": str(error), "outcome": "failed"}
 
@@ -136,24 +137,24 @@ class Desk:
         stage: int,
         values: dict[str, Any],
         *,
-        parent: int | None,
-        trainer: Any,
+        before: Sequence[int],
+        trainer: tuple[str, Any] | None,
         pointer: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        self._leave_behind(number, stage, trainer)
+        taken = self._of_trial.get((number, stage))
+        if taken is not None and trainer is not None:
+            self._leave_behind(number, taken[1], trainer)
+        if trainer is not None:
+            self._busy[trainer[0]] = number
         last = stage == self._planner.stages - 1
-        plan = self._planner.plan(stage, values, parent=parent)
+        with self._planning:
+            plan = self._planner.plan(stage, values, before=before)
         plan = dataclasses.replace(plan, trial=TrialOf(self._sweep_id, number, stage, last))
-        if self._tries[number, stage] > self._attempts:
-            return {
-                "refused": f"trial {number}: its worker was lost {self._attempts + 1} times (run.max_failures)",
-                "outcome": "lost",
-            }
-        made = self._hold_or_find(plan)
+        made = self._again(taken[0], plan) if taken is not None and taken[0] in self._held else None
+        made = made or self._hold_or_find(plan)
         if isinstance(made, Standing):
             ended = {"over": True, "metrics": made.facts.get("metrics", {})}
             return self._told(made.run_id, plan, str(made.folder.path)) | ended
-        self._tries[number, stage] += 1
         self._of_trial[number, stage] = made.run_id, trainer
         exploit = self._exploit(made, values, pointer)
         assignment = dataclasses.replace(made.assignment, exploit=exploit)
@@ -162,6 +163,13 @@ class Desk:
             "assignment": assignment.to_dict(),
             "plan": plan.to_dict(),
         }
+
+    def _again(self, run_id: int, plan: Plan) -> Begun:
+        """Let a run go on that we hold: its worker was lost, or it was put aside, or has other settings now."""
+        made, stack = self._held[run_id]
+        made = dataclasses.replace(made, plan=plan, attempt=made.attempt + 1)
+        self._held[run_id] = made, stack
+        return made
 
     def end(self, run_id: int, state: str, metrics: dict[str, float], *, story: str = "") -> None:
         """End a run: its folder says so when this returns, the tracking store soon after."""
@@ -182,7 +190,7 @@ class Desk:
             log.warning("run %d: its end cannot be written (%s): it counts as unfinished", run_id, error.strerror)
         stack.close()
         with self._changed:
-            self._told_end[run_id] = self._closing.submit(self._close, run_id, state)
+            self._closing.submit(self._close, run_id, state)
             self._changed.notify_all()
 
     def end_trial(self, number: int, state: str, metrics: dict[str, float]) -> None:
@@ -229,15 +237,10 @@ class Desk:
         self._held[made.run_id] = made, stack
         return made
 
-    def _leave_behind(self, number: int, stage: int, trainer: Any) -> None:
-        """End the attempt of a worker that was lost, or that holds a paused trial."""
-        run_id, before = self._of_trial.pop((number, stage), (0, None))
-        if run_id not in self._held:
-            return
-        if before is not None and before != trainer:
-            _abandon(before)
-        self.end(run_id, INTERRUPTED, {})
-        self._told_end[run_id].result(timeout=CLOSE_S)  # the store knows one attempt of a run at a time
+    def _leave_behind(self, number: int, before: tuple[str, Any] | None, trainer: tuple[str, Any]) -> None:
+        """Have the actor that held the trial let go of it, unless it has gone on to another one."""
+        if before is not None and before[0] != trainer[0] and self._busy.get(before[0]) == number:
+            _abandon(before[1])
 
     def _exploit(self, made: Begun, values: dict[str, Any], pointer: dict[str, Any] | None) -> Exploit | None:
         """Return the other one's state to go on from: asked for now, or by an attempt that came to nothing."""

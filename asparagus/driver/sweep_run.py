@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,9 +105,9 @@ def _desk(plan: SweepPlan, planner: Planner) -> Iterator[Any]:
         str(spec.site.tracking_uri),
         spec.paths.results,
         spec.paths.models,
-        spec.run.max_failures,
         Sealed({**_secrets(plan), **_tracking()}),
         str(Path.cwd()),
+        sys.argv,
     )
 
 
@@ -204,6 +205,7 @@ def _run(
             concurrency=None if name in PAUSING else plan.concurrency or _cluster_holds(plan),
             limits=limits,
             terms=terms,
+            attempts=plan.last.spec.run.max_failures + 1,
             end_run=lambda number, state, metrics: ray.get(desk.end_trial.remote(number, state, metrics)),
             tell=tell,
         )
@@ -384,6 +386,7 @@ def _row(study: Study, ranked: Any, folder: RunFolder) -> dict[str, Any]:
         "state": ranked.outcome,
         "params": ranked.params,
         "values": list(ranked.values),
+        "metrics": dict(zip(study.optuna.metric_names or (), ranked.values, strict=False)),
     }
     if ranked.run_id is None or ranked.outcome != "finished":
         return row

@@ -81,7 +81,7 @@ class EveryPoint(BaseSampler):
     ) -> Any:
         """Return any value: no point is left that agrees with what the trial was given."""
         one = next(one for one in self._parameters if one.name == param_name)
-        return one.stored(self._chance(trial.number).choice(one.listed()))
+        return one.stored(one.drawn(self._chance(trial.number)))
 
     def _pick(self, study: optuna.Study, number: int, known: Mapping[str, Any]) -> Point | None:
         """Return a point that was not proposed yet and agrees with what is known of it."""
@@ -96,7 +96,7 @@ class EveryPoint(BaseSampler):
             return None if self.is_exhausted(study) else self._next
         if self._scatter is not None:
             chance = self._chance(number)
-            drawn = (_drawn(self._parameters, chance) for _ in range(DRAWS))
+            drawn = (self._parameters.drawn(chance) for _ in range(DRAWS))
             if (found := next((point for point in self._stored(drawn) if is_new(point)), None)) is not None:
                 return found
         return next((point for point in self._points() if is_new(point)), None)
@@ -135,11 +135,3 @@ def _combinations(parameters: Sequence[Parameter], values: Values) -> Iterator[V
         return
     for value in first.listed():
         yield from _combinations(rest, {**values, first.key: value})
-
-
-def _drawn(parameters: Parameters, chance: random.Random) -> Values:
-    values: Values = {}
-    for one in parameters:
-        if one.dimension.exists(values):
-            values[one.key] = chance.choice(one.listed())
-    return values

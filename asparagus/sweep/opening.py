@@ -33,15 +33,15 @@ def of_this_search(
             f"sweep.mode: the study {name!r} was begun with {_modes(study.directions)}, and "
             f"{_modes(directions)} is asked now. sweep.resume=false begins another."
         )
-    asked, kept = json.loads(text_of(parameters.space.to_dict())), study.user_attrs.get(SPACE)
+    asked, kept = text_of(parameters.space.to_dict()), study.user_attrs.get(SPACE)
     if kept is None and study.get_trials(deepcopy=False):
         raise ConfigError(f"sweep.storage: the study {name!r} is not one of a sweep. Name another storage.")
     if kept is None:
-        study.set_user_attr(SPACE, text_of(asked))
-    elif json.loads(kept) != asked:
+        study.set_user_attr(SPACE, asked)
+    elif said := _difference(json.loads(kept), json.loads(asked)):
         raise ConfigError(
-            f"sweep.space: the study {name!r} has another space: {_difference(json.loads(kept), asked)}. Go on with "
-            "that one, or begin another sweep: sweep.resume=false."
+            f"sweep.space: the study {name!r} has another space: {said}. Go on with that one, or begin another sweep: "
+            "sweep.resume=false."
         )
     return study
 
@@ -92,7 +92,7 @@ def _modes(directions: list[StudyDirection]) -> str:
 
 
 def _difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Say in what two spaces differ."""
+    """Say in what two spaces differ; the order of their keys means nothing."""
     before, now = ({text_of([one["key"], one["when"]]): one for one in space["dimensions"]} for space in (kept, asked))
     said = []
     for place in dict.fromkeys([*before, *now]):
@@ -100,10 +100,10 @@ def _difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
         if mine != theirs:
             key = (mine or theirs or {})["key"]
             said.append(f"{key} was {_domain(mine)}, and is {_domain(theirs)} now")
-    if kept["constraints"] != asked["constraints"]:
+    if {*kept["constraints"]} != {*asked["constraints"]}:
         was, now_ = ("; ".join(space["constraints"]) or "none" for space in (kept, asked))
         said.append(f"the constraints were {was}, and are {now_} now")
-    return ", ".join(said) or "the order of its keys"
+    return ", ".join(said)
 
 
 def _domain(dimension: Mapping[str, Any] | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +59,18 @@ class Parameter:
             return range(domain.low, domain.high + 1, domain.step)
         assert isinstance(domain, FloatDistribution)
         return [_exact(domain, place) for place in range(_place(domain, domain.high) + 1)]
+
+    def drawn(self, chance: random.Random) -> Any:
+        """Return one of its values at random: of numbers on a logarithmic scale, each order of magnitude as often."""
+        domain = self.distribution
+        if isinstance(domain, CategoricalDistribution) or (self.countable and not getattr(domain, "log", False)):
+            return chance.choice(self.listed())
+        assert isinstance(domain, IntDistribution | FloatDistribution)
+        if not domain.log:
+            return chance.uniform(domain.low, domain.high)
+        value = math.exp(chance.uniform(math.log(domain.low), math.log(domain.high)))
+        value = min(max(value, domain.low), domain.high)
+        return round(value) if isinstance(domain, IntDistribution) else value
 
     def meant(self, stored: Any) -> Any:
         """Return the value that a stored one stands for."""
@@ -136,6 +150,14 @@ class Parameters:
         for one in self._all:
             if one.dimension.exists(values):
                 values[one.key] = one.suggest(trial)
+        return values
+
+    def drawn(self, chance: random.Random) -> Values:
+        """Return a point at random."""
+        values: Values = {}
+        for one in self._all:
+            if one.dimension.exists(values):
+                values[one.key] = one.drawn(chance)
         return values
 
     def values(self, params: Mapping[str, Any]) -> Values:

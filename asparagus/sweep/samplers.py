@@ -139,11 +139,6 @@ def named(setting: Any) -> tuple[str | None, dict[str, Any]]:
     return SPELLINGS.get(short, short), arguments
 
 
-def any_point(need: Need) -> BaseSampler:
-    """Return what looks for a point that can be trained where a sampler finds none."""
-    return RandomSampler(seed=(need.drawing + 1) % SEEDS)
-
-
 def _default(need: Need) -> str:
     if any(one.dimension.size is None for one in need.parameters):
         return TPE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from asparagus.sweep.limits import INTERRUPTED, Limits
 from asparagus.sweep.study import Proposal, Study
 from asparagus.sweep.trial import RecycledError, Terms, Trial
 
+SETTINGS_NOW = "asparagus.settings"
+"""A trial's values, where they are others than those that it began with (population based training)."""
 WRONG = "wrong"
 """Why a sweep ends that was asked for something that does not exist."""
 SETTINGS = {
@@ -71,6 +74,7 @@ class Proposals(SearchAlgorithm):
         concurrency: How many at a time; None where the scheduler needs many to choose from.
         limits: When it is enough.
         terms: Of the trials.
+        attempts: How often one launch tries a trial whose worker is lost.
         end_run: Called when a trial is over that has not ended its run by itself.
         tell: Called with what happens.
     """
@@ -83,13 +87,15 @@ class Proposals(SearchAlgorithm):
         concurrency: int | None,
         limits: Limits,
         terms: Terms,
+        attempts: int,
         end_run: EndRun,
         tell: Tell,
     ) -> None:
         self._study, self._trials, self._concurrency = study, trials, concurrency
         self._limits, self._terms, self._end_run, self._tell = limits, terms, end_run, tell
-        self._waiting: list[Proposal] = list(study.resumed())
+        self._waiting = [_as_it_was(study, proposal) for proposal in study.resumed()]
         self._live: dict[str, Live] = {}
+        self._attempts, self._losses = attempts, Counter[int]()
         self._exhausted = False
         self.draining = False
         """No new trials; those that are being trained end by themselves."""
@@ -117,7 +123,7 @@ class Proposals(SearchAlgorithm):
             return None
         made = InTune(
             self._spec["run"],
-            config={"number": proposal.number, "values": proposal.values},
+            config={"values": proposal.values},
             trial_id=f"{proposal.number:05d}_{TuneTrial.generate_id()}",
             experiment_tag=str(proposal.number),
             placement_group_factory=self._spec["resources_per_trial"],
@@ -152,10 +158,15 @@ class Proposals(SearchAlgorithm):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take note of an epoch."""
         live = self._live.get(trial_id)
-        if live is None or "outcome" in result:
-            return
+        if live is not None and "outcome" not in result:
+            self._note(live, result)
+
+    def _note(self, live: Live, result: dict[str, Any]) -> None:
         live.run_id, live.stage, live.metrics = result["run_id"], result["stage"], json.loads(result["metrics"])
-        number = live.proposal.number
+        number, params = live.proposal.number, json.loads(result["params"])
+        if params != live.proposal.values:  # it goes on from another one's state, with settings of its own
+            live.proposal = Proposal(number, params)
+            self._study.note(number, **{SETTINGS_NOW: params})
         if live.stage == self._terms.stages - 1:
             if "values" in result and len(self._terms.metrics) == 1:
                 self._study.report(number, result["epoch"], result["values"][0])
@@ -187,6 +198,8 @@ class Proposals(SearchAlgorithm):
         elif result and "outcome" in result:
             self._ended(live, result)
         else:
+            if result and "epoch" in result:  # of the epoch that it was stopped at, Tune tells here alone
+                self._note(live, result)
             self._stopped(live)
         self._count()
 
@@ -219,6 +232,11 @@ class Proposals(SearchAlgorithm):
             return
         number = live.proposal.number
         if cause is None or isinstance(cause, RayActorError):
+            self._losses[number] += 1
+            if self._losses[number] >= self._attempts:
+                self._end_run(number, "failed", live.metrics)
+                self._over(live, "lost", None, f"its worker was lost {self._attempts} times (run.max_failures): {cause}")
+                return
             log.warning("trial %d: its worker was lost; it is tried again", number)
             self._tell({"kind": "trial_lost", "number": number, "run_id": live.run_id})
             self._waiting.insert(0, live.proposal)
@@ -314,6 +332,11 @@ def _settings() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _as_it_was(study: Study, proposal: Proposal) -> Proposal:
+    """Return a trial that goes on with the settings that it had last."""
+    return Proposal(proposal.number, study.facts(proposal.number).get(SETTINGS_NOW, proposal.values))
 
 
 def _never(metrics: tuple[str, ...], reported: dict[str, float]) -> str:

@@ -113,9 +113,10 @@ def _file_of(url: str) -> Path | None:
 def _database(url: sa.URL) -> BaseStorage:
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if url.get_backend_name() == SQLITE:
-        factory = _WriteAhead if _is_local(Path(str(url.database)).parent) else sqlite3.Connection
-        arguments = {"connect_args": {"timeout": WAIT_S, "factory": factory}}
+        arguments = {"connect_args": {"timeout": WAIT_S}}
     _must_be_optunas(url, arguments)
+    if url.get_backend_name() == SQLITE and _is_local(Path(str(url.database)).parent):
+        arguments["connect_args"]["factory"] = _WriteAhead
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # Optuna fills in a template
     for attempt in range(TRIES):
         try:

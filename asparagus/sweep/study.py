@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from asparagus.sweep.grid import EveryPoint
 from asparagus.sweep.opening import existing, must_compare_alike, of_this_search, spelling
 from asparagus.sweep.parameters import Parameters
 from asparagus.sweep.ranking import DIVERGED, FAILURES, FINISHED, STATES, UNCOUNTED, Ranked
-from asparagus.sweep.samplers import Need, any_point, build_sampler
+from asparagus.sweep.samplers import Need, build_sampler
 from asparagus.sweep.storage import close_storage, open_existing, open_storage, quiet
 from asparagus.sweep.trial_table import ERROR, INFEASIBLE, INHERITED, OUTCOME, RUN_ID, Row, outcome, rows
 
@@ -34,10 +36,13 @@ ORIGIN = "asparagus.origin"
 OUT_OF_BOUNDS = "constraints:finite"
 """Where Optuna keeps by how much a trial breaks a constraint: above 0, TPE takes it for worse than any other."""
 MODES = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
-INFEASIBLE_IN_A_ROW = 500
-FROM_SAMPLER = 50
-"""After so many points in a row that break a constraint, they are drawn at random: a sampler may insist on its own."""
+FROM_SAMPLER = 10
+"""So many points are the sampler's own, as long as each breaks a constraint; the next is drawn at random."""
+DRAWS = 5000
+"""So many are drawn to find one that breaks none."""
 WAITING = (TrialState.WAITING,)
+LONGEST = 8000
+"""An error's text is cut there: some databases hold no more."""
 ENOUGH = 8
 """Trials that were trained to their end, for saying which parameters matter."""
 TOP, TOP_TRIALS = 0.1, 5
@@ -83,7 +88,7 @@ class Study:
         self.objectives = len(study.directions)
         self._storage: BaseStorage = study._storage  # noqa: SLF001 - values of a step, several at once, have no other way
         self._parameters, self._need = parameters, need
-        self._sampler, self._any = study.sampler, any_point(need)
+        self._sampler = study.sampler
         self._tally = Counter(outcome(trial) for trial in self._trials() if trial.state.is_finished())
         self._live: dict[int, tuple[int, set[int]]] = {}
 
@@ -152,21 +157,16 @@ class Study:
         Raises:
             ConfigError: No point that meets the constraints can be found.
         """
-        for attempt in range(INFEASIBLE_IN_A_ROW):
+        for attempt in itertools.count():
             if self._is_exhausted():
-                break
-            self.optuna.sampler = self._sampler if attempt < FROM_SAMPLER else self._any
-            try:
-                proposal = self._proposal(self.optuna.ask(), reported=set())
-            finally:
-                self.optuna.sampler = self._sampler
-            if proposal is not None:
+                if self.counted() or self.running():
+                    return None
+                raise _nearly_empty(self._parameters.space, "no point meets them all")
+            if attempt % FROM_SAMPLER == FROM_SAMPLER - 1:
+                self.optuna.enqueue_trial(self._drawn())
+            if (proposal := self._proposal(self.optuna.ask(), reported=set())) is not None:
                 return proposal
-        else:
-            raise _nearly_empty(self._need.parameters.space, f"{INFEASIBLE_IN_A_ROW} points in a row broke them")
-        if not self.counted() and not self._trials((TrialState.RUNNING,)):
-            raise _nearly_empty(self._need.parameters.space, "no point meets them all")
-        return None
+        raise AssertionError
 
     def report(self, number: int, step: int, value: float) -> None:
         """Say what a trial has measured after a step; said again, or after its end, it is not heard.
@@ -177,7 +177,7 @@ class Study:
         if live is None or step in live[1] or self.objectives > 1:
             return
         try:
-            self._storage.set_trial_intermediate_value(live[0], step, float(value))
+            self._storage.set_trial_intermediate_value(live[0], int(step), float(value))
         except UpdateFinishedTrialError:
             return
         live[1].add(step)
@@ -202,7 +202,7 @@ class Study:
             outcome = DIVERGED
         if outcome == DIVERGED:
             self._diverged(number, live)
-        facts = {RUN_ID: run_id, ERROR: error, OUTCOME: outcome}
+        facts = {RUN_ID: run_id, ERROR: error and error[:LONGEST], OUTCOME: outcome}
         self._over(number, STATES[outcome], values if outcome == FINISHED else None, facts)
 
     def note(self, number: int, **facts: Any) -> None:
@@ -289,6 +289,19 @@ class Study:
         self._over(trial.number, TrialState.FAIL, None, {OUTCOME: INFEASIBLE})
         return None
 
+    def _drawn(self) -> dict[str, Any]:
+        """Return a point at random that breaks no constraint.
+
+        Raises:
+            ConfigError: None is found.
+        """
+        space, asked = self._parameters.space, len(self._trials())
+        chance = random.Random(f"{self._need.seed}:{asked}")  # noqa: S311 - no secret
+        for _ in range(DRAWS):
+            if self._need.feasible(values := self._parameters.drawn(chance)):
+                return self._parameters.point(values)
+        raise _nearly_empty(space, f"of {DRAWS} points at random none meets them all")
+
     def _is_exhausted(self) -> bool:
         every = self._sampler
         return isinstance(every, EveryPoint) and every.is_exhausted(self.optuna) and not self._trials(WAITING)
@@ -297,8 +310,7 @@ class Study:
         for key, value in facts.items():
             if value is not None:
                 self._storage.set_trial_user_attr(self._live[number][0], key, value)
-        with quiet():
-            self.optuna.tell(number, values, state)
+        self.optuna.tell(number, values, state)
         self._tally[facts[OUTCOME]] += 1
         self._live.pop(number, None)
 

@@ -93,7 +93,8 @@ class Trial(Trainable):
         return True
 
     def _prepare(self, config: dict[str, Any]) -> None:
-        self._number, self._values = int(config["number"]), dict(config["values"])
+        # Not from the config: that of an exploited trial is copied from another one.
+        self._number, self._values = int(self.trial_id.partition("_")[0]), dict(config["values"])
         self._pointer: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
         self._gate: Gate | None = None
@@ -112,7 +113,7 @@ class Trial(Trainable):
         report = self._gate.reports.get()
         if isinstance(report, BaseException):
             raise report
-        facts: dict[str, Any] = {"number": self._number, "stage": self._stage, "run_id": self._run_id}
+        facts: dict[str, Any] = {"stage": self._stage, "run_id": self._run_id, "params": json.dumps(self._values)}
         if isinstance(report, Over):
             return {**facts, **self._measured(report.metrics), **_told(report), "done": True}
         epoch, metrics = report
@@ -178,7 +179,8 @@ class Trial(Trainable):
         from asparagus.sweep.gate import Gate
 
         self._gate = Gate()
-        me = ray.get_runtime_context().current_actor
+        context = ray.get_runtime_context()
+        me = (context.get_actor_id(), context.current_actor)
         self._thread = threading.Thread(target=self._carry_out, args=(self._gate, me), name="trial", daemon=True)
         self._thread.start()
 
@@ -211,11 +213,12 @@ class Trial(Trainable):
         gate.reports.put(over)
 
     def _stages(self, gate: Gate, me: Any) -> Over:
-        parent, metrics = None, {}
+        before: list[int] = []
+        metrics: dict[str, float] = {}
         for place in range(self._terms.stages):
             begun = ray.get(
                 self._desk.begin.remote(
-                    self._number, place, self._values, parent=parent, trainer=me, pointer=self._pointer
+                    self._number, place, self._values, before=before, trainer=me, pointer=self._pointer
                 )
             )
             if "refused" in begun:
@@ -224,7 +227,7 @@ class Trial(Trainable):
             self._compared = begun["monitor"]
             self._replay(gate)
             metrics = begun["metrics"] if begun["over"] else self._train(gate, begun)
-            parent = self._run_id
+            before.append(begun["run_id"])
         return Over("finished", metrics)
 
     def _replay(self, gate: Gate) -> None:

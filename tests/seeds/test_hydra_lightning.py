@@ -21,10 +21,14 @@ from omegaconf import OmegaConf
 
 import asparagus
 from asparagus import hydra_plugin, load_config, load_from_config, plan_of
+from asparagus.check.space import check_space
 from asparagus.cli.main import run
 from asparagus.compose import Request, compose, compose_config
+from asparagus.compose.space import compose_sweep, settled
+from asparagus.compose.trial import request_with
 from asparagus.errors import ConfigError
 from asparagus.paths import get_config_path
+from asparagus.space import Choice, Dimension, Interval, Space, sample
 
 CONFIG = """
 defaults:
@@ -702,6 +706,52 @@ def test_c25_several_values_in_one_run_are_refused_with_the_reason(word, project
     said = refused(capsys, word)
     assert "several values, and one run takes one" in said
     assert word in said
+
+
+def swept(*words):
+    """Compose a sweep and check it as a launch does; returns it, settled."""
+    sweep = compose_sweep(Request("config", words, (Path("configs"),)))
+    options = settled(sweep.options, sweep.space)
+    check_space(sweep.space, options, lambda values: plan_of(request_with(sweep.base, values)))
+    return sweep.base, options, sweep.space
+
+
+def test_c25_the_documented_grid_is_a_sweep(project):
+    _, options, space = swept("module.model_config.eps=0,1,3")
+    assert space == Space((Dimension("module.model_config.eps", Choice((0, 1, 3))),))
+    assert (options.sampler, options.trials) == ("grid", 3)
+
+
+def test_c25_the_additional_config_searches_as_documented(project):
+    words = ("datamodule.dataloader_spec.batch_size=32,64,128", "module.optimizer_spec.lr=interval(.0001,.2)")
+    base, options, space = swept("sweep=hparams_search", *words)
+    assert base.overrides == ()
+    assert options.sampler == {"name": "tpe", "n_startup_trials": 10, "n_ei_candidates": 24}
+    assert (options.seed, options.trials, options.concurrency) == (12345, 20, 1)
+    assert (options.metric, options.mode) == ("val/acc", "max")
+    assert space.dimensions == (
+        Dimension("datamodule.dataloader_spec.batch_size", Choice((32, 64, 128))),
+        Dimension("module.optimizer_spec.lr", Interval(0.0001, 0.2)),
+    )
+    spec = compose(request_with(base, sample(space)))
+    assert spec.data["dataloader_spec"]["batch_size"] == 32
+    assert spec.model["module"]["optimizer_spec"]["lr"] == 0.0001
+
+
+def test_c25_options_of_groups_and_experiments_are_searched(project):
+    _, options, space = swept("module=glob(*_resnet)", "module/optimizer_spec=default,backbone_with_head")
+    assert [(one.key, one.domain) for one in space.dimensions] == [
+        ("module", Choice(("robust_resnet", "standard_resnet"))),
+        ("module/optimizer_spec", Choice(("default", "backbone_with_head"))),
+    ]
+    assert options.trials == 4
+    _, options, _ = swept("experiment=example/standard_resnet,left_right_ovary/robust_backbone")
+    assert options.trials == 2
+
+
+def test_c25_an_option_that_is_not_there_is_refused_before_anything_is_searched(project):
+    with pytest.raises(ConfigError, match="Did you mean 'left_right_ovary/robust_backbone'"):
+        swept("experiment=example/standard_resnet,left_right_ovary/robust_backbon")
 
 
 # ---- C26, the notebook
