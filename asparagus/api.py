@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from asparagus.check import check
 from asparagus.compose import Request, compose, config_of, spec_of
 from asparagus.compose.origins import located
-from asparagus.errors import ConfigError, RunError
+from asparagus.errors import ConfigError, PipelineError, RunError
 from asparagus.paths import load_environment
 from asparagus.plan import Plan, make_plan
 from asparagus.record.standing import Standing, standing
@@ -156,6 +156,8 @@ def plan_of(
     try:
         spec = _spec(config)
         found = check(spec)
+    except PipelineError:
+        raise
     except ConfigError as error:
         problems = (*error.problems, *_more(error))
         raise ConfigError(*(located(problems, config) if isinstance(config, Request) else problems)) from error

@@ -266,10 +266,13 @@ def test_tpe_stays_away_from_what_diverged_late_even_where_nothing_was_finished(
     assert sum(point["x"] > 0 for point in points) <= 2
 
 
-def test_cmaes_says_what_it_draws_at_random(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cmaes_says_once_what_it_draws_at_random(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "asparagus"):
+        asked(opened(tmp_path, BRANCHES, sampler="cmaes"), 1)
         opened(tmp_path, BRANCHES, sampler="cmaes")
-    assert "cmaes cannot steer optim, momentum, beta, warm: drawn at random" in caplog.text
+    assert [line.message for line in caplog.records] == [
+        "sweep.sampler: cmaes cannot steer optim, momentum, beta, warm: drawn at random"
+    ]
 
 
 def test_nsga2_says_when_all_trials_are_its_first_generation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

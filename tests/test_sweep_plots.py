@@ -337,7 +337,7 @@ def test_several_metrics_have_their_front_and_plots_of_their_own(of_two):
         if not any(o.values[0] <= one.values[0] and o.values[1] >= one.values[1] and o is not one for o in made)
     }
     assert set(zip(points(front, "x"), points(front, "y"), strict=True)) == best
-    assert f"{len(best)} are on the Pareto front" in text
+    assert f"On the Pareto front of loss, val/dice: {len(best)}." in text
     assert index.count('<tr class="best">') == len(best)
 
 

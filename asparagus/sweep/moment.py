@@ -110,7 +110,8 @@ def meet(moment: Moment, names: Sequence[str]) -> bool:
 
 def _nearest(values: np.ndarray, spread: Callable[..., np.ndarray]) -> np.ndarray:
     places = spread(np.nanmin(values), np.nanmax(values), BINS)
-    return places[np.abs(values[:, None] - places).argmin(axis=1)]
+    nearest: np.ndarray = places[np.abs(values[:, None] - places).argmin(axis=1)]
+    return nearest
 
 
 def _changed(trial: FrozenTrial, **attributes: Any) -> FrozenTrial:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -43,8 +42,6 @@ CMAES_MOVES = 2
 """So many numbers at least."""
 SEEDS = 2**32
 
-log = logging.getLogger("asparagus")
-
 
 @dataclass(frozen=True)
 class Need:
@@ -77,8 +74,10 @@ class Kind:
     """Arguments that are not the user's to set."""
     arguments: Callable[[Need, Mapping[str, Any]], dict[str, Any]] = lambda need, _: {"seed": need.drawing}
     """What it is given beside those of the user."""
-    look: Callable[[Need, Mapping[str, Any]], None] = field(default=lambda *_: None)
-    """Refuses what it cannot do, and says what it does otherwise than one might think."""
+    must_fit: Callable[[Need], None] = lambda _: None
+    """Refuses what it cannot search."""
+    remark: Callable[[Need, Mapping[str, Any]], str | None] = lambda *_: None
+    """What it does otherwise than one might think."""
 
     def takes(self) -> dict[str, str]:
         """Return the arguments that an experiment may give, and the types of each."""
@@ -114,12 +113,19 @@ def build_sampler(setting: Any, need: Need) -> BaseSampler:
         _must_take(name, arguments, {})
         return _every_point(name, need)
     _must_take(name, arguments, kind.takes())
-    kind.look(need, arguments)
+    kind.must_fit(need)
     try:
         with quiet():
             return kind.made(**{**kind.arguments(need, arguments), **arguments})
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{WHERE}: {name} refuses {arguments}: {error}") from error
+
+
+def remark_on(setting: Any, need: Need) -> str | None:
+    """Return what somebody who chose a sampler for such a space may not expect of it."""
+    name, arguments = named(setting)
+    kind = SAMPLERS[name or _default(need)]
+    return kind.remark(need, arguments) if kind else None
 
 
 def named(setting: Any) -> tuple[str | None, dict[str, Any]]:
@@ -196,17 +202,15 @@ def _qmc(need: Need, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**_quiet_apart(need, given), "seed": need.seed % SEEDS}
 
 
-def _look_at_cmaes(need: Need, _: Mapping[str, Any]) -> None:
-    moved = [one for one in need.parameters if _is_moved(one)]
+def _must_fit_cmaes(need: Need) -> None:
+    moved = [one.key for one in need.parameters if _is_moved(one)]
     if need.objectives > 1:
         raise ConfigError(f"{WHERE}: cmaes compares one metric, and here are {need.objectives}. Choose nsga2 or tpe.")
     if len(moved) < CMAES_MOVES:
         raise ConfigError(
             f"{WHERE}: cmaes moves at least {CMAES_MOVES} numbers at once, and this space has {len(moved)} that are "
-            f"always there ({', '.join(one.key for one in moved) or 'none'}). Write numbers as interval(low, high), or "
-            "choose tpe or gp."
+            f"always there ({', '.join(moved) or 'none'}). Write numbers as interval(low, high), or choose tpe or gp."
         )
-    _say_apart("cmaes", [one.key for one in need.parameters if one not in moved and not one.distribution.single()])
 
 
 def _is_moved(one: Parameter) -> bool:
@@ -214,26 +218,28 @@ def _is_moved(one: Parameter) -> bool:
     return not fixed and not one.dimension.when
 
 
-def _look_at_branches(name: str) -> Callable[[Need, Mapping[str, Any]], None]:
-    def look(need: Need, _: Mapping[str, Any]) -> None:
-        _say_apart(name, [one.key for one in need.parameters if one.dimension.when])
-
-    return look
+def _remark_on_cmaes(need: Need, _: Mapping[str, Any]) -> str | None:
+    return _apart(CMAES, [one for one in need.parameters if not _is_moved(one) and not one.distribution.single()])
 
 
-def _say_apart(name: str, keys: list[str]) -> None:
-    if keys:
-        log.warning("%s: %s cannot steer %s: drawn at random", WHERE, name, ", ".join(dict.fromkeys(keys)))
+def _remark_on_branches(name: str) -> Callable[[Need, Mapping[str, Any]], str | None]:
+    return lambda need, _: _apart(name, [one for one in need.parameters if one.dimension.when])
 
 
-def _look_at_generations(name: str) -> Callable[[Need, Mapping[str, Any]], None]:
-    def look(need: Need, given: Mapping[str, Any]) -> None:
+def _apart(name: str, parameters: list[Parameter]) -> str | None:
+    keys = ", ".join(dict.fromkeys(one.key for one in parameters))
+    return f"{WHERE}: {name} cannot steer {keys}: drawn at random" if keys else None
+
+
+def _remark_on_generations(name: str) -> Callable[[Need, Mapping[str, Any]], str | None]:
+    def remark(need: Need, given: Mapping[str, Any]) -> str | None:
         size = given.get("population_size", inspect.signature(NSGAIISampler).parameters["population_size"].default)
-        if need.trials is not None and need.trials <= size:
-            hint = f"{{name: {name}, population_size: {max(2, need.trials // 4)}}}"
-            log.warning("%s: all %d trials are %s's first generation, at random: %s", WHERE, need.trials, name, hint)
+        if need.trials is None or need.trials > size:
+            return None
+        hint = f"{{name: {name}, population_size: {max(2, need.trials // 4)}}}"
+        return f"{WHERE}: all {need.trials} trials are {name}'s first generation, at random: {hint} has more of them"
 
-    return look
+    return remark
 
 
 SAMPLERS: dict[str, Kind | None] = {
@@ -241,10 +247,12 @@ SAMPLERS: dict[str, Kind | None] = {
     BRUTE_FORCE: None,
     "random": Kind(RandomSampler),
     TPE: Kind(TPESampler, ("warn_independent_sampling",), _tpe),
-    CMAES: Kind(CmaEsSampler, ("warn_independent_sampling",), _quiet_apart, _look_at_cmaes),
-    "gp": Kind(GPSampler, ("warn_independent_sampling",), _quiet_apart, _look_at_branches("gp")),
-    "nsga2": Kind(NSGAIISampler, look=_look_at_generations("nsga2")),
-    "nsga3": Kind(NSGAIIISampler, look=_look_at_generations("nsga3")),
-    "qmc": Kind(QMCSampler, ("warn_independent_sampling", "warn_asynchronous_seeding"), _qmc, _look_at_branches("qmc")),
+    CMAES: Kind(CmaEsSampler, ("warn_independent_sampling",), _quiet_apart, _must_fit_cmaes, _remark_on_cmaes),
+    "gp": Kind(GPSampler, ("warn_independent_sampling",), _quiet_apart, remark=_remark_on_branches("gp")),
+    "nsga2": Kind(NSGAIISampler, remark=_remark_on_generations("nsga2")),
+    "nsga3": Kind(NSGAIIISampler, remark=_remark_on_generations("nsga3")),
+    "qmc": Kind(
+        QMCSampler, ("warn_independent_sampling", "warn_asynchronous_seeding"), _qmc, remark=_remark_on_branches("qmc")
+    ),
 }
 """None: every point once, by `grid.py`."""

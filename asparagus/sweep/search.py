@@ -322,6 +322,8 @@ def search(  # noqa: PLR0913 - what Tune is told
 
 @contextmanager
 def _settings() -> Iterator[None]:
+    # It looks for files that Tune's own loggers would have written.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     before = {name: os.environ.get(name) for name in SETTINGS}
     os.environ.update(SETTINGS)
     try:

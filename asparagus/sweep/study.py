@@ -27,7 +27,7 @@ from asparagus.sweep.grid import EveryPoint
 from asparagus.sweep.opening import existing, must_compare_alike, of_this_search, spelling
 from asparagus.sweep.parameters import Parameters
 from asparagus.sweep.ranking import DIVERGED, FAILURES, FINISHED, STATES, UNCOUNTED, Ranked
-from asparagus.sweep.samplers import Need, build_sampler
+from asparagus.sweep.samplers import Need, build_sampler, remark_on
 from asparagus.sweep.storage import close_storage, open_existing, open_storage, quiet
 from asparagus.sweep.trial_table import ERROR, INFEASIBLE, INHERITED, OUTCOME, RUN_ID, Row, outcome, rows
 
@@ -133,6 +133,8 @@ class Study:
             study.sampler = build_sampler(options.sampler, need)
             for point in points:
                 study.enqueue_trial(point, skip_if_exists=True)
+        if not need.asked and (remark := remark_on(options.sampler, need)):
+            log.warning("%s", remark)
         return cls(study, parameters, need)
 
     def close(self) -> None:

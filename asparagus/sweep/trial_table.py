@@ -103,7 +103,7 @@ def summary(table: Sequence[Row], metrics: Sequence[str]) -> str:
     if not best:
         return f"{told}."
     if len(metrics) > 1:
-        return f"{told}. {len(best)} are on the Pareto front of {', '.join(metrics)}."
+        return f"{told}. On the Pareto front of {', '.join(metrics)}: {len(best)}."
     run = "" if best[0].run_id is None else f", run {best[0].run_id}"
     return f"{told}. The best {metrics[0]} is {_short(best[0].values[0])} (trial {best[0].number}{run})."
 
