@@ -66,8 +66,8 @@ class Plan:
         """Rebuild a plan from `to_dict`'s result."""
         parent = Parent(**values["parent"]) if values.get("parent") else None
         trial = TrialOf(**values["trial"]) if values.get("trial") else None
-        given = {"spec": Spec.from_dict(values["spec"]), "parent": parent, "notes": tuple(values.get("notes", ()))}
-        given |= {"trial": trial}
+        known = {"spec": Spec.from_dict(values["spec"]), "parent": parent, "trial": trial}
+        given: dict[str, Any] = {**known, "notes": tuple(values.get("notes", ()))}
         return cls(**{**values, **given})
 
     def describe(self) -> str:

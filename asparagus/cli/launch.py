@@ -90,11 +90,14 @@ def launch(arguments: Sequence[str]) -> int:
     from asparagus.compose.pipeline import names_a_stage
 
     try:
-        if names_a_stage(request):
-            return _pipeline(request, options)
-        plan = plan_request(request)
+        return _pipeline(request, options) if names_a_stage(request) else _run(request, options)
     except PipelineError:
         return _pipeline(request, options)
+
+
+def _run(request: Request, options: argparse.Namespace) -> int:
+    """Carry out one run, or show its plan."""
+    plan = plan_request(request)
     if options.dry_run or options.check:
         if not (options.json and options.check):
             print(json.dumps(plan.to_dict()) if options.json else plan.describe(), flush=True)

@@ -99,8 +99,8 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
     values = plain_values(config)
     if isinstance(stages := values.tree.get(PIPELINE), dict):
         raise PipelineError(
-            f"{PIPELINE}: this experiment is several, {', '.join(map(str, stages))}: asp-launch runs them in turn. Here, "
-            "name the config of one of them."
+            f"{PIPELINE}: this experiment is several, {', '.join(map(str, stages))}: asp-launch runs them in turn. "
+            "Here, name the config of one of them."
         )
     problems = values.problems
     problems += _of_sweep(values, request)

@@ -41,7 +41,9 @@ log = logging.getLogger("asparagus")
 class Planner(Protocol):
     """Plans the run of one stage of one trial."""
 
-    stages: int
+    @property
+    def stages(self) -> int:
+        """Runs that one trial consists of."""
 
     def plan(self, stage: int, values: Mapping[str, Any], *, before: Sequence[int] | None) -> Plan:
         """Return the plan of a stage with the values of a trial, started from a run before it.
@@ -150,8 +152,8 @@ class Desk:
         with self._planning:
             plan = self._planner.plan(stage, values, before=before)
         plan = dataclasses.replace(plan, trial=TrialOf(self._sweep_id, number, stage, last))
-        made = self._again(taken[0], plan) if taken is not None and taken[0] in self._held else None
-        made = made or self._hold_or_find(plan)
+        ours = taken is not None and taken[0] in self._held
+        made = self._again(taken[0], plan) if taken and ours else self._hold_or_find(plan)
         if isinstance(made, Standing):
             ended = {"over": True, "metrics": made.facts.get("metrics", {})}
             return self._told(made.run_id, plan, str(made.folder.path)) | ended

@@ -128,9 +128,14 @@ def _study(plan: SweepPlan, folder: RunFolder) -> Study:
     from asparagus.sweep.study import Study
 
     storage = plan.options.storage or f"sqlite:///{folder.path / STUDY}"
-    name = folder.path.name.replace("run_id=", "sweep-")
     options = dataclasses.replace(plan.options, metric=list(plan.metrics), mode=list(plan.modes))
-    return Study.open(storage, name, plan.space, options, holds=holds, concurrency=plan.concurrency or 1)
+    name = _study_name(int(folder.path.name.removeprefix("run_id=")), plan.identity)
+    return Study.open(storage, name, plan.space, options, holds=holds, concurrency=plan.concurrency or 2)
+
+
+def _study_name(sweep_id: int, identity: str) -> str:
+    """Return what a study is called: a storage may be shared by many models folders, each with a sweep 1."""
+    return f"sweep-{sweep_id}-{identity[:8]}"
 
 
 def _search(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
@@ -256,7 +261,8 @@ def _limits(plan: SweepPlan, folder: RunFolder) -> Limits:
     from asparagus.sweep.limits import Limits
 
     options = plan.options
-    spent = [event["used"] for event in JournalReader(folder.journal).read() if "used" in event]
+    events: list[dict[str, Any]] = [dict(event) for event in JournalReader(folder.journal).read()]
+    spent = [event["used"] for event in events if "used" in event]
     before = spent[-1] if spent else (0.0, 0.0)
     return Limits(
         seconds=None if options.time is None else seconds_of(options.time),
@@ -345,7 +351,7 @@ def _inherit(plan: SweepPlan, study: Study) -> None:
     other = find_folder(Path(plan.last.spec.paths.models), plan.options.warm_start)
     asked = asked_of(other)
     storage = asked["options"]["storage"] or f"sqlite:///{other / STUDY}"
-    study.inherit(storage, f"sweep-{plan.options.warm_start}")
+    study.inherit(storage, _study_name(plan.options.warm_start, asked["identity"]))
 
 
 def _measured(plan: SweepPlan, study: Study) -> dict[str, float]:

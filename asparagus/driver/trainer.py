@@ -145,7 +145,7 @@ def _controller_in(group: PlacementGroup) -> type[OwnController]:
     """Return a controller whose workers go into places that are reserved already."""
 
     class Group(OwnWorkerGroup):
-        def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> PlacementGroupHandle:
+        def _create_placement_group(self, *_: Any, **__: Any) -> PlacementGroupHandle:
             return Places(group)
 
     class Controller(OwnController):

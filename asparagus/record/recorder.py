@@ -85,8 +85,10 @@ class Recorder:
         self.tracking_uri = tracking_uri
         self._asking = threading.Lock()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        screen = os.dup(sys.__stderr__.fileno()) if sys.__stderr__ else os.open(os.devnull, os.O_WRONLY)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "asparagus.record.writer", str(artifacts), str(models)],
+            [sys.executable, "-m", "asparagus.record.writer", str(artifacts), str(models), str(screen)],
+            pass_fds=[screen],  # for its last words, should this process be gone without any
             env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},  # an argument would be everybody's to read
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -94,6 +96,7 @@ class Recorder:
             text=True,
             start_new_session=True,  # Ctrl-C is the driver's to handle: the record is closed after it
         )
+        os.close(screen)
 
     def largest_number(self) -> int:
         """Return the largest run number that the store knows, 0 for an empty one.

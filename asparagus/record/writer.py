@@ -72,8 +72,12 @@ class Desk:
             put_off(self._models, book.record.run_id)
         return whole
 
-    def leave(self) -> None:
-        """The driver is gone: close what it left open."""
+    def leave(self, screen: int) -> None:
+        """The driver is gone: close what it left open, and say so where it spoke."""
+        for run_id in self._books:
+            told = f"run {run_id}: its launch ended without a word: it was killed, or the Ray that it ran on was.\n"
+            with contextlib.suppress(OSError):  # whoever read there is gone too
+                os.write(screen, f"{told}  The same command goes on from its last checkpoint.\n".encode())
         for book in self._books.values():
             mark(book.folder, INTERRUPTED)
             self._close(book, INTERRUPTED, timeout_s=30)
@@ -81,7 +85,7 @@ class Desk:
 
 def main(arguments: list[str]) -> None:
     """Serve commands from standard input, one JSON object per line, until it ends."""
-    (artifacts, models), uri = arguments, os.environ["MLFLOW_TRACKING_URI"]
+    (artifacts, models, screen), uri = arguments, os.environ["MLFLOW_TRACKING_URI"]
     logging.basicConfig(level=logging.WARNING)
     replies, sys.stdout = (
         sys.stdout,
@@ -97,7 +101,7 @@ def main(arguments: list[str]) -> None:
             desk.catch_up()
             continue
         if not line:
-            desk.leave()
+            desk.leave(int(screen))
             return
         replies.write(json.dumps(_answer(desk, json.loads(line))) + "\n")
         replies.flush()

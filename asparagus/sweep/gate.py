@@ -74,7 +74,7 @@ class AtTheGate(Checkpoint):
     def __init__(self, gate: Gate, watched: tuple[str, ...]) -> None:
         self._gate, self._watched = gate, watched
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's
         """Report the epoch and wait."""
         metrics = scalars(trainer)
         self._gate.report(trainer.current_epoch, metrics)
@@ -93,7 +93,7 @@ class TrialRanks(InProcess):
     def __init__(self, gate: Gate, watched: tuple[str, ...]) -> None:
         self._gate, self._watched = gate, watched
 
-    def trainer_arguments(self, strategy: str) -> dict[str, Any]:
+    def trainer_arguments(self, strategy: str) -> dict[str, Any]:  # noqa: ARG002 - one process has no other
         """Return arguments for the one device that the trial has."""
         gpu = torch.cuda.is_available() and bool(ray.get_gpu_ids())
         device = torch.device("cuda", 0) if gpu else torch.device("cpu")  # Ray shows a process its own GPUs alone

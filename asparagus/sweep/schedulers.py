@@ -117,7 +117,7 @@ class ByStage(TrialScheduler):
         super().__init__()
         self._stages = stages
 
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+    def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         """Take nothing: each has its own."""
         return metric is None and mode is None
 

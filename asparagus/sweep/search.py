@@ -235,7 +235,8 @@ class Proposals(SearchAlgorithm):
             self._losses[number] += 1
             if self._losses[number] >= self._attempts:
                 self._end_run(number, "failed", live.metrics)
-                self._over(live, "lost", None, f"its worker was lost {self._attempts} times (run.max_failures): {cause}")
+                told = f"its worker was lost {self._attempts} times (run.max_failures): {cause}"
+                self._over(live, "lost", None, told)
                 return
             log.warning("trial %d: its worker was lost; it is tried again", number)
             self._tell({"kind": "trial_lost", "number": number, "run_id": live.run_id})

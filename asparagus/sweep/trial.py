@@ -12,6 +12,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ ABANDON_S = 600.0
 STATM_PAGES = 1
 """The resident pages in /proc/self/statm."""
 
-Nested = Callable[[dict[str, Any], Assignment], dict[str, Any]]
-"""Trains an assignment on workers of its own, given the plan as plain values; returns what `work` does."""
+Nested = Callable[[dict[str, Any], Assignment, Any], dict[str, Any]]
+"""Trains an assignment on workers of its own, given plan and places; returns what `work` does."""
 
 
 @dataclass(frozen=True)
@@ -258,31 +259,20 @@ class Trial(Trainable):
         """Have Ray Train's workers train, and read in the run's journal how far they are."""
         from asparagus.sweep.gate import StoppedError
 
-        result: dict[str, Any] = {}
+        assert self._terms.nested is not None
         reader = JournalReader(Path(assignment.folder) / "journal.jsonl", begun_at(assignment))
-
-        def train() -> None:
-            try:
-                assert self._terms.nested is not None
-                result.update(self._terms.nested(plan, assignment, self._placement_group))
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-                result["error"] = error
-
-        thread = threading.Thread(target=train, name="ray-train", daemon=True)
-        thread.start()
+        pool = ThreadPoolExecutor(1)
+        trained = pool.submit(self._terms.nested, plan, assignment, self._placement_group)
+        pool.shutdown(wait=False)
         while True:
-            last = not thread.is_alive()
+            over, _ = wait([trained], timeout=FOLLOW_S)
             for event in reader.read():
                 if event["kind"] == "epoch":
                     gate.tell(event["epoch"], event["values"])
             if gate.stopped.is_set():
                 raise StoppedError  # this process ends, and its workers with it
-            if last:
-                break
-            thread.join(timeout=FOLLOW_S)
-        if "error" in result:
-            raise result["error"]
-        return result
+            if over:
+                return trained.result()
 
     def _lost(self, outcome: str, error: BaseException) -> Over:
         """Write down a training that failed."""
