@@ -100,10 +100,16 @@ def plan_sweep(request: Request) -> tuple[SweepPlan, TrialPlanner]:
     first = sample(composed.space)
     plans = tuple(planner.plan(place, first, before=None) for place in range(len(stages)))
     names = tuple(stage.name or plan.spec.stage for stage, plan in zip(stages, plans, strict=True))
-    plan = SweepPlan(plans, names, composed.space, options, words=(request.config, *request.overrides))
+    plan = SweepPlan(plans, names, composed.space, options, words=_typed(request))
     _check(plan, planner, composed)
     must_fit(plan)
     return plan, planner
+
+
+def _typed(request: Request) -> tuple[str, ...]:
+    """Return what launches the same once more."""
+    folders = (f"--config-dir={folder.absolute()}" for folder in request.config_dirs)
+    return (request.config, *request.overrides, *folders)
 
 
 def _check(plan: SweepPlan, planner: TrialPlanner, composed: ComposedSweep) -> None:

@@ -28,8 +28,25 @@ def rerun(arguments: Sequence[str]) -> int:
 
     from asparagus.cli.launch import launch
 
+    if words := _of_sweep(options.run_id):
+        return launch([*words, *rest])
     with tempfile.TemporaryDirectory(prefix=FETCHED) as fetched:
         return launch([*words_of(_config_of(options.run_id, Path(fetched))), *rest])
+
+
+def _of_sweep(run_id: int) -> list[str]:
+    """Return what a sweep was launched with, to search once more; nothing for a run."""
+    from asparagus.errors import RecordError
+    from asparagus.paths import get_paths, load_environment
+    from asparagus.record.numbers import find_folder
+    from asparagus.record.sweeps import REQUEST, asked_of
+
+    load_environment()
+    try:
+        folder = find_folder(Path(get_paths().models), run_id)
+    except RecordError:  # the tracking store may know it
+        return []
+    return [*asked_of(folder)["words"], "-m", "sweep.resume=false"] if (folder / REQUEST).is_file() else []
 
 
 def words_of(file: Path) -> list[str]:

@@ -14,9 +14,8 @@ from asparagus.compose.devices import outdone
 from asparagus.compose.names import spelled_out
 from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import Values, masked, plain_values, written
-from asparagus.compose.schema import fill, unread
+from asparagus.compose.schema import SWEEP, fill, unread
 from asparagus.compose.spellings import older_of, spelled_our_way
-from asparagus.compose.sweep_section import SECTION, options_of
 from asparagus.compose.tree import get
 from asparagus.errors import ConfigError, PipelineError
 from asparagus.paths import expanded, get_paths, get_tracking_uri
@@ -116,9 +115,14 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
 
 def _of_sweep(values: Values, request: Request | None) -> list[str]:
     """Take out how a search would go: a run is none; what is misspelt there is told all the same."""
-    _, problems = options_of(values.tree.pop(SECTION, None))
-    values.missing = [key for key in values.missing if key.partition(".")[0] != SECTION]
-    typed = [word for word in request.overrides if key_of(word).partition(".")[0] == SECTION] if request else []
+    section = values.tree.pop(SWEEP, None)
+    values.missing = [key for key in values.missing if key.partition(".")[0] != SWEEP]
+    if section is None:
+        return []
+    from asparagus.compose.sweep_section import options_of  # a few milliseconds that most runs do not need
+
+    _, problems = options_of(section)
+    typed = [word for word in request.overrides if key_of(word).partition(".")[0] == SWEEP] if request else []
     if typed and not problems:
         log.warning("%s: is not used, for nothing is searched: -m does that", " ".join(typed))
     return problems

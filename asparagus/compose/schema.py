@@ -18,6 +18,8 @@ MODEL_KEYS = ("dimensions", "module", "compile_mode", "net", "pretrain_net", "se
 MODEL_ENDINGS = ("_net", "_train_n_last_params")
 """`model` may hold networks for plugins, and how much of them is trained (SEEDS A20)."""
 SEEDS = 2**31
+SWEEP = "sweep"
+"""The section that says how a space is searched: no part of a spec."""
 MANDATORY = ("task", "stage")
 NEEDED = ("model", "data", "optim", "trainer")
 """Sections that nothing works without; `callbacks:` without keys is how one has none."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from asparagus.checkpoint.retention import bytes_of
 from asparagus.compose.points import MOST, count
+from asparagus.compose.schema import SWEEP as SECTION
 from asparagus.compose.schema import filled
 from asparagus.errors import ConfigError
 from asparagus.space import SAMPLERS, Space, SweepOptions
 
-SECTION = "sweep"
 FROM, WARM_START = "from", "warm_start"
 """`from` is a word of Python, so the field is called otherwise."""
 SEVERAL = ("constraints", "points")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from asparagus.data.layout import DIMENSIONS, read_split, read_task
+from asparagus.data.memory import Memory
 from asparagus.data.sampler import Key
 from asparagus.data.transforms import crop, flip, jitter, middle_starts, random_starts
 from asparagus.errors import ConfigError, DataError, one_of
@@ -37,6 +38,10 @@ class Loaded(NamedTuple):
     """segmentation: [1, ...] int64; classification: int64 scalar; pretraining: None."""
     locations: tuple[tuple[tuple[int, ...], ...], ...] = ()
     """For each foreground class that is present: voxel coordinates in it."""
+
+
+_memory: list[Memory[Loaded]] = []
+"""One, where cases are kept between datasets."""
 
 
 def cases(
@@ -146,7 +151,9 @@ class CaseDataset(Dataset[Item]):
         if self._cache is None:
             return load_case(self.files[index], self.kind)
         if index not in self._cache:
-            self._cache[index] = load_case(self.files[index], self.kind)
+            file = self.files[index]
+            kept = _memory[0].get(file, self.kind, load_case) if _memory else load_case(file, self.kind)
+            self._cache[index] = kept
         return self._cache[index]
 
     def _cut(self, case: Loaded, rng: np.random.Generator | None) -> tuple[Tensor, Tensor | None]:
@@ -205,6 +212,12 @@ def _voxel(rng: np.random.Generator, case: Loaded) -> tuple[int, ...] | None:
         return None
     of_class = case.locations[int(rng.integers(len(case.locations)))]
     return of_class[int(rng.integers(len(of_class)))]
+
+
+def keep_cases() -> None:
+    """Keep what this process reads from here on, from one dataset to the next: many runs are trained on it."""
+    if not _memory:
+        _memory.append(Memory())
 
 
 def load_case(file: Path, kind: str) -> Loaded:

@@ -177,8 +177,10 @@ class Trial(Trainable):
         """
         if self._worn():
             raise RecycledError
+        from asparagus.data.datasets import keep_cases
         from asparagus.sweep.gate import Gate
 
+        keep_cases()
         self._gate = Gate()
         context = ray.get_runtime_context()
         me = (context.get_actor_id(), context.current_actor)

@@ -167,7 +167,7 @@ def test_the_largest_number_is_known(uri, recorder, tmp_path):
     assert recorder.largest_number() == 900
 
 
-def test_when_the_driver_is_gone_its_open_runs_are_closed_with_all_they_wrote(uri, tmp_path):
+def test_when_the_driver_is_gone_its_open_runs_are_closed_with_all_they_wrote(uri, tmp_path, capfd):
     """The driver's end is the end of a pipe, as it is when the driver is killed."""
     folder, record = a_run(tmp_path, 901)
     with Recorder(uri, tmp_path / "artifacts", tmp_path) as recorder:
@@ -176,6 +176,7 @@ def test_when_the_driver_is_gone_its_open_runs_are_closed_with_all_they_wrote(ur
         journal.append("metrics", step=1, epoch=0, values={"loss": 1.0})
     assert history(uri, mlflow_run_id, "loss") == [(1, 1.0)]
     assert Store(uri).client.get_run(mlflow_run_id).info.status == "KILLED"
+    assert "run 901: its launch ended without a word" in capfd.readouterr().err
 
 
 def test_a_run_that_is_not_recorded_is_said_so(uri):
