@@ -15,6 +15,7 @@ from asparagus.spec import OF_STAGE
 if TYPE_CHECKING:
     from asparagus.driver import Outcome
 
+
 def plans_of(request: Request) -> list[tuple[str, Plan]]:
     """Plan every stage; those that start from a run that is not there yet, without it.
 

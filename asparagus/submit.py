@@ -13,7 +13,7 @@ from asparagus.plan import Plan
 if TYPE_CHECKING:
     from asparagus.driver import Outcome, Watcher
     from asparagus.driver.desk import Planner
-    from asparagus.driver.sweep_run import SweepOutcome
+    from asparagus.driver.sweep_outcome import SweepOutcome
     from asparagus.sweep_plan import SweepPlan
 
 

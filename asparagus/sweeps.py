@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from asparagus.driver import Watcher
-    from asparagus.driver.sweep_run import SweepOutcome
+    from asparagus.driver.sweep_outcome import SweepOutcome
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,8 @@ def launch_of(file: str) -> tuple[str, ...]:
         return LAUNCHED[file]
     if group in ("", "experiment"):
         return (file,)
+    if group == "sweep":
+        return (*DIGITS, "-m", f"sweep={option}", "optim.lr=interval(1e-3,1e-2)", *ROOMY)
     roomy = ROOMY if group in ("hardware", "resources") else ()
     return (*DIGITS, f"{group}={option}", *roomy)
 

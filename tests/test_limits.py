@@ -21,10 +21,10 @@ def test_time_counts_over_all_launches_and_only_while_it_runs():
     clock = Clock()
     limits = Limits(seconds=60, spent=(50.0, 0.0), clock=clock)
     clock.now += 9
-    limits.look([])
+    limits.look(list)
     assert limits.kind is None
     clock.now += 1
-    limits.look([])
+    limits.look(list)
     assert limits.kind == CAPPED
     assert limits.reason == "sweep.time: 60 s of 60 s are used"
 
@@ -33,10 +33,10 @@ def test_gpu_hours_count_every_gpu():
     clock = Clock()
     limits = Limits(gpu_seconds=3600, gpus=4, clock=clock)
     clock.now += 899
-    limits.look([])
+    limits.look(list)
     assert limits.kind is None
     clock.now += 1
-    limits.look([])
+    limits.look(list)
     assert limits.reason == "sweep.gpu_hours: 1.00 of 1.00 hours are used"
 
 
@@ -45,11 +45,11 @@ def test_disk_counts_the_files_of_all_runs(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 600)
     clock = Clock()
     limits = Limits(disk_bytes=1000, clock=clock)
-    limits.look([tmp_path])
+    limits.look(lambda: [tmp_path])
     assert limits.kind is None
     (tmp_path / "deep/b").write_bytes(b"x" * 400)
     clock.now += 60
-    limits.look([tmp_path])
+    limits.look(lambda: [tmp_path])
     assert limits.kind == CAPPED
     assert "sweep.disk" in limits.reason
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from asparagus.compose import Request
-    from asparagus.driver.sweep_run import SweepOutcome
+    from asparagus.driver.sweep_outcome import SweepOutcome
     from asparagus.sweep_plan import SweepPlan
 
 SHOWN = 8

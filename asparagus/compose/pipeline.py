@@ -108,4 +108,3 @@ def _no_stage(words: Iterable[str], names: Iterable[str]) -> None:
             where = f"Its stages: {', '.join(known)}." if known else "This experiment is no pipeline."
             near = did_you_mean(stage, known)
             raise ConfigError(" ".join(filter(None, (f"{word}: there is no stage {stage!r}.", near, where))))
-

@@ -21,8 +21,9 @@ from asparagus.compose.origins import COMMAND_LINE, located
 from asparagus.compose.overrides import is_group, is_option, key_of, normalise, options_of
 from asparagus.compose.points import is_empty, placed
 from asparagus.compose.resolve import plain_values
-from asparagus.compose.sweep_section import SECTION, settled
+from asparagus.compose.schema import SWEEP as SECTION
 from asparagus.compose.sweep_section import options_of as read_options
+from asparagus.compose.sweep_section import settled
 from asparagus.compose.trial import folders_of, words_of
 from asparagus.errors import ConfigError, one_of
 from asparagus.space import Choice, Dimension, Interval, Space, SweepOptions, Values

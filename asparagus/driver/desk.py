@@ -144,7 +144,7 @@ class Desk:
         pointer: dict[str, Any] | None,
     ) -> dict[str, Any]:
         taken = self._of_trial.get((number, stage))
-        if taken is not None and trainer is not None:
+        if taken is not None and trainer is not None and taken[0] in self._held:
             self._leave_behind(number, taken[1], trainer)
         if trainer is not None:
             self._busy[trainer[0]] = number

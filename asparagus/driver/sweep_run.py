@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -12,18 +13,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from asparagus.checkpoint.folder import best_of, manifests
 from asparagus.driver.desk import Planner, reopened
 from asparagus.driver.on_ray import chatter_to, connected, secrets_of
 from asparagus.driver.one_run import Watcher
+from asparagus.driver.sweep_outcome import SweepOutcome, draw, make_room, measured, outcome_of
 from asparagus.errors import RecordError, RunError
 from asparagus.journal import Journal, JournalReader
-from asparagus.record.numbers import find_folder
+from asparagus.record.numbers import find_folder, of_sweep
 from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from asparagus.record.standing import standing
 from asparagus.record.sweeps import REQUEST, STUDY, SWEEP, asked_of
@@ -34,33 +34,12 @@ if TYPE_CHECKING:
     from asparagus.sweep.limits import Limits
     from asparagus.sweep.search import Proposals
     from asparagus.sweep.study import Study
+    from asparagus.sweep.trial import Terms
 
 DESK_THREADS = 64
 TUNE = ".tune"
 
 log = logging.getLogger("asparagus")
-
-
-@dataclass(frozen=True)
-class SweepOutcome:
-    """How a sweep ended."""
-
-    sweep_id: int
-    mlflow_run_id: str
-    state: str
-    folder: str
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    """Those that are over, best first: `number`, `run_id`, `state`, `params`, `values`."""
-    best: Any = None
-    """The best trial; a list of those that no other one beats, where several metrics are compared."""
-    reason: str | None = None
-    """What ended it before its last trial."""
-    repeated: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
-        values = dataclasses.asdict(self)
-        return {key: value for key, value in values.items() if key != "repeated"}
 
 
 def drive_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOutcome:
@@ -76,7 +55,7 @@ def drive_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOut
     if found is not None and found.finished:
         study = _study(plan, found.folder)
         if study.counted() >= plan.trials:
-            return dataclasses.replace(_outcome(study, found.run_id, found.folder, found.facts), repeated=False)
+            return dataclasses.replace(outcome_of(study, found.run_id, found.folder, found.facts), repeated=False)
         reopened(found)
     with connected(dataclasses.replace(plan.last, workers=1), at_once=_cpus(plan)), _desk(plan, planner) as desk:
         return _search(plan, desk, watcher)
@@ -154,20 +133,20 @@ def _search(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
         _inherit(plan, study)
         (folder.path / REQUEST).write_text(json.dumps(plan.to_dict(), indent=2, default=str) + "\n", encoding="utf-8")
         state, reason = _run(plan, desk, study, sweep, watcher)
-        metrics = _measured(plan, study)
+        metrics = measured(study, plan.metrics)
     except KeyboardInterrupt:
         state = INTERRUPTED
         raise
     finally:
         if state != INTERRUPTED:
             watcher({"kind": "drawing"})
-            _plots(plan, folder)
+            draw(_study(plan, folder), folder, plan.metrics)
         ray.get(desk.close.remote(state, metrics))
     if state == INTERRUPTED:
         raise KeyboardInterrupt
     if state == FAILED:
         raise RunError(f"sweep {sweep['run_id']} ended without a result: {reason}\nThe whole story: {folder.log}")
-    outcome = _outcome(study, sweep["run_id"], folder, {"state": state, "mlflow_run_id": sweep["mlflow_run_id"]})
+    outcome = outcome_of(study, sweep["run_id"], folder, {"state": state, "mlflow_run_id": sweep["mlflow_run_id"]})
     return dataclasses.replace(outcome, reason=reason)
 
 
@@ -176,24 +155,59 @@ def _run(
 ) -> tuple[str, str | None]:  # fmt: skip
     """Let Tune train; returns the state that it ended in, and what ended it early."""
     import ray
-    from ray import tune
 
     from asparagus.sweep.limits import HOPELESS
     from asparagus.sweep.limits import INTERRUPTED as STOPPED
-    from asparagus.sweep.schedulers import MONITOR, PAUSING, PBT, VALUE, build_scheduler, named
-    from asparagus.sweep.search import WRONG, Proposals, search
-    from asparagus.sweep.trial import Terms, Trial
+    from asparagus.sweep.schedulers import PAUSING, named
+    from asparagus.sweep.search import WRONG, Proposals
 
-    folder, name = RunFolder(Path(sweep["folder"]), SWEEP), named(plan.options.scheduler)[0]
-    terms = Terms(
-        sweep_id=sweep["run_id"],
+    folder = RunFolder(Path(sweep["folder"]), SWEEP)
+    terms, limits = _terms(plan, sweep["run_id"]), _limits(plan, folder)
+    many = named(plan.options.scheduler)[0] in PAUSING
+    with _account(plan, folder, limits, watcher, study) as tell:
+        proposals = Proposals(
+            study,
+            trials=plan.trials,
+            concurrency=None if many else plan.concurrency or _cluster_holds(plan),
+            limits=limits,
+            terms=terms,
+            attempts=plan.last.spec.run.max_failures + 1,
+            end_run=lambda number, state, metrics: ray.get(desk.end_trial.remote(number, state, metrics)),
+            tell=tell,
+        )
+        with (
+            _interrupts(proposals, limits, watcher),
+            chatter_to(folder.log, WithoutSecrets(plan.last.spec.to_dict())),
+        ):
+            _tune(plan, proposals, limits, desk, folder.path / TUNE / f"attempt{sweep['attempt']}")
+    if limits.kind == STOPPED or (proposals.draining and study.counted() < plan.trials):
+        return INTERRUPTED, limits.reason
+    return (FAILED if limits.kind in (HOPELESS, WRONG) else FINISHED), limits.reason
+
+
+def _terms(plan: SweepPlan, sweep_id: int) -> Terms:
+    from asparagus.sweep.schedulers import PBT, named
+    from asparagus.sweep.trial import Terms
+
+    return Terms(
+        sweep_id=sweep_id,
         stages=len(plan.stages),
         metrics=plan.metrics,
         secrets=Sealed(_secrets(plan)),
         nested=_nested if plan.nested else None,
-        keeps_pointers=name == PBT,
+        keeps_pointers=named(plan.options.scheduler)[0] == PBT,
         recycle_after=plan.options.recycle_after,
     )
+
+
+def _tune(plan: SweepPlan, proposals: Proposals, limits: Limits, desk: Any, scratch: Path) -> None:
+    """Build what Tune is given, and let it run; what it keeps meanwhile is of no use afterwards."""
+    from ray import tune
+
+    from asparagus.sweep.schedulers import MONITOR, VALUE, build_scheduler
+    from asparagus.sweep.search import search
+    from asparagus.sweep.trial import Trial
+
     modes = [(MONITOR, str(stage.spec.checkpoint.mode or "min")) for stage in plan.stages[:-1]]
     epochs = plan.last.spec.trainer.get("max_epochs")
     scheduler = build_scheduler(
@@ -202,37 +216,25 @@ def _run(
         epochs=epochs if isinstance(epochs, int) and epochs > 0 else None,
         modes=(*modes, (VALUE, plan.modes[0])),
     )
-    limits = _limits(plan, folder)
-    with _account(plan, folder, limits, watcher, study) as tell:
-        proposals = Proposals(
-            study,
-            trials=plan.trials,
-            concurrency=None if name in PAUSING else plan.concurrency or _cluster_holds(plan),
-            limits=limits,
-            terms=terms,
-            attempts=plan.last.spec.run.max_failures + 1,
-            end_run=lambda number, state, metrics: ray.get(desk.end_trial.remote(number, state, metrics)),
-            tell=tell,
-        )
-        scratch = folder.path / TUNE / f"attempt{sweep['attempt']}"
-        with (
-            _interrupts(proposals, limits, watcher),
-            chatter_to(folder.log, WithoutSecrets(plan.last.spec.to_dict())),
-        ):
-            search(
-                proposals,
-                scheduler,
-                trainable=tune.with_parameters(Trial, desk=desk, terms=terms),
-                bundles=plan.bundles,
-                limits=limits,
-                look=lambda: limits.look([folder.path.parents[1]]),
-                folder=scratch,
-                reuse=not plan.nested,
-            )
-        shutil.rmtree(scratch.parent, ignore_errors=True)
-    if limits.kind == STOPPED or proposals.draining:
-        return INTERRUPTED, limits.reason
-    return (FAILED if limits.kind in (HOPELESS, WRONG) else FINISHED), limits.reason
+    search(
+        proposals,
+        scheduler,
+        trainable=tune.with_parameters(Trial, desk=desk, terms=proposals.terms),
+        bundles=plan.bundles,
+        limits=limits,
+        look=lambda: limits.look(lambda: _folders(plan, proposals.terms.sweep_id)),
+        folder=scratch,
+        reuse=not plan.nested,
+    )
+    shutil.rmtree(scratch.parent, ignore_errors=True)
+
+
+def _folders(plan: SweepPlan, sweep_id: int) -> Iterator[Path]:
+    """Yield the folders of a sweep's runs that are there."""
+    models = Path(plan.last.spec.paths.models)
+    for run_id in of_sweep(models, sweep_id):
+        with contextlib.suppress(RecordError):  # moved, or thrown away meanwhile
+            yield find_folder(models, run_id)
 
 
 def _cluster_holds(plan: SweepPlan) -> int:
@@ -290,31 +292,15 @@ def _account(
         journal.append(event["kind"], used=limits.used(), **fields)
         if event["kind"] == "trial_over":
             over = study.counted()
-            journal.append("metrics", step=over, epoch=over, values=_measured(plan, study))
+            journal.append("metrics", step=over, epoch=over, values=measured(study, plan.metrics))
             if plan.options.keep_best is not None:
-                _make_room(study, folder, plan.options.keep_best)
+                make_room(study, folder, plan.options.keep_best)
 
     try:
         yield tell
     finally:
         journal.append("pause", used=limits.used(), reason=limits.reason)
         journal.close()
-
-
-def _make_room(study: Study, folder: RunFolder, keep: int) -> None:
-    """Remove the checkpoints of all trials that are over but the best."""
-    from asparagus.sweep.keep import keep_best
-
-    runs = [ranked.run_id for ranked in study.ranking() if ranked.run_id is not None]
-    found = [path for run_id in runs if (path := _folder_of(folder, run_id)) is not None]
-    keep_best(found, keep)
-
-
-def _folder_of(sweep: RunFolder, run_id: int) -> Path | None:
-    try:
-        return find_folder(sweep.path.parents[2], run_id)
-    except RecordError:  # moved, or thrown away meanwhile
-        return None
 
 
 @contextmanager
@@ -352,54 +338,3 @@ def _inherit(plan: SweepPlan, study: Study) -> None:
     asked = asked_of(other)
     storage = asked["options"]["storage"] or f"sqlite:///{other / STUDY}"
     study.inherit(storage, _study_name(plan.options.warm_start, asked["identity"]))
-
-
-def _measured(plan: SweepPlan, study: Study) -> dict[str, float]:
-    """Return what the sweep's own run is said to have measured: the best of its trials."""
-    best = None if len(plan.metrics) > 1 else study.best()
-    counts = {"trials": float(study.counted()), "trials/failed": float(study.failures())}
-    return counts if best is None else {plan.metrics[0]: best.values[0], **counts}
-
-
-def _plots(plan: SweepPlan, folder: RunFolder) -> None:
-    """Draw what people look at; a plot that cannot be drawn must not change how the sweep ended."""
-    from asparagus.sweep.plots import write_plots
-
-    try:
-        write_plots(_study(plan, folder).optuna, folder.plots, metrics=plan.metrics)
-    except OSError as error:
-        log.warning("the plots cannot be written (%s)", error.strerror)
-
-
-def _outcome(study: Study, sweep_id: int, folder: RunFolder, facts: dict[str, Any]) -> SweepOutcome:
-    ranking = [_row(study, ranked, folder) for ranked in study.ranking()]
-    best = study.best() if study.objectives == 1 else None
-    front = [_row(study, ranked, folder) for ranked in study.front()] if study.objectives > 1 else None
-    return SweepOutcome(
-        sweep_id=sweep_id,
-        mlflow_run_id=str(facts["mlflow_run_id"]),
-        state=str(facts["state"]),
-        folder=str(folder.path),
-        trials=ranking,
-        best=front if front is not None else _row(study, best, folder) if best else None,
-    )
-
-
-def _row(study: Study, ranked: Any, folder: RunFolder) -> dict[str, Any]:
-    row = {
-        "number": ranked.number,
-        "run_id": ranked.run_id,
-        "state": ranked.outcome,
-        "params": ranked.params,
-        "values": list(ranked.values),
-        "metrics": dict(zip(study.optuna.metric_names or (), ranked.values, strict=False)),
-    }
-    if ranked.run_id is None or ranked.outcome != "finished":
-        return row
-    home = _folder_of(folder, ranked.run_id)
-    if home is None:
-        return row
-    place = home / "checkpoints"
-    found = manifests(place)
-    chosen = best_of(found) or (found[-1] if found else None)
-    return {**row, "checkpoint": str(place / chosen.name) if chosen else None}

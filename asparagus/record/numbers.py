@@ -93,6 +93,11 @@ def of_trial(models: Path, trial: TrialOf) -> list[int]:
     return _listed(models / SWEEPS / str(trial.sweep_id) / trial.name)
 
 
+def of_sweep(models: Path, sweep_id: int) -> list[int]:
+    """Return the numbers of all runs of a sweep's trials."""
+    return sorted(int(path.name) for path in (models / SWEEPS / str(sweep_id)).glob("*/[0-9]*"))
+
+
 @contextmanager
 def one_at_a_time(models: Path, identity: str) -> Iterator[None]:
     """Let nobody else begin a run of this identity during the body: of two launches at once, one finds the other's."""

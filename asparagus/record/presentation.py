@@ -14,7 +14,7 @@ NOTE = "mlflow.note.content"
 """The tag that the UI shows as the description."""
 PARENT_RUN = "mlflow.parentRunId"
 """The tag by which the UI shows a run below another one."""
-SHOWN = (".png", ".svg", ".html", ".jpg", ".jpeg", ".gif")
+SHOWN = (".png", ".svg", ".html", ".jpg", ".jpeg", ".gif", ".csv")
 """What the UI can show."""
 LARGEST = 50_000_000
 """Bytes of a file that is sent to the tracking server; a larger one stays in the run folder."""

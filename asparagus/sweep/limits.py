@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,8 +52,12 @@ class Limits:
         here = self.clock() - self.started
         return self.spent[0] + here, self.spent[1] + here * self.gpus
 
-    def look(self, folders: list[Path]) -> None:
-        """See whether time or disk are used up."""
+    def look(self, folders: Callable[[], Iterable[Path]]) -> None:
+        """See whether time or disk are used up.
+
+        Args:
+            folders: Returns those of its runs; called when the disk is looked at.
+        """
         seconds, gpu_seconds = self.used()
         if self.seconds is not None and seconds >= self.seconds:
             self.end(CAPPED, f"sweep.time: {seconds:.0f} s of {self.seconds:.0f} s are used")
@@ -63,7 +67,7 @@ class Limits:
             )
         if self.disk_bytes is not None and self.clock() - self._looked >= DISK_S:
             self._looked = self.clock()
-            taken = sum(map(size_of, folders))
+            taken = sum(map(size_of, folders()))
             if taken >= self.disk_bytes:
                 self.end(CAPPED, f"sweep.disk: the runs take {taken / 1e9:.2f} GB of {self.disk_bytes / 1e9:.2f} GB")
 

@@ -92,7 +92,7 @@ class Proposals(SearchAlgorithm):
         tell: Tell,
     ) -> None:
         self._study, self._trials, self._concurrency = study, trials, concurrency
-        self._limits, self._terms, self._end_run, self._tell = limits, terms, end_run, tell
+        self._limits, self.terms, self._end_run, self._tell = limits, terms, end_run, tell
         self._waiting = [_as_it_was(study, proposal) for proposal in study.resumed()]
         self._live: dict[str, Live] = {}
         self._attempts, self._losses = attempts, Counter[int]()
@@ -167,8 +167,8 @@ class Proposals(SearchAlgorithm):
         if params != live.proposal.values:  # it goes on from another one's state, with settings of its own
             live.proposal = Proposal(number, params)
             self._study.note(number, **{SETTINGS_NOW: params})
-        if live.stage == self._terms.stages - 1:
-            if "values" in result and len(self._terms.metrics) == 1:
+        if live.stage == self.terms.stages - 1:
+            if "values" in result and len(self.terms.metrics) == 1:
                 self._study.report(number, result["epoch"], result["values"][0])
             elif "values" not in result:
                 self._must_be_reported(live.metrics)
@@ -179,7 +179,7 @@ class Proposals(SearchAlgorithm):
         """End the sweep if what it compares is not measured; an epoch without validation measures less."""
         if not any(name.startswith("val/") for name in metrics) and metrics:
             return
-        lacking = [name for name in self._terms.metrics if name not in metrics]
+        lacking = [name for name in self.terms.metrics if name not in metrics]
         known = ", ".join(sorted(metrics)) or "none"
         self._limits.end(WRONG, f"sweep.metric: {', '.join(lacking)} is not reported. Reported are: {known}.")
 
@@ -208,7 +208,7 @@ class Proposals(SearchAlgorithm):
         outcome = str(result["outcome"])
         values = result.get("values")
         if outcome == "finished" and values is None:
-            self._limits.end(WRONG, _never(self._terms.metrics, json.loads(result["metrics"])))
+            self._limits.end(WRONG, _never(self.terms.metrics, json.loads(result["metrics"])))
             outcome = "failed"
         self._over(live, outcome, values, result.get("error") or None, run_id=result.get("run_id"))
 

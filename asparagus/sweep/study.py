@@ -14,7 +14,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -273,6 +272,8 @@ class Study:
 
         By PED-ANOVA: how far the best trials' values differ from all trials'. It knows conditions and several metrics.
         """
+        from optuna.importance import PedAnovaImportanceEvaluator  # scikit-learn takes a second
+
         complete = self._trials((TrialState.COMPLETE,))
         if len(complete) < ENOUGH or len({tuple(trial.values) for trial in complete}) == 1:
             return {}

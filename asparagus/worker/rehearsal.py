@@ -208,7 +208,6 @@ class Rehearsal:
         for key, told, ok in self._logged.judge_schedules(spec, self._parts.module):
             yield Finding("monitor", f"{key}: {told}", ok)
 
-
     def _test(self) -> Iterator[Finding]:
         """Put one small batch through the test that will follow the fit, where one will."""
         module, datamodule = self._parts.module, self._parts.datamodule
