@@ -51,6 +51,7 @@ LAUNCHED: dict[str, tuple[str, ...]] = {
     "model/unet": PRETRAIN,
     "model/unet_b_lw_dec": (*PRETRAIN, "model=unet_b_lw_dec", "+plugins=seg_Task997"),
     "plugins/seg_Task997": (*PRETRAIN, "model=unet_b_lw_dec", "+plugins=seg_Task997"),
+    "sweep/hparams_search": (*DIGITS, "-m", "sweep=hparams_search", "optim.lr=1e-3,1e-2", "sweep.metric=val/accuracy"),
     "site/cluster": (*DIGITS, "site=cluster", "resources=one_worker"),
 }
 """The words that launch a file, or have it take part; those that are left out are options chosen for the digits."""
@@ -132,7 +133,7 @@ def launch_of(file: str) -> tuple[str, ...]:
     if group in ("", "experiment"):
         return (file,)
     if group == "sweep":
-        return (*DIGITS, "-m", f"sweep={option}", "optim.lr=interval(1e-3,1e-2)", *ROOMY)
+        return (*DIGITS, "-m", f"sweep={option}", "optim.lr=1e-3,1e-2")
     roomy = ROOMY if group in ("hardware", "resources") else ()
     return (*DIGITS, f"{group}={option}", *roomy)
 

@@ -218,6 +218,9 @@ def test_what_a_launch_begins_with_has_no_problem():
         ({"sampler": {"name": "tpe", "seed": "x"}}, ["sweep.sampler.seed: 'x' is no seed"]),
         ({"sampler": {"name": "grid", "search_space": {}}}, ["sweep.sampler.search_space: grid takes no arguments"]),
         ({"sampler": "cmaes", "metric": ["a", "b"]}, ["cmaes compares one metric", "nsga2"]),
+        ({"sampler": ["tpe"]}, ["sweep.sampler: ['tpe'] given", "{name: ...}"]),
+        ({"sampler": {"name": {"x": 1}}}, ["sweep.sampler.name: {'x': 1} is not known"]),
+        ({"sampler": {"name": "tpee"}}, ["sweep.sampler.name: 'tpee' is not known", "Did you mean 'tpe'"]),
         ({"scheduler": "ahsa"}, ["sweep.scheduler: 'ahsa' is not known", "Did you mean 'asha'"]),
         ({"scheduler": {"grace_period": 5}}, ["sweep.scheduler.name: is missing", "asha"]),
         (
@@ -253,6 +256,10 @@ def test_how_a_space_is_searched_is_checked_by_key(given, said):
     for part in said:
         assert part in problem
     assert "me:word" not in problem
+
+
+def test_a_name_that_is_misspelt_itself_is_named():
+    assert "sweep.scheduler.nae: is not known. Did you mean 'name'?" in refused_options(scheduler={"nae": "asha"})
 
 
 def test_a_secret_storage_is_the_workplace_s_own_business():

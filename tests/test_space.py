@@ -378,6 +378,17 @@ def test_a_section_that_cannot_be_meant_is_refused_with_its_key(section, said, h
         assert part in text
 
 
+def test_what_a_check_finds_is_told_with_its_place(home):
+    section = "  scheduler:\n    name: ahsa\n  space: {optim.lr: [1, 2]}\n"
+    sweep = searched("sweep.trials=0", "seed=1,2", config=written(home, section))
+    found = sweep.located(["sweep.trials: 0 is", "sweep.scheduler.name: 'ahsa' is", "seed: no [command line: seed=1]"])
+    assert found == [
+        "sweep.trials: 0 is [command line: sweep.trials=0]",
+        "sweep.scheduler.name: 'ahsa' is [mine.yaml:4]",
+        "seed: no [command line: seed=1]",
+    ]
+
+
 def test_every_problem_of_a_section_is_told_at_once(home):
     section = "  {tials: 5, space: {a: [], b: 5, c: 'interval(2,1)'}}\n"
     text = refused_in_file(home, section)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from asparagus.check.target import call
+from asparagus.check.target import call, nameless
 from asparagus.compose.sweep_section import disk_of, name_of, sampler_of, seconds_of
 from asparagus.errors import ConfigError, one_of
 from asparagus.secrets import references, without_passwords
@@ -113,11 +113,16 @@ def _scheduler(asked: SweepOptions) -> Iterator[str]:
 
 
 def _no_name(where: str, setting: Any, known: tuple[str, ...]) -> Iterator[str]:
-    name = name_of(setting)
-    if name is None:
-        yield f"{where}.name: is missing. Known: {', '.join(sorted(known))}."
+    """Say what is wrong with what should be a name, or a section with one."""
+    names = ", ".join(sorted(known))
+    if isinstance(setting, str):
+        yield one_of(where, setting, known)
+    elif not isinstance(setting, Mapping):
+        yield f"{where}: {setting!r} given, but it is a name, or a section: {{name: ...}}. Known: {names}."
+    elif name_of(setting) is None:
+        yield from nameless(where, setting, known)
     else:
-        yield one_of(where, name, known)
+        yield one_of(f"{where}.name", setting.get("name", setting.get("_target_")), known)
 
 
 def _takes(where: str, path: str, arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -43,6 +43,14 @@ class ComposedSweep:
     """What its trials have in common: without the words that are searched, and without those of the section `sweep`."""
     options: SweepOptions
     space: Space
+    asked: Request
+    """What the section `sweep` was composed from."""
+
+    def located(self, problems: Iterable[str]) -> list[str]:
+        """Return problems that a check found, those of the section `sweep` each with where it was written."""
+        return [
+            text for one in problems for text in (located((one,), self.asked) if one.startswith(SECTION) else (one,))
+        ]
 
 
 def compose_sweep(request: Request) -> ComposedSweep:
@@ -63,7 +71,7 @@ def compose_sweep(request: Request) -> ComposedSweep:
     if problems:
         raise ConfigError(*located(tuple(problems), asked))
     base = dataclasses.replace(request, overrides=tuple(word for word in words if not _is_ours(word)))
-    return ComposedSweep(base, options, space)
+    return ComposedSweep(base, options, space, asked)
 
 
 def split_words(words: Iterable[str], folders: Sequence[Path]) -> tuple[list[str], list[tuple[str, Domain]]]:

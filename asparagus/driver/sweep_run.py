@@ -208,6 +208,7 @@ def _tune(plan: SweepPlan, proposals: Proposals, limits: Limits, desk: Any, scra
     from asparagus.sweep.search import search
     from asparagus.sweep.trial import Trial
 
+    sweep_id = proposals.terms.sweep_id  # Tune pickles what looks: no open file may hang on it
     modes = [(MONITOR, str(stage.spec.checkpoint.mode or "min")) for stage in plan.stages[:-1]]
     epochs = plan.last.spec.trainer.get("max_epochs")
     scheduler = build_scheduler(
@@ -222,7 +223,7 @@ def _tune(plan: SweepPlan, proposals: Proposals, limits: Limits, desk: Any, scra
         trainable=tune.with_parameters(Trial, desk=desk, terms=proposals.terms),
         bundles=plan.bundles,
         limits=limits,
-        look=lambda: limits.look(lambda: _folders(plan, proposals.terms.sweep_id)),
+        look=lambda: limits.look(lambda: _folders(plan, sweep_id)),
         folder=scratch,
         reuse=not plan.nested,
     )
