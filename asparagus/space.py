@@ -65,7 +65,7 @@ class Dimension:
             return domain.values
         assert self.size is not None
         step = domain.step or 1
-        found = [domain.low + place * step for place in range(self.size)]
+        found = [round(domain.low + place * step, 12) for place in range(self.size)]  # 0.1 + 2 * 0.1 is 0.3
         return tuple(int(value) if domain.integer else value for value in found)
 
 

@@ -96,7 +96,10 @@ def plan_sweep(request: Request) -> tuple[SweepPlan, TrialPlanner]:
     composed = compose_sweep(request)
     stages = stages_of(composed.base)
     planner = TrialPlanner(stages, environment=_folders())
-    options = settled(composed.options, composed.space)
+    try:
+        options = settled(composed.options, composed.space)
+    except ConfigError as error:
+        raise ConfigError(*composed.located(error.problems)) from error
     first = sample(composed.space)
     plans = tuple(planner.plan(place, first, before=None) for place in range(len(stages)))
     names = tuple(stage.name or plan.spec.stage for stage, plan in zip(stages, plans, strict=True))
@@ -116,11 +119,13 @@ def _check(plan: SweepPlan, planner: TrialPlanner, composed: ComposedSweep) -> N
     """Check the space: every dimension at both of its ends."""
     from asparagus.check.space import check_space
 
-    def plan_of_values(values: Mapping[str, Any]) -> None:
-        for place in range(planner.stages):
-            planner.plan(place, values, before=None)
+    def plan_of_values(values: Mapping[str, Any]) -> tuple[Plan, ...]:
+        return tuple(planner.plan(place, values, before=None) for place in range(planner.stages))
 
-    check_space(composed.space, plan.options, plan_of_values)
+    try:
+        check_space(composed.space, plan.options, plan_of_values)
+    except ConfigError as error:
+        raise ConfigError(*composed.located(error.problems)) from error
 
 
 def _folders() -> dict[str, str]:
