@@ -15,9 +15,17 @@ from asparagus.data.split import make_split
 from asparagus.optim import REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS
 from asparagus.registry import CALLBACKS, DATAMODULES, DATASETS, MODULES, NETWORKS, SCRIPTS
 from tests.helpers import free_port, wait_for_port
+from tests.long_forms import LONG_FORMS
 
 ASP = Path(sys.executable).parent
 RAY_CPUS = 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the long forms as slow."""
+    for item in items:
+        if item.nodeid in LONG_FORMS:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -777,8 +777,6 @@ TABLES = {"the shelf": BAD, "grammar": GRAMMAR, "values": VALUES, "optim": OPTIM
 ROWS = [pytest.param(*row, id=f"{table}: {name}") for table, rows in TABLES.items() for name, row in rows.items()]
 
 REFUSED_BY_THE_COMMAND = {
-    "sweep, which is not there yet": ["train_cls", "-m"],
-    "sweep by its long name": ["train_cls", "--multirun"],
     "unknown option": ["train_cls", "--fast"],
     "half an option": ["train_cls", "--dry"],
     "option with one dash": ["train_cls", "-x"],

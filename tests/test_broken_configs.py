@@ -119,7 +119,9 @@ class Break:
 
 def files() -> dict[str, Path]:
     found = [(shelf, file) for shelf in SHELVES for file in sorted(shelf.glob("**/*.yaml"))]
-    return {str(file.relative_to(shelf).with_suffix("")): file for shelf, file in found}
+    ours = {str(file.relative_to(shelf).with_suffix("")): file for shelf, file in found}
+    # A pipeline's keys are names of its user's own: tests/test_pipeline.py breaks it.
+    return {name: file for name, file in ours.items() if "\npipeline:" not in file.read_text()}
 
 
 FILES = files()
@@ -334,7 +336,19 @@ def test_unbroken_it_is_launched(file, shelf, capsys):
     assert (status, said.err) == (0, "")
 
 
-@pytest.mark.parametrize("made", BREAKS, ids=[f"{made.what}: {made.file}: {made.said[0]}" for made in BREAKS])
+SAMPLED = 4
+"""One break in so many is tried each time, all of them by `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(
+            made, id=f"{made.what}: {made.file}: {made.said[0]}", marks=[pytest.mark.slow] if turn % SAMPLED else []
+        )
+        for turn, made in enumerate(BREAKS)
+    ],
+)
 def test_a_broken_config_is_refused_and_the_place_is_named(made, shelf, capsys):
     words = list(made.words)
     if made.text is not None:

@@ -16,6 +16,7 @@ from asparagus.check import check
 from asparagus.compose import Request, compose, compose_config
 from asparagus.data import MAKERS
 from asparagus.data.split import make_split
+from asparagus.pipelines import plans_of
 from asparagus.plan import Plan, make_plan
 from asparagus.stages import STAGES
 
@@ -34,7 +35,13 @@ def names(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob(pattern))
 
 
-ROOTS, EXPERIMENTS = names("*.yaml"), names("experiment/**/*.yaml")
+def is_pipeline(name: str) -> bool:
+    return "pipeline" in yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+
+
+ROOTS = names("*.yaml")
+EXPERIMENTS = [name for name in names("experiment/**/*.yaml") if not is_pipeline(name)]
+PIPELINES = [name for name in names("experiment/**/*.yaml") if is_pipeline(name)]
 GROUPS = ("data", "optim", "trainer", "resources")
 OPTIONS = [tuple(name.split("/")) for group in GROUPS for name in names(f"{group}/*.yaml")]
 NETWORKS = [
@@ -116,6 +123,14 @@ def test_an_experiment_leaves_nothing_open_but_its_parent(config, ready):
     given = mandatory(config, ready)
     words = list(launched(config)[1:])
     assert [word for word in given if not word.startswith("init_from=") and word not in words] == []
+
+
+@pytest.mark.parametrize("config", PIPELINES)
+def test_the_stages_of_a_pipeline_plan_one_after_the_other(config, ready):
+    plans = plans_of(Request(config))
+    assert len(plans) > 1
+    assert all(plan.parent is None for _, plan in plans)
+    assert plans[-1][1].spec.init_from.startswith("stage:")
 
 
 @pytest.mark.parametrize("config", ROOTS)

@@ -9,6 +9,7 @@ from typing import Any
 
 from asparagus.compose.composer import PYTHON, Request
 from asparagus.compose.experiment import PIPELINE, config_of
+from asparagus.compose.origins import located
 from asparagus.compose.trial import words_of
 from asparagus.errors import ConfigError, did_you_mean
 
@@ -33,6 +34,13 @@ def stages_of(request: Request) -> tuple[StageRequest, ...]:
     Raises:
         ConfigError: The pipeline is not as it has to be, or a word names none of its stages.
     """
+    try:
+        return _stages(request)
+    except ConfigError as error:
+        raise ConfigError(*located(error.problems, request)) from error
+
+
+def _stages(request: Request) -> tuple[StageRequest, ...]:
     own = dataclasses.replace(request, overrides=tuple(word for word in request.overrides if word.startswith("sweep")))
     if request.config.endswith(PYTHON):
         return (StageRequest("", request),)
@@ -56,7 +64,7 @@ def stages_of(request: Request) -> tuple[StageRequest, ...]:
 
 def names_a_stage(request: Request) -> bool:
     """Tell whether a word is meant for a stage of a pipeline: `pretrain:optim.lr=1e-3`."""
-    return any(SEPARATOR in word.partition("=")[0] for word in request.overrides)
+    return any("=" in word and SEPARATOR in word.partition("=")[0] for word in request.overrides)
 
 
 def of_stage(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +111,10 @@ def _no_stage(words: Iterable[str], names: Iterable[str]) -> None:
     """Refuse a word for a stage that is not there."""
     known = list(names)
     for word in words:
-        stage, separator, _ = word.partition("=")[0].lstrip("+~").partition(SEPARATOR)
-        if separator and stage not in known:
+        key, equals, _ = word.partition("=")
+        stage, separator, _ = key.lstrip("+~").partition(SEPARATOR)
+        if equals and separator and stage not in known:
             where = f"Its stages: {', '.join(known)}." if known else "This experiment is no pipeline."
             near = did_you_mean(stage, known)
-            raise ConfigError(" ".join(filter(None, (f"{word}: there is no stage {stage!r}.", near, where))))
+            told = key.lstrip("+~")  # not the value, which nobody may be meant to see
+            raise ConfigError(" ".join(filter(None, (f"{told}: there is no stage {stage!r}.", near, where))))
