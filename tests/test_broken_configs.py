@@ -336,7 +336,7 @@ def test_unbroken_it_is_launched(file, shelf, capsys):
     assert (status, said.err) == (0, "")
 
 
-SAMPLED = 4
+SAMPLED = 6
 """One break in so many is tried each time, all of them by `make test-slow`."""
 
 
