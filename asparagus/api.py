@@ -154,16 +154,24 @@ def plan_of(
     elif words:
         raise ConfigError("overrides: this config is composed already. Give them to load_config.")
     try:
-        spec = _spec(config)
-        found = check(spec)
+        plan = planned(_spec(config))
     except PipelineError:
         raise
     except ConfigError as error:
         problems = (*error.problems, *_more(error))
         raise ConfigError(*(located(problems, config) if isinstance(config, Request) else problems)) from error
-    plan = make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes, fingerprint=found.fingerprint)
     before = _standing(plan, config)
     return dataclasses.replace(plan, notes=(*plan.notes, before.describe())) if before else plan
+
+
+def planned(spec: Spec) -> Plan:
+    """Check and plan what is composed.
+
+    Raises:
+        RequestError: Every problem that it has.
+    """
+    found = check(spec)
+    return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes, fingerprint=found.fingerprint)
 
 
 def _standing(plan: Plan, config: Any) -> Standing | None:

@@ -14,6 +14,8 @@ SAMPLERS = ("grid", "random", "tpe", "cmaes", "gp", "nsga2", "nsga3", "qmc", "br
 """Names that `sweep.sampler` may have."""
 SCHEDULERS = ("asha", "hyperband", "median", "pbt", "none")
 """Names that `sweep.scheduler` may have."""
+SPELLINGS = {"nsgaii": "nsga2", "nsgaiii": "nsga3", "bruteforce": "brute_force", "motpe": "tpe"}
+"""What a sampler may be called besides, once `Sampler` and dashes are taken away."""
 
 
 @dataclass(frozen=True)
@@ -155,3 +157,26 @@ def one_or_more(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     return tuple(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else (str(value),)
+
+
+def named(setting: Any) -> tuple[str | None, dict[str, Any]]:
+    """Split a sampler or scheduler into its name (None where it has none) and its arguments.
+
+    Args:
+        setting: A name alone, or with arguments: `{name: asha, grace_period: 2}`.
+    """
+    if setting is None or not isinstance(setting, Mapping):
+        return None if setting is None else str(setting), {}
+    arguments = {str(key): value for key, value in setting.items() if key not in {"name", "_target_"}}
+    name = setting.get("name") or setting.get("_target_")
+    return None if name is None else str(name), arguments
+
+
+def sampler_named(setting: Any) -> tuple[str | None, dict[str, Any]]:
+    """Split a sampler as `named` does, with the name that we have for it: that of Optuna's class means the same."""
+    name, arguments = named(setting)
+    if name is None:
+        return None, arguments
+    short = name.rpartition(".")[2].lower().removesuffix("sampler").replace("-", "_")
+    bare = short.replace("_", "")
+    return short if short in SAMPLERS else SPELLINGS.get(bare, bare), arguments

@@ -13,7 +13,7 @@ from typing import Any
 from asparagus.errors import PlanError
 from asparagus.plan import Plan
 from asparagus.record.sweeps import SWEEP
-from asparagus.space import Choice, Dimension, Space, SweepOptions, one_or_more
+from asparagus.space import Choice, Dimension, Space, SweepOptions, named, one_or_more
 from asparagus.spec import RunOptions
 
 PRUNING = {"asha": 4, "hyperband": 3}
@@ -164,10 +164,10 @@ class SweepPlan:
 
     def _rungs(self) -> str:
         """Say how many trials get how far, for schedulers that work in rungs."""
-        name, arguments = _split(self.options.scheduler)
+        name, arguments = named(self.options.scheduler)
         epochs = self.last.spec.trainer.get("max_epochs")
         if name not in PRUNING or not isinstance(epochs, int) or epochs < 1:
-            return "" if name == "none" else name
+            return "" if name in (None, "none") else name
         factor = arguments.get("reduction_factor", PRUNING[name])
         left, at, told_rungs = float(self.trials), int(arguments.get("grace_period", 1)), []
         while at < epochs:
@@ -235,14 +235,8 @@ def _resources(bundles: list[dict[str, float]]) -> str:
 
 
 def _named(setting: Any) -> str:
-    name, arguments = _split(setting)
-    return name + (f" ({', '.join(f'{key}={value}' for key, value in arguments.items())})" if arguments else "")
-
-
-def _split(setting: Any) -> tuple[str, dict[str, Any]]:
-    if isinstance(setting, dict):
-        return str(setting.get("name", "none")), {key: value for key, value in setting.items() if key != "name"}
-    return str(setting or "none"), {}
+    name, arguments = named(setting)
+    return str(name) + (f" ({', '.join(f'{key}={value}' for key, value in arguments.items())})" if arguments else "")
 
 
 def _caps(options: SweepOptions) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""From a request to a sweep or a pipeline: what `-m` and `pipeline:` are made of, on the client and at the desk."""
+"""From a request to a sweep: what `-m` is made of, on the client and at the desk."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from asparagus.check import check
+from asparagus.api import planned, prepare
 from asparagus.compose import Request, config_of, spec_of
 from asparagus.compose.origins import located
 from asparagus.compose.pipeline import StageRequest, of_stage, stages_of
 from asparagus.compose.space import ComposedSweep, compose_sweep, settled
 from asparagus.compose.trial import config_with, request_with
 from asparagus.errors import ConfigError
-from asparagus.plan import Plan, make_plan
+from asparagus.plan import Plan
 from asparagus.space import sample
 from asparagus.spec import OF_STAGE, Spec
 from asparagus.sweep_plan import SweepPlan, must_fit
@@ -33,7 +33,6 @@ class TrialPlanner:
     """Plans the runs of one trial after another: composed and checked as if each had been launched alone."""
 
     requests: tuple[StageRequest, ...]
-    label: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     """Where the folders are: the desk may have been started with another environment."""
 
@@ -61,11 +60,9 @@ class TrialPlanner:
             config = config_with(_composed(asked.request), asked.request, own)
             names = [one.name for one in self.requests]
             source = None if asked.source is None or before is None else before[names.index(asked.source)]
-            spec = _of_trial(spec_of(config, request), asked, source)
-            found = check(spec)
+            return planned(_of_trial(spec_of(config, request), asked, source))
         except ConfigError as error:
             raise ConfigError(*located(error.problems, request)) from error
-        return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes, fingerprint=found.fingerprint)
 
 
 @cache
@@ -90,8 +87,6 @@ def plan_sweep(request: Request) -> tuple[SweepPlan, TrialPlanner]:
         ConfigError: Every problem of the experiment, the space and the options.
         PlanError: A trial can never run.
     """
-    from asparagus.api import prepare
-
     prepare()
     composed = compose_sweep(request)
     stages = stages_of(composed.base)

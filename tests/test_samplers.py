@@ -12,8 +12,8 @@ import pytest
 
 from asparagus.compose.constraints import holds
 from asparagus.errors import ConfigError
-from asparagus.space import Choice, Dimension, Interval, Space, SweepOptions, Values
-from asparagus.sweep.samplers import SAMPLERS, named
+from asparagus.space import Choice, Dimension, Interval, Space, SweepOptions, Values, sampler_named
+from asparagus.sweep.samplers import SAMPLERS
 from asparagus.sweep.study import Proposal, Study
 
 EVERY = sorted(SAMPLERS)
@@ -287,7 +287,7 @@ def test_nsga2_says_when_all_trials_are_its_first_generation(tmp_path: Path, cap
     [("TPE", "tpe"), ("cma-es", "cmaes"), ("optuna.samplers.NSGAIISampler", "nsga2"), ("brute-force", "brute_force")],
 )
 def test_samplers_are_known_by_their_other_spellings(written: str, name: str) -> None:
-    assert named(written) == (name, {})
+    assert sampler_named(written) == (name, {})
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from asparagus.compose import Request, compose, config_of, spec_of
 from asparagus.compose.overrides import normalise
 from asparagus.compose.points import count, drawn, placed, points, satisfied
 from asparagus.compose.space import ComposedSweep, compose_sweep, split_words
-from asparagus.compose.sweep_section import disk_of, sampler_of, seconds_of, settled
+from asparagus.compose.sweep_section import disk_of, seconds_of, settled
 from asparagus.compose.trial import config_with, folders_of, needs_composing, request_with, with_values, words_of
 from asparagus.errors import ConfigError
-from asparagus.space import Choice, Dimension, Interval, Space, SweepOptions, sample
+from asparagus.space import Choice, Dimension, Interval, Space, SweepOptions, sample, sampler_named
 
 DIGITS = "experiment/digits"
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -565,7 +565,7 @@ def test_a_grid_without_end_is_refused_by_key(given, domain, said):
     ],
 )
 def test_a_sampler_is_known_by_the_name_of_its_class_too(written, name):
-    assert sampler_of(written) == name
+    assert sampler_named(written)[0] == name
 
 
 # ---- limits

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from asparagus.check.target import call, nameless
-from asparagus.compose.sweep_section import disk_of, name_of, sampler_of, seconds_of
+from asparagus.compose.sweep_section import disk_of, seconds_of
 from asparagus.errors import ConfigError, one_of
 from asparagus.secrets import references, without_passwords
-from asparagus.space import SAMPLERS, SCHEDULERS, SweepOptions, one_or_more
+from asparagus.space import SAMPLERS, SCHEDULERS, SweepOptions, named, one_or_more, sampler_named
 
 MODES = ("min", "max")
 NONE, PBT, CMAES = "none", "pbt", "cmaes"
@@ -50,7 +50,7 @@ def options(asked: SweepOptions) -> Iterator[str]:
 
 def scheduler_of(asked: SweepOptions) -> str:
     """Return the name of the scheduler; `none` where there is none."""
-    return name_of(asked.scheduler) or NONE
+    return named(asked.scheduler)[0] or NONE
 
 
 def _numbers(asked: SweepOptions) -> Iterator[str]:
@@ -78,12 +78,11 @@ def _caps(asked: SweepOptions) -> Iterator[str]:
 
 def _sampler(asked: SweepOptions) -> Iterator[str]:
     where = "sweep.sampler"
-    name = sampler_of(asked.sampler)
+    name, arguments = sampler_named(asked.sampler)
     if name not in SAMPLERS:
         yield from _no_name(where, asked.sampler, SAMPLERS)
         return
-    arguments = {key: value for key, value in _arguments(asked.sampler).items() if key != "seed"}
-    seed = _arguments(asked.sampler).get("seed", 0)
+    seed = arguments.pop("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         yield f"{where}.seed: {seed!r} is no seed. Give a whole number from 0 to {LARGEST_SEED}."
     if name == CMAES and len(one_or_more(asked.metric)) > 1:
@@ -96,9 +95,9 @@ def _sampler(asked: SweepOptions) -> Iterator[str]:
 
 def _scheduler(asked: SweepOptions) -> Iterator[str]:
     where = "sweep.scheduler"
-    name = scheduler_of(asked)
-    nameless = isinstance(asked.scheduler, Mapping) and name_of(asked.scheduler) is None
-    if nameless or name not in SCHEDULERS:
+    name, arguments = named(asked.scheduler)
+    name = NONE if asked.scheduler is None else name
+    if name not in SCHEDULERS:
         yield from _no_name(where, asked.scheduler, SCHEDULERS)
         return
     if name != NONE and len(one_or_more(asked.metric)) > 1:
@@ -107,9 +106,9 @@ def _scheduler(asked: SweepOptions) -> Iterator[str]:
             f"{where}=none."
         )
     if name in TUNES:
-        yield from _takes(where, f"ray.tune.schedulers.{TUNES[name]}", _arguments(asked.scheduler))
+        yield from _takes(where, f"ray.tune.schedulers.{TUNES[name]}", arguments)
     else:
-        yield from (f"{where}.{key}: none takes no arguments. Leave it out." for key in _arguments(asked.scheduler))
+        yield from (f"{where}.{key}: none takes no arguments. Leave it out." for key in arguments)
 
 
 def _no_name(where: str, setting: Any, known: tuple[str, ...]) -> Iterator[str]:
@@ -119,7 +118,7 @@ def _no_name(where: str, setting: Any, known: tuple[str, ...]) -> Iterator[str]:
         yield one_of(where, setting, known)
     elif not isinstance(setting, Mapping):
         yield f"{where}: {setting!r} given, but it is a name, or a section: {{name: ...}}. Known: {names}."
-    elif name_of(setting) is None:
+    elif named(setting)[0] is None:
         yield from nameless(where, setting, known)
     else:
         yield one_of(f"{where}.name", setting.get("name", setting.get("_target_")), known)
@@ -130,12 +129,6 @@ def _takes(where: str, path: str, arguments: Mapping[str, Any]) -> Iterator[str]
     yield from (f"{where}.{key}: is filled in by the sweep. Leave it out." for key in ours)
     left = {key: value for key, value in arguments.items() if key not in ours}
     yield from call(where, path, left, OURS | {"seed"}, whole=False, named_by="name")
-
-
-def _arguments(setting: Any) -> dict[str, Any]:
-    if not isinstance(setting, Mapping):
-        return {}
-    return {str(key): value for key, value in setting.items() if key not in ("name", "_target_")}
 
 
 def _compared(asked: SweepOptions) -> Iterator[str]:

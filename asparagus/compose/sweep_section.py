@@ -13,15 +13,13 @@ from asparagus.compose.points import MOST, count
 from asparagus.compose.schema import SWEEP as SECTION
 from asparagus.compose.schema import filled
 from asparagus.errors import ConfigError
-from asparagus.space import SAMPLERS, Space, SweepOptions
+from asparagus.space import Space, SweepOptions, sampler_named
 
 FROM, WARM_START = "from", "warm_start"
 """`from` is a word of Python, so the field is called otherwise."""
 SEVERAL = ("constraints", "points")
 """Keys that may have one in place of a list."""
 GRID, TPE = "grid", "tpe"
-SPELLINGS = {"nsgaii": "nsga2", "nsgaiii": "nsga3", "bruteforce": "brute_force", "motpe": TPE}
-"""What a sampler may be called besides, once `Sampler` and dashes are taken away."""
 EXHAUSTIVE = (GRID, "brute_force")
 """Samplers that try every point."""
 TRIALS = 20
@@ -69,7 +67,7 @@ def settled(options: SweepOptions, space: Space) -> SweepOptions:
         ConfigError: Every point is to be tried, and they are not to be counted.
     """
     uncounted = [dimension.key for dimension in space.dimensions if dimension.size is None]
-    sampler = sampler_of(options.sampler)
+    sampler, _ = sampler_named(options.sampler)
     if options.sampler is None:
         sampler = TPE if uncounted or options.trials is not None else GRID
         options = dataclasses.replace(options, sampler=sampler)
@@ -92,21 +90,6 @@ def settled(options: SweepOptions, space: Space) -> SweepOptions:
         )
     known = [number for number in (options.trials, total) if number is not None]
     return dataclasses.replace(options, trials=min(known))
-
-
-def name_of(setting: Any) -> str | None:
-    """Return the name of a sampler or scheduler, written alone or with its arguments: `{name: tpe, ...}`."""
-    name = setting.get("name") or setting.get("_target_") if isinstance(setting, Mapping) else setting
-    return None if name is None else str(name)
-
-
-def sampler_of(setting: Any) -> str | None:
-    """Return the name of a sampler as we call it: that of Optuna's class means the same."""
-    name = name_of(setting)
-    if name is None:
-        return None
-    short = name.rpartition(".")[2].lower().removesuffix("sampler").replace("-", "_")
-    return short if short in SAMPLERS else SPELLINGS.get(short.replace("_", ""), short.replace("_", ""))
 
 
 def seconds_of(time: Any) -> float:

@@ -24,7 +24,7 @@ from asparagus.errors import RecordError, RequestError
 from asparagus.plan import Plan
 from asparagus.record.numbers import enter
 from asparagus.record.recorder import Recorder
-from asparagus.record.run_folder import FINISHED, INTERRUPTED, is_running, mark, write_json
+from asparagus.record.run_folder import FINISHED, INTERRUPTED, is_running, write_json
 from asparagus.record.standing import Standing, standing
 from asparagus.secrets import Sealed, hide, references, reveal
 from asparagus.spec import Exploit, TrialOf
@@ -102,7 +102,6 @@ class Desk:
             "folder": str(made.folder.path),
             "mlflow_run_id": made.mlflow_run_id,
             "attempt": made.attempt,
-            "offset": made.offset,
         }
 
     def begin(
@@ -201,14 +200,13 @@ class Desk:
             if trial == number:
                 self.end(run_id, state, metrics)
 
-    def close(self, state: str, metrics: dict[str, float]) -> bool:
-        """End all that is held, the sweep's own run last. Returns whether the store was told everything."""
+    def close(self, state: str, metrics: dict[str, float]) -> None:
+        """End all that is held, the sweep's own run last; what the store could not be told is in the log."""
         for run_id in [run_id for run_id in list(self._held) if run_id != self._sweep_id]:
             self.end(run_id, INTERRUPTED, {})
         self.end(self._sweep_id, state, metrics)
         self._closing.shutdown(wait=True)
         self._recorder.__exit__(None, None, None)
-        return True
 
     def _close(self, run_id: int, state: str) -> None:
         """Tell the tracking store; on a thread of its own, one after another."""
@@ -275,8 +273,3 @@ def _abandon(trainer: Any) -> None:
         ray.get(trainer.abandon.remote(), timeout=CLOSE_S)
     except RayError:  # it is gone, and its training with it
         return
-
-
-def reopened(found: Standing) -> None:
-    """Let a finished sweep go on: more is asked of it."""
-    mark(found.folder, INTERRUPTED)

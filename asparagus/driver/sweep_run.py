@@ -17,14 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from asparagus.driver.desk import Planner, reopened
+from asparagus.driver.desk import Planner
 from asparagus.driver.on_ray import chatter_to, connected, secrets_of
 from asparagus.driver.one_run import Watcher
 from asparagus.driver.sweep_outcome import SweepOutcome, draw, make_room, measured, outcome_of
 from asparagus.errors import RecordError, RunError
 from asparagus.journal import Journal, JournalReader
 from asparagus.record.numbers import find_folder, of_sweep
-from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
+from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder, mark
 from asparagus.record.standing import standing
 from asparagus.record.sweeps import REQUEST, STUDY, SWEEP, asked_of
 from asparagus.secrets import Sealed, WithoutSecrets
@@ -56,7 +56,7 @@ def drive_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOut
         study = _study(plan, found.folder)
         if study.counted() >= plan.trials:
             return dataclasses.replace(outcome_of(study, found.run_id, found.folder, found.facts), repeated=False)
-        reopened(found)
+        mark(found.folder, INTERRUPTED)  # more is asked of it
     with connected(dataclasses.replace(plan.last, workers=1), at_once=_cpus(plan)), _desk(plan, planner) as desk:
         return _search(plan, desk, watcher)
 
@@ -158,12 +158,12 @@ def _run(
 
     from asparagus.sweep.limits import HOPELESS
     from asparagus.sweep.limits import INTERRUPTED as STOPPED
-    from asparagus.sweep.schedulers import PAUSING, named
+    from asparagus.sweep.schedulers import PAUSING, scheduler_of
     from asparagus.sweep.search import WRONG, Proposals
 
     folder = RunFolder(Path(sweep["folder"]), SWEEP)
     terms, limits = _terms(plan, sweep["run_id"]), _limits(plan, folder)
-    many = named(plan.options.scheduler)[0] in PAUSING
+    many = scheduler_of(plan.options) in PAUSING
     with _account(plan, folder, limits, watcher, study) as tell:
         proposals = Proposals(
             study,
@@ -186,7 +186,7 @@ def _run(
 
 
 def _terms(plan: SweepPlan, sweep_id: int) -> Terms:
-    from asparagus.sweep.schedulers import PBT, named
+    from asparagus.sweep.schedulers import PBT, scheduler_of
     from asparagus.sweep.trial import Terms
 
     return Terms(
@@ -195,7 +195,7 @@ def _terms(plan: SweepPlan, sweep_id: int) -> Terms:
         metrics=plan.metrics,
         secrets=Sealed(_secrets(plan)),
         nested=_nested if plan.nested else None,
-        keeps_pointers=named(plan.options.scheduler)[0] == PBT,
+        keeps_pointers=scheduler_of(plan.options) == PBT,
         recycle_after=plan.options.recycle_after,
     )
 

@@ -21,14 +21,13 @@ from optuna.samplers import (
 )
 
 from asparagus.errors import ConfigError, did_you_mean, one_of
-from asparagus.space import Values
+from asparagus.space import Values, sampler_named
 from asparagus.sweep.grid import EveryPoint
 from asparagus.sweep.parameters import Parameter, Parameters
 from asparagus.sweep.storage import quiet
 
 WHERE = "sweep.sampler"
 GRID, BRUTE_FORCE, TPE, CMAES = "grid", "brute_force", "tpe", "cmaes"
-SPELLINGS = {"nsgaii": "nsga2", "nsgaiii": "nsga3", "bruteforce": BRUTE_FORCE, "motpe": TPE}
 FOR_CODE = ("Callable", "Base", "FrozenTrial", "ndarray")
 """Arguments of these kinds cannot be written in an experiment."""
 PLAIN: dict[str, tuple[type, ...]] = {
@@ -100,7 +99,9 @@ def build_sampler(setting: Any, need: Need) -> BaseSampler:
     Raises:
         ConfigError: There is no such sampler, it does not take an argument, or cannot search such a space.
     """
-    name, arguments = named(setting)
+    name, arguments = sampler_named(setting)
+    if name is None and setting is not None:
+        raise ConfigError(f"{WHERE}: it has no name. Write {{name: tpe, ...}}; known: {', '.join(SAMPLERS)}.")
     name = name or _default(need)
     if name not in SAMPLERS:
         raise ConfigError(one_of(WHERE, name, SAMPLERS))
@@ -123,26 +124,9 @@ def build_sampler(setting: Any, need: Need) -> BaseSampler:
 
 def remark_on(setting: Any, need: Need) -> str | None:
     """Return what somebody who chose a sampler for such a space may not expect of it."""
-    name, arguments = named(setting)
+    name, arguments = sampler_named(setting)
     kind = SAMPLERS[name or _default(need)]
     return kind.remark(need, arguments) if kind else None
-
-
-def named(setting: Any) -> tuple[str | None, dict[str, Any]]:
-    """Return the name and the arguments of `sweep.sampler`; a class of Optuna's is known by its own name too.
-
-    Raises:
-        ConfigError: It is a mapping without a name.
-    """
-    if setting is None:
-        return None, {}
-    arguments = dict(setting) if isinstance(setting, Mapping) else {"name": setting}
-    given = arguments.pop("name", None) or arguments.pop("_target_", None)
-    if given is None:
-        raise ConfigError(f"{WHERE}: it has no name. Write {{name: tpe, ...}}; known: {', '.join(SAMPLERS)}.")
-    short = str(given).rpartition(".")[2].lower().removesuffix("sampler").replace("-", "_")
-    short = short if short in SAMPLERS else short.replace("_", "")
-    return SPELLINGS.get(short, short), arguments
 
 
 def _default(need: Need) -> str:

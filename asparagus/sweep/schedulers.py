@@ -17,7 +17,7 @@ from ray.tune.schedulers import (
 )
 
 from asparagus.errors import ConfigError, did_you_mean
-from asparagus.space import Choice, Dimension, Space, SweepOptions
+from asparagus.space import Choice, Dimension, Space, SweepOptions, named
 
 TIME = "epoch"
 """What schedulers count in: the epochs of a stage, from 1."""
@@ -39,12 +39,9 @@ PAUSING = ("hyperband", PBT)
 """Those that need many trials at once, and put some aside for a while."""
 
 
-def named(setting: Any) -> tuple[str, dict[str, Any]]:
-    """Return the name and the arguments of `sweep.scheduler` or `sweep.sampler`."""
-    if isinstance(setting, Mapping):
-        arguments = dict(setting)
-        return str(arguments.pop("name", NONE)), arguments
-    return str(setting or NONE), {}
+def scheduler_of(options: SweepOptions) -> str:
+    """Return the name of a sweep's scheduler."""
+    return named(options.scheduler)[0] or NONE
 
 
 def build_scheduler(
@@ -61,7 +58,7 @@ def build_scheduler(
     Raises:
         ConfigError: An argument that the scheduler does not have.
     """
-    name, arguments = named(options.scheduler)
+    name, arguments = scheduler_of(options), named(options.scheduler)[1]
     _must_take(name, arguments)
     if name == NONE:
         return FIFOScheduler()

@@ -24,7 +24,7 @@ from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.holds import child, hold, release
 from asparagus.errors import AsparagusError, RecordError
 from asparagus.journal import JournalReader
-from asparagus.secrets import hide, references
+from asparagus.secrets import hide
 from asparagus.spec import Assignment
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class Trial(Trainable):
             raise report
         facts: dict[str, Any] = {"stage": self._stage, "run_id": self._run_id, "params": json.dumps(self._values)}
         if isinstance(report, Over):
-            return {**facts, **self._measured(report.metrics), **_told(report), "done": True}
+            ended = {"outcome": report.outcome, "error": report.error, "done": True}
+            return {**facts, **self._measured(report.metrics), **ended}
         epoch, metrics = report
         return {**facts, "epoch": epoch + 1, **self._measured(metrics)}
 
@@ -282,7 +283,7 @@ class Trial(Trainable):
         text = str(error) if isinstance(error, AsparagusError) else f"{type(error).__name__}: {error}"
         if self._run_id is not None:
             ray.get(self._desk.end.remote(self._run_id, "failed", {}, story=story))
-        return Over(outcome, error=text)
+        return Over(outcome, error=hide(text, set(self._terms.secrets.values)) if self._terms.secrets else text)
 
 
 def begun_at(assignment: Assignment) -> int:
@@ -295,21 +296,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell memory that ran out, of a GPU or of the machine, from any other failure."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, MemoryError) or type(seen).__name__ in {"OutOfMemoryError", "OutOfMemoryError_"}:
+        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
             return True
         if "out of memory" in str(seen).lower() or "can't allocate memory" in str(seen).lower():
             return True
         seen = seen.__cause__ or seen.__context__
     return False
-
-
-def hidden(text: str, spec: dict[str, Any]) -> str:
-    """Return a text without the values of secrets that a spec refers to."""
-    return hide(text, set(references(spec)))
-
-
-def _told(over: Over) -> dict[str, Any]:
-    return {"outcome": over.outcome, "error": over.error}
 
 
 def _resident_bytes() -> int:
