@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,12 +111,21 @@ class SweepPlan:
         if site.nodes is None:
             return None
         have = {"CPU": site.cpus_per_node, "GPU": site.gpus_per_node}
-        fits = []
-        for kind, each in have.items():
-            need = sum(bundle.get(kind, 0) for bundle in self.bundles)
-            if need and each is not None:
-                fits.append(math.floor(each * site.nodes / need + 1e-9))
-        return min(fits, default=None)
+        known = {kind: float(amount) for kind, amount in have.items() if amount is not None}
+        return self.held_by([known] * site.nodes) if known else None
+
+    def held_by(self, nodes: Sequence[Mapping[str, float]]) -> int | None:
+        """Return how many trials these nodes hold at a time; None where they say nothing of what a trial needs.
+
+        Args:
+            nodes: What each one has, as Ray calls it: `{"CPU": 8, "GPU": 1}`.
+        """
+        workers = [bundle for bundle in self.bundles if bundle]
+        asked = {kind: amount for kind, amount in workers[0].items() if amount and any(kind in node for node in nodes)}
+        if not asked:
+            return None
+        places = (min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked.items()) for node in nodes)
+        return sum(places) // len(workers)
 
     @property
     def concurrency(self) -> int | None:

@@ -137,6 +137,13 @@ def best_of(found: Iterable[Manifest]) -> Manifest | None:
     return max(scored, key=lambda manifest: (manifest.score, -manifest.step), default=None)
 
 
+def best_in(checkpoints: Path) -> str | None:
+    """Return the path of the checkpoint to go on with: the best, or the last where nothing was measured."""
+    found = manifests(checkpoints)
+    chosen = best_of(found) or (found[-1] if found else None)
+    return str(checkpoints / chosen.name) if chosen else None
+
+
 def pick(checkpoints: Path, which: str) -> tuple[Path, Manifest]:
     """Return the checkpoint called `which`: `last`, `best`, or a name with or without `.ckpt`.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from asparagus.cli.screen import Screen
 from asparagus.plan import Plan
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
@@ -20,39 +19,21 @@ SHOWN = 5
 """Metrics in one line; the rest are in MLflow."""
 
 
-class Progress:
-    """Show a run's events as they come; a context manager.
-
-    Everything goes to standard error, so that standard output holds results alone.
+class Progress(Screen):
+    """Show a run's events as they come.
 
     Args:
         plan: What is being carried out.
     """
 
     def __init__(self, plan: Plan) -> None:
-        from rich.console import Console
-
+        super().__init__()
         self._plan = plan
-        self._console: Console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._started = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def _greet(self) -> None:
         self._say(f"starting {self._plan.spec.stage} of {self._plan.spec.task}")
-        if self._console.is_terminal:
-            self._bar, self._task = self._live()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def show(self, event: Any) -> None:
-        """Show one event."""
-        getattr(self, f"_on_{event['kind']}", self._pass)(event)
 
     def summary(self, outcome: Outcome) -> None:
         """Say how it ended, and what to do with it next."""
@@ -68,20 +49,15 @@ class Progress:
             self._say(f"  checkpoint  {outcome.checkpoint}")
         self._say(f"  look at it  asp ui      lineage  asp lineage {outcome.run_id}")
 
-    def _live(self) -> tuple[Bar, TaskID]:
+    def _go_live(self) -> Bar:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
         bar = RichProgress(*columns, console=self._console, transient=True, refresh_per_second=4)
         bar.start()
-        return bar, bar.add_task(f"{self._plan.spec.stage}: starting", total=None)
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
-
-    def _pass(self, event: Any) -> None:
-        """Not every event is for the screen."""
+        self._bar, self._task = bar, bar.add_task(f"{self._plan.spec.stage}: starting", total=None)
+        return bar
 
     def _on_run(self, event: Any) -> None:
         self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+
+from asparagus.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.live import Live
     from rich.table import Table
 
@@ -51,41 +52,33 @@ class Row:
     values: list[float] | None = None
 
 
-class SweepTable:
-    """Shows a sweep's events as they come; a context manager. Everything goes to standard error."""
+class SweepTable(Screen):
+    """Shows a sweep's events as they come."""
 
     def __init__(self, plan: SweepPlan) -> None:
-        from rich.console import Console
-
+        super().__init__()
         self._plan = plan
-        self._console: Console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live: Live | None = None
+        self._table: Live | None = None
         self._rows: dict[int, Row] = {}
         self._over: dict[str, int] = dict.fromkeys(STATES, 0)
         self._best: Row | None = None
-        self._started = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def _greet(self) -> None:
         what = f"{' -> '.join(self._plan.names)} of {self._plan.last.spec.task}"
         self._say(f"sweeping {what}: {self._plan.trials} trials")
-        if self._console.is_terminal:
-            from rich.live import Live
 
-            self._live = Live(self._table(), console=self._console, transient=True, refresh_per_second=4)
-            self._live.start()
-        return self
+    def _go_live(self) -> Live:
+        from rich.live import Live
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._table = Live(self._drawn(), console=self._console, transient=True, refresh_per_second=4)
+        self._table.start()
+        return self._table
 
     def show(self, event: Any) -> None:
         """Show one event."""
-        getattr(self, f"_on_{event['kind']}", self._pass)(event)
-        if self._live is not None:
-            self._live.update(self._table())
+        super().show(event)
+        if self._table is not None:
+            self._table.update(self._drawn())
 
     def summary(self, outcome: SweepOutcome) -> None:
         """Say what came of it, and what to do with it next."""
@@ -110,12 +103,6 @@ class SweepTable:
     def _measured(self, values: list[float] | None) -> str:
         return "  ".join(f"{name} {value:.4g}" for name, value in zip(self._plan.metrics, values or (), strict=False))
 
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
-
-    def _pass(self, event: Any) -> None:
-        """Not every event is for the screen."""
-
     def _on_sweep(self, event: Any) -> None:
         self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")
         if event["attempt"] > 1:
@@ -126,7 +113,7 @@ class SweepTable:
         self._rows[number] = Row(number, params=event["values"])
 
     def _on_trial_epoch(self, event: Any) -> None:
-        row = self._rows[event["number"]]
+        row = self._rows.setdefault(event["number"], Row(event["number"]))
         row.run_id, row.epoch, row.values = event["run_id"], event["epoch"], event["values"]
         row.state = self._plan.names[event["stage"]] if len(self._plan.names) > 1 else "training"
 
@@ -161,7 +148,7 @@ class SweepTable:
         best = self._best.values[0] if self._best and self._best.values else None
         return best is None or (value > best if self._plan.modes[0] == "max" else value < best)
 
-    def _table(self) -> RenderableType:
+    def _drawn(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asparagus.checkpoint.folder import best_of, manifests
+from asparagus.checkpoint.folder import best_in, manifests
 from asparagus.driver.begin import Begun, begun, looking, otherwise_now
 from asparagus.errors import RecordError, RunError
 from asparagus.journal import Event, JournalReader
@@ -121,7 +121,7 @@ def _shown(found: Standing, plan: Plan) -> Outcome:
         state=str(facts["state"]),
         folder=str(found.folder.path),
         metrics=facts["metrics"],
-        checkpoint=_best(found.folder),
+        checkpoint=best_in(found.folder.checkpoints),
         parent=plan.parent,
         repeated=False,
     )
@@ -146,7 +146,7 @@ def _outcome(begun: Begun, state: str, metrics: dict[str, float], *, recorded: b
         state=state,
         folder=str(begun.folder.path),
         metrics=metrics,
-        checkpoint=_best(begun.folder),
+        checkpoint=best_in(begun.folder.checkpoints),
         parent=begun.plan.parent,
         recorded=recorded,
     )
@@ -198,13 +198,6 @@ def _write_error(begun: Begun, error: RunError) -> None:
     story = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError), begun.folder.log.open("a", encoding="utf-8") as file:  # a disk that is full
         file.write(hide(story, set(references(begun.plan.spec.to_dict()))))
-
-
-def _best(folder: RunFolder) -> str | None:
-    """Return the checkpoint to go on with: the best, or the last where nothing was measured."""
-    found = manifests(folder.checkpoints)
-    chosen = best_of(found) or (found[-1] if found else None)
-    return str(folder.checkpoints / chosen.name) if chosen else None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asparagus.checkpoint.folder import best_of, manifests
+from asparagus.checkpoint.folder import best_in
 from asparagus.errors import RecordError
 from asparagus.record.numbers import find_folder
 from asparagus.record.run_folder import RunFolder
@@ -90,10 +90,7 @@ def _row(study: Study, ranked: Ranked, folder: RunFolder) -> dict[str, Any]:
     home = _folder_of(folder, ranked.run_id)
     if home is None:
         return row
-    place = home / "checkpoints"
-    found = manifests(place)
-    chosen = best_of(found) or (found[-1] if found else None)
-    return {**row, "checkpoint": str(place / chosen.name) if chosen else None}
+    return {**row, "checkpoint": best_in(home / "checkpoints")}
 
 
 def make_room(study: Study, folder: RunFolder, keep: int) -> None:

@@ -242,13 +242,7 @@ def _cluster_holds(plan: SweepPlan) -> int:
     """Return how many trials the Ray that we are on holds."""
     import ray
 
-    total = ray.cluster_resources()
-    fits = [
-        int(total.get(kind, 0) / need + 1e-9)
-        for kind in ("CPU", "GPU")
-        if (need := sum(bundle.get(kind, 0) for bundle in plan.bundles))
-    ]
-    return max(1, min(fits, default=1))
+    return max(1, plan.held_by([node["Resources"] for node in ray.nodes() if node["Alive"]]) or 1)
 
 
 def _nested(plan: dict[str, Any], assignment: Any, placement_group: Any) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""What everything that shows a launch has in common: events come in, lines and one live part go to standard error."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Live(Protocol):
+    """A part of the screen that moves until it is stopped."""
+
+    def stop(self) -> None:
+        """Leave the screen."""
+
+
+class Screen:
+    """Shows events by the method that is called after their kind (`_on_epoch`); a context manager.
+
+    Everything goes to standard error, so that standard output holds results alone.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console: Console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._greet()
+        if self._console.is_terminal:
+            self._live = self._go_live()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, event: Any) -> None:
+        """Show one event; not every one is for the screen."""
+        shown = getattr(self, f"_on_{event['kind']}", None)
+        if shown is not None:
+            shown(event)
+
+    def _greet(self) -> None:
+        """Say what begins."""
+
+    def _go_live(self) -> Live | None:
+        """Start the part that moves; called on a terminal alone."""
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)
