@@ -790,15 +790,3 @@ def test_options_are_plain(tmp_path: Path) -> None:
         study = Study.open(f"journal:{tmp_path}/study.log", "sweep-7", space, kept, concurrency=2)
         ask(study)
     assert len(study.resumed()) == 2
-
-
-def test_opening_a_study_leaves_everybody_elses_logging_alone(tmp_path):
-    code = f"""
-import logging
-mine = logging.getLogger("asparagus")
-from asparagus.sweep.storage import open_storage
-open_storage("sqlite:///{tmp_path}/study.db")
-assert not mine.disabled
-assert not logging.getLogger().handlers
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)

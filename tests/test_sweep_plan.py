@@ -8,7 +8,7 @@ from asparagus.compose import Request
 from asparagus.errors import RequestError
 from asparagus.sweeps import plan_sweep
 
-SITE = ("site=local", "site.address=127.0.0.1:6379")
+SITE = ("resources=one_worker", "site.address=127.0.0.1:6379")
 
 
 @pytest.fixture

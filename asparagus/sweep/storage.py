@@ -89,16 +89,14 @@ def close_storage(storage: BaseStorage) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep to ourselves what Optuna says of its own: that a study was made, that a sampler is experimental."""
-    level, root, keeper = optuna.logging.get_verbosity(), logging.getLogger(), logging.NullHandler()
+    level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    root.addHandler(keeper)  # where there is none, Optuna's migration sets up logging anew, and silences everybody else
     try:
         with warnings.catch_warnings():
             for category in (ExperimentalWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
             yield
     finally:
-        root.removeHandler(keeper)
         optuna.logging.set_verbosity(level)
 
 

@@ -934,7 +934,7 @@ def test_c17_inside_a_running_hydra_application_its_state_is_given_back(project,
         seen["restored"] = GlobalHydra.instance().hydra is before
         seen["job"] = HydraConfig.get().job.config_name
 
-    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"]
     words = ["app.py", "epochs=2", "hydra.run.dir=.", *quiet]
     monkeypatch.setattr(sys, "argv", words)
     application()
@@ -960,7 +960,7 @@ def test_c20_inside_a_hydra_application_a_variable_stays_one_too(project, monkey
     def application(config):
         seen.append(plan_of(config).spec.trainer["max_epochs"])
 
-    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"]
     monkeypatch.setattr(sys, "argv", ["app.py", "trainer.max_epochs=3", "hydra.run.dir=.", *quiet])
     application()
     assert seen == [3]
