@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 DESK_THREADS = 64
 TUNE = ".tune"
+GROUP = 128
+"""More trials than hyperband compares at once."""
 
 log = logging.getLogger("asparagus")
 
@@ -226,6 +228,7 @@ def _tune(plan: SweepPlan, proposals: Proposals, limits: Limits, desk: Any, scra
         look=lambda: limits.look(lambda: _folders(plan, sweep_id)),
         folder=scratch,
         reuse=not plan.nested,
+        pending=min(plan.trials, GROUP),
     )
     shutil.rmtree(scratch.parent, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,15 +28,35 @@ MONITOR = "monitor"
 """What they compare in the stages before: each one's own."""
 OURS = ("time_attr", "metric", "mode", "stop_last_trials", "hyperparam_mutations", "custom_explore_fn")
 """Arguments that are not the user's to set."""
-NONE, PBT = "none", "pbt"
+NONE, PBT, HYPERBAND = "none", "pbt", "hyperband"
+
+
+class MedianRule(MedianStoppingRule):
+    """Ray's rule; of a trial that is over, its last epoch has been told already."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take no note: what ends here has no epoch of its own, and Ray's rule would look for it."""
+
+
+class GroupsOfTrials(HyperBandScheduler):
+    """Ray's hyperband; an epoch in which nothing was validated is let pass."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Compare what can be compared."""
+        if self._metric not in result:
+            return str(self.CONTINUE)
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return decision
+
+
 MAKERS: dict[str, Callable[..., TrialScheduler]] = {
     "asha": ASHAScheduler,
-    "hyperband": HyperBandScheduler,
-    "median": MedianStoppingRule,
+    HYPERBAND: GroupsOfTrials,
+    "median": MedianRule,
     PBT: PopulationBasedTraining,
     NONE: FIFOScheduler,
 }
-PAUSING = ("hyperband", PBT)
+PAUSING = (HYPERBAND, PBT)
 """Those that need many trials at once, and put some aside for a while."""
 
 
@@ -71,13 +92,18 @@ def _one(
     name: str, arguments: Mapping[str, Any], space: Space, epochs: int | None, metric: str, mode: str
 ) -> TrialScheduler:
     given: dict[str, Any] = {"time_attr": TIME, "metric": metric, "mode": mode, **arguments}
-    if "max_t" in inspect.signature(MAKERS[name]).parameters and epochs is not None:
+    if name == "asha" and epochs is not None:
         given.setdefault("max_t", epochs + 1)  # beyond the last: a trial that gets there has ended by itself
+    if name == HYPERBAND:
+        given["stop_last_trials"] = False  # for the same reason
+        given.update({} if epochs is None else {"max_t": arguments.get("max_t", epochs)})
     if name == "median":
         given.setdefault("grace_period", 1)
         given.setdefault("min_samples_required", 3)
+        given.setdefault("min_time_slice", math.inf)  # else each epoch gives its place to another trial
     if name == PBT:
         given.setdefault("perturbation_interval", 1)
+        given.setdefault("require_attrs", False)  # an epoch without validation is no reason to end all
         mutations = {dimension.key: _mutation(dimension) for dimension in space.dimensions}
         given["hyperparam_mutations"] = {"values": mutations}
     return MAKERS[name](**given)

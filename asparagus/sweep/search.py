@@ -16,7 +16,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import PlacementGroupFactory, Stopper
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from asparagus.sweep.limits import INTERRUPTED, Limits
@@ -293,6 +293,7 @@ def search(  # noqa: PLR0913 - what Tune is told
     look: Callable[[], None],
     folder: Path,
     reuse: bool,
+    pending: int,
 ) -> None:
     """Let Tune run all trials; returns when the proposals are used up or a limit is reached.
 
@@ -305,8 +306,9 @@ def search(  # noqa: PLR0913 - what Tune is told
         look: Looks at time and disk.
         folder: Where Tune keeps what it needs for the while.
         reuse: Whether a worker trains one trial after another.
+        pending: Trials that are drawn before there is a place for them, if the scheduler compares whole groups.
     """
-    with _settings():
+    with _settings(pending if isinstance(scheduler, HyperBandScheduler) else None):
         tune.run(
             trainable,
             name=folder.name,
@@ -322,11 +324,13 @@ def search(  # noqa: PLR0913 - what Tune is told
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def _settings(pending: int | None) -> Iterator[None]:
+    # Hyperband halves a group when all that it knows of it have come so far: it has to know them from the start.
+    wanted = SETTINGS if pending is None else {**SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(pending)}
     # It looks for files that Tune's own loggers would have written.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    before = {name: os.environ.get(name) for name in SETTINGS}
-    os.environ.update(SETTINGS)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
