@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asparagus.check.data import test_cases
+from asparagus.check.logged import is_among, logged
 from asparagus.check.parent import Found, resolve_parent
 from asparagus.check.sections import sections
 from asparagus.check.settings import settings
@@ -25,7 +26,6 @@ from asparagus.secrets import missing, references
 from asparagus.spec import OF_STAGE, Parent, Spec
 from asparagus.stages import STAGES, Stage
 
-LIGHTNINGS = "pytorch_lightning."
 RUN = re.compile(r"run:(\d+)(?:/|$)")
 OWN = "own"
 """The kind of stage whose data only a module of one's own knows."""
@@ -171,24 +171,20 @@ def _file_of_net(spec: Spec) -> Iterator[str]:
 
 def _monitors(spec: Spec) -> Iterator[str]:
     """Check that what is watched is logged, where all that logs is known: our modules, Lightning's callbacks."""
-    stage = STAGES.get(spec.stage)
-    entries = [entry for part in (spec.callbacks, spec.plugins) for entry in part.values() if isinstance(entry, dict)]
-    foreign = [entry for entry in entries if not str(entry.get("_target_", "")).startswith(LIGHTNINGS)]
-    if stage is None or spec.own_module or foreign or not stage.metrics:
+    known = logged(spec)
+    if known is None:
         return
     watched = {"checkpoint.monitor": spec.checkpoint.monitor}
     watched |= {
-        f"callbacks.{name}.monitor": entry.get("monitor") for name, entry in spec.callbacks.items() if entry in entries
+        f"callbacks.{name}.monitor": entry.get("monitor")
+        for name, entry in spec.callbacks.items()
+        if isinstance(entry, dict)
     }
     for key, metric in watched.items():
-        if isinstance(metric, str) and "${" not in metric and not _is_logged(metric, stage.metrics):
-            near = did_you_mean(metric, stage.metrics)
-            logged = ", ".join(name + ("<class>" if name.endswith("/") else "") for name in stage.metrics)
-            yield f"{key}: {stage.name} logs no {metric!r}. {near} It logs: {logged}.".replace("  ", " ")
-
-
-def _is_logged(metric: str, logged: Iterable[str]) -> bool:
-    return any(metric == name or (name.endswith("/") and metric.startswith(name)) for name in logged)
+        if isinstance(metric, str) and "${" not in metric and not is_among(metric, known):
+            near = did_you_mean(metric, known)
+            names = ", ".join(name + ("<class>" if name.endswith("/") else "") for name in known)
+            yield f"{key}: {spec.stage} logs no {metric!r}. {near} It logs: {names}.".replace("  ", " ")
 
 
 def _secrets(spec: Spec) -> Iterator[str]:

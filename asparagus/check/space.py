@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asparagus.check.request import LIGHTNINGS
+from asparagus.check.logged import is_among, logged
 from asparagus.check.sweep import PBT, scheduler_of
 from asparagus.check.sweep import options as check_options
 from asparagus.compose.dimensions import needs
@@ -20,7 +20,6 @@ from asparagus.identity import OF_LOADERS, PARTS, WITHOUT
 from asparagus.plan import Plan
 from asparagus.space import Choice, Dimension, Interval, Space, SweepOptions, Values, one_or_more
 from asparagus.spec import Spec
-from asparagus.stages import STAGES
 
 PlanOfValues = Callable[[Values], Plan | Sequence[Plan] | None]
 """Composes, checks and plans a trial, each of its stages; may return nothing."""
@@ -201,27 +200,15 @@ def _measured(options: SweepOptions, looks: Sequence[Look]) -> Iterator[str]:
     if any(len(plans) > 1 for plans in planned) and name in PAUSING:
         yield f"sweep.scheduler: {name} puts trials aside, which those of a pipeline cannot be. Take asha or median."
     for metric in one_or_more(options.metric):
-        logged = [_logged(plans[-1].spec) for plans in planned]
-        if not logged or any(known is None or _is_logged(metric, known) for known in logged):
+        of_each = [logged(plans[-1].spec) for plans in planned]
+        if not of_each or any(names is None or is_among(metric, names) for names in of_each):
             continue
-        known = sorted(set().union(*(names for names in logged if names)))
+        known = sorted(set().union(*(names for names in of_each if names)))
         near = did_you_mean(metric, known)
         names = ", ".join(known)
         yield f"sweep.metric: {planned[0][-1].spec.stage} logs no {metric!r}. {near} It logs: {names}.".replace(
             "  ", " "
         )
-
-
-def _logged(spec: Spec) -> tuple[str, ...] | None:
-    """Return what a run logs; None where code of one's own may log more."""
-    stage = STAGES.get(spec.stage)
-    entries = [entry for part in (spec.callbacks, spec.plugins) for entry in part.values() if isinstance(entry, dict)]
-    foreign = [entry for entry in entries if not str(entry.get("_target_", "")).startswith(LIGHTNINGS)]
-    return None if stage is None or spec.own_module or foreign or not stage.metrics else tuple(stage.metrics)
-
-
-def _is_logged(metric: str, logged: Sequence[str]) -> bool:
-    return any(metric == name or (name.endswith("/") and metric.startswith(name)) for name in logged)
 
 
 def _is_number(value: Any) -> bool:

@@ -49,11 +49,25 @@ class GroupsOfTrials(HyperBandScheduler):
         return decision
 
 
+class Population(PopulationBasedTraining):
+    """Ray's population based training; who has trained to the end is let end."""
+
+    whole: float = math.inf
+    """Epochs of a whole training."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Compare; there is nothing to gain from another's state when no epoch is left."""
+        if result[TIME] >= self.whole:
+            return str(self.CONTINUE)
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return decision
+
+
 MAKERS: dict[str, Callable[..., TrialScheduler]] = {
     "asha": ASHAScheduler,
     HYPERBAND: GroupsOfTrials,
     "median": MedianRule,
-    PBT: PopulationBasedTraining,
+    PBT: Population,
     NONE: FIFOScheduler,
 }
 PAUSING = (HYPERBAND, PBT)
@@ -106,7 +120,10 @@ def _one(
         given.setdefault("require_attrs", False)  # an epoch without validation is no reason to end all
         mutations = {dimension.key: _mutation(dimension) for dimension in space.dimensions}
         given["hyperparam_mutations"] = {"values": mutations}
-    return MAKERS[name](**given)
+    made = MAKERS[name](**given)
+    if isinstance(made, Population) and epochs is not None:
+        made.whole = epochs
+    return made
 
 
 def _must_take(name: str, arguments: Mapping[str, Any]) -> None:

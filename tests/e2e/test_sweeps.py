@@ -263,8 +263,9 @@ def test_stopped_trials_with_workers_of_their_own_leave_no_places_behind(asp, ho
 @pytest.mark.slow
 def test_a_failing_trial_does_not_end_the_sweep_and_a_hopeless_one_ends_early(asp, home):
     outcome = launched(
-        asp, *SWEEP, "optim.lr=1e-3,1e-2", "+callbacks.fuse={_target_: tests.fakes.Fuse, epoch: 1, mark: fuse}"
-    )
+        asp, *SWEEP, "optim.lr=1e-3,1e-2", "+callbacks.fuse={_target_: tests.fakes.Fuse, epoch: 1, mark: fuse}",
+        "sweep.concurrency=1",
+    )  # fmt: skip
     assert Counter(trial["state"] for trial in outcome["trials"]) == {"failed": 1, "finished": 1}
     failed = [run for run in runs_of(store_of(home)) if run.info.status == "FAILED"]
     assert len(failed) == 1
@@ -279,7 +280,7 @@ def test_a_failing_trial_does_not_end_the_sweep_and_a_hopeless_one_ends_early(as
 
 @pytest.mark.slow
 def test_a_metric_that_is_never_reported_ends_the_sweep_after_the_first_validation(asp):
-    done = launched(asp, *SWEEP, "optim.lr=1e-3,1e-2", "sweep.metric=val/acc", "sweep.mode=max", status=3)
+    done = launched(asp, *SWEEP, "optim.lr=1e-3,1e-2", "sweep.metric=val/acc", "sweep.mode=max", SLOW, status=3)
     assert "sweep.metric: val/acc is not reported. Reported are: " in done.stderr
     assert "val/accuracy" in done.stderr
 
