@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
@@ -20,7 +20,7 @@ from asparagus.checkpoint.folder import best_of, manifests
 from asparagus.data.layout import read_task
 from asparagus.errors import DataError
 from asparagus.journal import Event, JournalReader
-from asparagus.record.pages import attach_lineage, describe_end, describe_experiment, describe_start
+from asparagus.record.pages import attach_lineage, describe_experiment, opening, result
 from asparagus.record.presentation import nesting
 from asparagus.record.recorder import NumberTakenError, RunRecord
 from asparagus.record.run_folder import FINISHED, INTERRUPTED, PRUNED, RunFolder, read_state, write_json
@@ -102,7 +102,7 @@ class Book:
         record, client = self.record, self.store.client
         run = client.create_run(
             self._experiment(),
-            tags=_tags(record) | nesting(record, self.store.numbered(record.sweep_id)),
+            tags=_tags(record) | nesting(record, self.store.numbered(record.sweep_id)) | opening(self.store, record),
             run_name=record.name,
             start_time=int(record.started * 1000),
         )
@@ -125,16 +125,16 @@ class Book:
     def _describe(self, run_id: str) -> None:
         """Write all that is known of the run before it starts; may be done again."""
         record, client = self.record, self.store.client
-        params = [Param(_name(key), value) for key, value in record.params.items()]
-        for start in range(0, len(params), BATCH["params"]):
-            client.log_batch(run_id, params=params[start : start + BATCH["params"]])
         self._log_inputs(run_id)
         for file in (self.folder.config, self.folder.plan, self.folder.record, self.folder.diff):
             if file.is_file():
                 client.log_artifact(run_id, str(file))
         client.log_dict(run_id, {"command": record.command, **record.machine}, "environment.json")
-        describe_start(self.store, run_id, record)
-        client.set_tag(run_id, f"{TAG}described", "true")
+        params = [Param(_name(key), value) for key, value in record.params.items()]
+        last = max(0, (len(params) - 1) // BATCH["params"] * BATCH["params"])
+        for start in range(0, last, BATCH["params"]):
+            client.log_batch(run_id, params=params[start : start + BATCH["params"]])
+        client.log_batch(run_id, params=params[last:], tags=[RunTag(f"{TAG}described", "true")])
 
     def _log_inputs(self, run_id: str) -> None:
         """Record the data and, for a run that starts from another's weights, the lineage edge."""
@@ -215,27 +215,26 @@ class Book:
         for file in (self.folder.log, self.folder.transfer):
             if file.is_file():
                 client.log_artifact(self.mlflow_run_id, str(file))
-        self._log_checkpoints()
-        describe_end(self.store, self.mlflow_run_id, self.record, self.folder)
-        client.set_tag(self.mlflow_run_id, f"{TAG}state", state)
+        run = client.get_run(self.mlflow_run_id)
+        tags = self._log_checkpoints(run) | result(self.store, run, self.record, self.folder)
+        tags |= {f"{TAG}state": state}
+        client.log_batch(self.mlflow_run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         facts = read_state(self.folder)
         stamp = ended or facts.get("updated") or time.time()
         client.set_terminated(self.mlflow_run_id, STATUS.get(state, "FAILED"), end_time=int(stamp * 1000))
         if self.record.sweep_id is None:  # a trial is on its sweep's page, once for all of them
             attach_lineage(self.store, self.record, self.folder.path.parents[2])
 
-    def _log_checkpoints(self) -> None:
+    def _log_checkpoints(self, run: Run) -> dict[str, str]:
+        """Record the checkpoints that are there; returns the tags that say which is which."""
         found = manifests(self.folder.checkpoints)
         if not found:
-            return
-        run, best = self.store.client.get_run(self.mlflow_run_id), best_of(found)
-        tags = {"checkpoint.last": found[-1].name}
+            return {}
+        self.store.checkpoint_models(run, self.folder.checkpoints, found)
+        tags, best = {f"{TAG}checkpoint.last": found[-1].name}, best_of(found)
         if best is not None:
-            tags |= {"checkpoint.best": best.name, "best": str(best.metrics[best.monitor or ""])}
-        for name, value in tags.items():
-            self.store.client.set_tag(self.mlflow_run_id, f"{TAG}{name}", value)
-        for manifest in found:
-            self.store.checkpoint_model(run, self.folder.checkpoints / manifest.name, manifest)
+            tags |= {f"{TAG}checkpoint.best": best.name, f"{TAG}best": str(best.metrics[best.monitor or ""])}
+        return tags
 
 
 def _offset(folder: RunFolder, mlflow_run_id: str) -> int:

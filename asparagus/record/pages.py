@@ -33,26 +33,24 @@ def describe_experiment(store: Store, experiment_id: str, task: str) -> None:
         store.client.set_experiment_tag(experiment_id, NOTE, experiment_description(task))
 
 
-def describe_start(store: Store, mlflow_run_id: str, record: RunRecord) -> None:
-    """Write the description of a run that starts, unless it has one."""
-    if NOTE not in store.client.get_run(mlflow_run_id).data.tags:
-        store.client.set_tag(mlflow_run_id, NOTE, _opening(store, record))
+def opening(store: Store, record: RunRecord) -> dict[str, str]:
+    """Return the description of a run that starts, as a tag."""
+    return {NOTE: _opening(store, record)}
 
 
-def describe_end(store: Store, mlflow_run_id: str, record: RunRecord, folder: RunFolder) -> None:
-    """Add the result to a run's description, and attach its curves and plots."""
+def result(store: Store, run: Run, record: RunRecord, folder: RunFolder) -> dict[str, str]:
+    """Attach a run's curves and plots, and return its description with the result added, as a tag."""
     try:
         if record.sweep_id is None:  # of many trials, what counts is how they compare: the sweep's own plots
             curves.draw(folder)
     except OSError as error:  # a full disk, or a folder that is not ours to write
         log.warning("run %d: its curves could not be drawn (%s)", record.run_id, error)
     for file, place in files_to_attach(folder):
-        store.client.log_artifact(mlflow_run_id, str(file), place)
-    opening = _opening(store, record)
-    page_of_parent = _parent_page(store, record)
-    now = description(record, parent_page=page_of_parent, checkpoints=manifests(folder.checkpoints))
-    current = store.client.get_run(mlflow_run_id).data.tags.get(NOTE, "")
-    store.client.set_tag(mlflow_run_id, NOTE, merged(current, opening, now))
+        store.client.log_artifact(run.info.run_id, str(file), place)
+    parent_page = _parent_page(store, record)
+    now = description(record, parent_page=parent_page, checkpoints=manifests(folder.checkpoints))
+    before = description(record, parent_page=parent_page)
+    return {NOTE: merged(run.data.tags.get(NOTE, ""), before, now)}
 
 
 def attach_lineage(store: Store, record: RunRecord, models: Path) -> None:

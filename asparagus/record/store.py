@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -133,14 +133,35 @@ class Store:
 
     def checkpoint_model(self, run: Run, checkpoint: Path, manifest: Manifest) -> LoggedModel:
         """Return the logged model that stands for a checkpoint of `run`; made, as the run's output, if not there."""
-        experiment_id, run_id = run.info.experiment_id, run.info.run_id
-        for model in self._models([experiment_id], run_id):
-            if model.tags.get(f"{TAG}digest") == manifest.digest:
-                return model
+        return self.checkpoint_models(run, checkpoint.parent, [manifest])[0]
+
+    def checkpoint_models(self, run: Run, checkpoints: Path, found: Sequence[Manifest]) -> list[LoggedModel]:
+        """Return the logged models that stand for checkpoints of `run`; made, as its outputs, where not there.
+
+        Args:
+            run: Theirs.
+            checkpoints: The folder that they lie in.
+            found: Their manifests.
+        """
+        there = self._models([run.info.experiment_id], run.info.run_id)
+        known = {model.tags.get(f"{TAG}digest"): model for model in there}
+        models = [known.get(one.digest) or self._create_model(run, checkpoints / one.name, one) for one in found]
+        # Who was killed in between has made the model, and not told that it is the run's output.
+        linked = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
+        outputs = [
+            LoggedModelOutput(model.model_id, step=one.step)
+            for model, one in zip(models, found, strict=True)
+            if model.model_id not in linked
+        ]
+        if outputs:
+            self.client.log_outputs(run.info.run_id, outputs)
+        return models
+
+    def _create_model(self, run: Run, checkpoint: Path, manifest: Manifest) -> LoggedModel:
         model = self.client.create_logged_model(
-            experiment_id,
+            run.info.experiment_id,
             name=manifest.name.replace("=", "-"),
-            source_run_id=run_id,
+            source_run_id=run.info.run_id,
             model_type=CHECKPOINT,
             params={
                 "epoch": str(manifest.epoch),
@@ -149,9 +170,7 @@ class Store:
             },
             tags={f"{TAG}checkpoint": str(checkpoint), f"{TAG}digest": manifest.digest},
         )
-        model = self.client.finalize_logged_model(model.model_id, "READY")
-        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=manifest.step)])
-        return model
+        return self.client.finalize_logged_model(model.model_id, "READY")
 
     def parent_model(self, parent: Parent) -> LoggedModel | None:
         """Return the logged model of a parent's checkpoint, or `None` for a file that no run here wrote."""
