@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import ASP
+from tests.e2e.test_exactly_once import below, kill
 from tests.helpers import free_port, wait_for_port
 
 START_S = 60.0
@@ -29,20 +29,15 @@ class Machine:
     """One machine of the cluster."""
 
     process: subprocess.Popen[bytes]
-    node_id: str = ""
 
     def lose_its_raylet(self) -> None:
         """Kill the process that makes it part of the cluster; what it trains is left to find that out."""
         (raylet,) = [pid for pid in below(self.process.pid) if command_of(pid).startswith("raylet")]
-        os.kill(raylet, signal.SIGKILL)
+        kill([raylet])
 
     def lose_its_power(self) -> None:
         """Kill everything on it at once."""
-        for pid in below(self.process.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        kill(below(self.process.pid))
 
 
 @dataclass
@@ -74,10 +69,22 @@ class Cluster:
 
     def alive(self) -> list[str]:
         """Return the ids of the machines that the head takes for alive."""
+        return self._asked("[node['NodeID'] for node in ray.nodes() if node['Alive']]")
+
+    def reserved(self) -> list[str]:
+        """Return the ids of the placement groups that hold resources, or wait for them."""
+        return self._asked("[one for one, of in ray.util.placement_group_table().items() if of['state'] != 'REMOVED']")
+
+    def free_cpus(self) -> float:
+        """Return the CPUs that nobody has."""
+        return float(*self._asked("[ray.available_resources().get('CPU', 0)]"))
+
+    def _asked(self, expression: str) -> list[str]:
+        """Ask the head from a process of its own; a test's own Ray is left alone."""
         asked = "import ray, sys; ray.init(sys.argv[1], logging_level='error', log_to_driver=False);"
-        asked += "print(*(node['NodeID'] for node in ray.nodes() if node['Alive']))"
-        command = [str(ASP / "python"), "-c", asked, self.address]
+        command = [str(ASP / "python"), "-c", f"{asked} print(*{expression})", self.address]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_S)
+        assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
     def wait_for(self, machines: int) -> None:
@@ -91,20 +98,6 @@ class Cluster:
         for machine in reversed(self.machines):
             machine.lose_its_power()
             machine.process.wait(timeout=START_S)
-
-
-def below(pid: int) -> list[int]:
-    """Return a process and all that it started."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-    found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found
 
 
 def command_of(pid: int) -> str:

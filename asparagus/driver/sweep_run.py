@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 from asparagus.driver.desk import Planner, reopened
 from asparagus.driver.on_ray import chatter_to, connected, secrets_of
 from asparagus.driver.one_run import Watcher
+from asparagus.driver.sweep_again import begun_before
 from asparagus.driver.sweep_outcome import SweepOutcome, draw, make_room, measured, outcome_of
 from asparagus.errors import RecordError, RunError
 from asparagus.journal import Journal, JournalReader
 from asparagus.record.numbers import find_folder, of_sweep
 from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
-from asparagus.record.standing import standing
 from asparagus.record.sweeps import REQUEST, STUDY, SWEEP, asked_of
 from asparagus.secrets import Sealed, WithoutSecrets
 from asparagus.sweep_plan import SweepPlan
@@ -50,8 +50,7 @@ def drive_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOut
         RunError: It ended without a result; the record says so.
         KeyboardInterrupt: It was interrupted; the same command goes on.
     """
-    parent = plan.parent
-    found = standing(parent.spec, plan.identity)
+    found = begun_before(plan)
     if found is not None and found.finished:
         study = _study(plan, found.folder)
         if study.counted() >= plan.trials:
