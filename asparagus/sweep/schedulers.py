@@ -117,6 +117,11 @@ class ByStage(TrialScheduler):
         super().__init__()
         self._stages = stages
 
+    @property
+    def last(self) -> TrialScheduler:
+        """The one of the stage whose metric the sweep compares."""
+        return self._stages[-1]
+
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         """Take nothing: each has its own."""
         return metric is None and mode is None

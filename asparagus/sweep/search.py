@@ -20,6 +20,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from asparagus.sweep.limits import INTERRUPTED, Limits
+from asparagus.sweep.reminding import measured, remind
 from asparagus.sweep.study import Proposal, Study
 from asparagus.sweep.trial import RecycledError, Terms, Trial
 
@@ -100,6 +101,10 @@ class Proposals(SearchAlgorithm):
         self.draining = False
         """No new trials; those that are being trained end by themselves."""
         self._spec: dict[str, Any] = {}
+
+    def remind(self, scheduler: TrialScheduler) -> None:
+        """Tell a scheduler of the trials that were over before it was made."""
+        remind(scheduler, measured(self._study.optuna.get_trials(deepcopy=False)))
 
     @property
     def total_samples(self) -> int:
@@ -306,6 +311,7 @@ def search(  # noqa: PLR0913 - what Tune is told
         folder: Where Tune keeps what it needs for the while.
         reuse: Whether a worker trains one trial after another.
     """
+    proposals.remind(scheduler)
     with _settings():
         tune.run(
             trainable,

@@ -1,0 +1,94 @@
+"""Tune's schedulers as a sweep uses them: made anew, they know of trials that ended before; real ones, no Ray."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from asparagus.space import Dimension, Interval, Space, SweepOptions
+from asparagus.sweep.reminding import measured, remind
+from asparagus.sweep.schedulers import ByStage, build_scheduler
+from tests.test_samplers import opened
+
+RATE = Space((Dimension("optim.lr", Interval(1e-3, 1e-1)),))
+MAX = (("value", "max"),)
+GOOD = {number: dict.fromkeys(range(1, 10), 0.9 + number / 100) for number in range(8)}
+"""Eight trials that all were good from their first epoch."""
+
+
+class New:
+    """A trial that runs."""
+
+    trial_id, status = "new", "RUNNING"
+
+
+def scheduler(name="asha", modes=MAX, **arguments):
+    options = SweepOptions(scheduler={"name": name, **arguments})
+    return build_scheduler(options, RATE, epochs=9, modes=modes)
+
+
+def decisions(made, values, stage=0):
+    """What it says to a new trial that measures this, up to where it is stopped."""
+    trial = New()
+    controller = SimpleNamespace(get_live_trials=lambda: [trial], get_trials=lambda: [trial])
+    made.on_trial_add(controller, trial)
+    said = []
+    for epoch, value in enumerate(values, 1):
+        said.append(made.on_trial_result(controller, trial, {"epoch": epoch, "value": value, "stage": stage}))
+        if said[-1] != "CONTINUE":
+            break
+    return said
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_scheduler_that_is_made_anew_stops_what_is_worse_than_those_that_had_ended(name, mode):
+    sign = 1 if mode == "max" else -1
+    ended = {number: {epoch: sign * value for epoch, value in values.items()} for number, values in GOOD.items()}
+    fresh, reminded = (scheduler(name, modes=(("value", mode),)) for _ in range(2))
+    remind(reminded, ended)
+    assert decisions(fresh, [sign * 0.1] * 3) == ["CONTINUE"] * 3
+    assert decisions(reminded, [sign * 0.1] * 3) == ["STOP"]
+    better = scheduler(name, modes=(("value", mode),))
+    remind(better, ended)
+    assert decisions(better, [sign * 0.99] * 9) == ["CONTINUE"] * 9
+
+
+def test_each_rung_has_those_that_got_there():
+    reminded = scheduler("asha", grace_period=1, reduction_factor=3)
+    remind(reminded, {0: {1: 0.5}, 1: {1: 0.6, 2: 0.7, 3: 0.8}, 2: {}})
+    rungs = {milestone: sorted(recorded.values()) for milestone, recorded in reminded._brackets[0]._rungs}
+    assert rungs == {9: [], 3: [0.8], 1: [0.5, 0.6]}
+
+
+def test_of_a_pipeline_the_last_stage_is_reminded():
+    made = scheduler(modes=(("monitor", "min"), ("value", "max")))
+    assert isinstance(made, ByStage)
+    remind(made, GOOD)
+    assert decisions(made, [0.1], stage=1) == ["STOP"]
+
+
+@pytest.mark.parametrize("name", ["hyperband", "pbt", "none"])
+def test_those_that_compare_living_trials_alone_are_told_nothing(name):
+    made = scheduler(name)
+    remind(made, GOOD)
+    if name != "none":
+        assert made._trial_info == {} if name == "hyperband" else made._trial_state == {}
+
+
+def test_the_study_remembers_what_was_measured_of_trials_that_count(tmp_path):
+    study = opened(tmp_path, RATE, sampler="random")
+    for number, (outcome, values) in enumerate(
+        [("finished", [0.3, 0.2]), ("pruned", [0.9]), ("failed", [0.8]), ("capped", [])]
+    ):
+        assert study.ask().number == number
+        for epoch, value in enumerate(values, 1):
+            study.report(number, epoch, value)
+        study.tell(number, outcome, values[-1:])
+    study.report(study.ask().number, 1, 0.7)  # goes on, and tells again by itself
+    assert measured(study.optuna.trials) == {0: {1: 0.3, 2: 0.2}, 1: {1: 0.9}, 3: {}}
+    (tmp_path / "other").mkdir()
+    heir = opened(tmp_path / "other", RATE, sampler="random")
+    heir.inherit(f"journal:{tmp_path}/study.log", "sweep-7")
+    assert measured(heir.optuna.trials) == {}  # another sweep's may be of another length
