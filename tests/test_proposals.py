@@ -48,6 +48,7 @@ class Tune:
     limits: Limits = field(default_factory=Limits)
     trials: int = 20
     concurrency: int | None = 1
+    spare: int = 0
     attempts: int = 2
     stages: int = 1
     metrics: tuple[str, ...] = (METRIC,)
@@ -60,6 +61,7 @@ class Tune:
             self.study,
             trials=self.trials,
             concurrency=self.concurrency,
+            spare=self.spare,
             limits=self.limits,
             terms=Terms(sweep_id=7, stages=self.stages, metrics=self.metrics),
             attempts=self.attempts,
@@ -151,6 +153,21 @@ def test_a_trial_that_is_put_aside_makes_room_for_another_one(tuned):
     first = search.ask()
     first.set_status(TuneTrial.PAUSED)
     assert number_of(search.ask()) == 1
+
+
+def test_one_more_than_are_trained_at_a_time_waits_for_schedulers_that_compare_with_it(tuned):
+    search = tuned(trials=9, concurrency=2, spare=1)
+    trained = [search.ask(), search.ask()]
+    waiting = search.ask()
+    assert [trial.status for trial in (*trained, waiting)] == ["PENDING", "PENDING", "PAUSED"]
+    assert search.proposals.next_trial() is None
+    trained[0].set_status(TuneTrial.PAUSED)  # put aside: the one that waits has its place, and another one waits
+    following = search.ask()
+    assert following.waits
+    assert search.proposals.next_trial() is None
+    waiting.waits = False
+    waiting.set_status(TuneTrial.RUNNING)
+    assert search.proposals.next_trial() is None
 
 
 def test_epochs_reach_the_study_as_they_come(tuned):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from ray import tune
+from ray.train._internal.storage import StorageContext
 
 from asparagus.space import Dimension, Interval, Space, SweepOptions
 from asparagus.sweep.reminding import measured, remind
 from asparagus.sweep.schedulers import ByStage, build_scheduler
+from asparagus.sweep.search import InTune
 from tests.test_samplers import opened
 
 RATE = Space((Dimension("optim.lr", Interval(1e-3, 1e-1)),))
@@ -92,3 +95,56 @@ def test_the_study_remembers_what_was_measured_of_trials_that_count(tmp_path):
     heir = opened(tmp_path / "other", RATE, sampler="random")
     heir.inherit(f"journal:{tmp_path}/study.log", "sweep-7")
     assert measured(heir.optuna.trials) == {}  # another sweep's may be of another length
+
+
+# So many at a time ---------------------------------------------------------------------------------------------------
+
+
+class Tuned:
+    """What a scheduler asks Tune's controller for."""
+
+    search_alg = None
+
+    def __init__(self, *trials):
+        self.trials = trials
+
+    def get_live_trials(self):
+        return set(self.trials)
+
+    get_trials = get_live_trials
+
+
+def tune_trial(number, status, tmp_path, *, waits=False):
+    tune.register_trainable("nothing", tune.Trainable)
+    storage = StorageContext(str(tmp_path), experiment_dir_name="sweep")
+    made = InTune("nothing", config={"values": {}}, trial_id=f"{number:05d}", storage=storage)
+    made.set_status(status)
+    made.waits = waits
+    return made
+
+
+@pytest.mark.parametrize("name", ["pbt", "hyperband"])
+def test_a_scheduler_that_pauses_starts_no_more_than_are_wanted_at_a_time(name, tmp_path):
+    made = build_scheduler(SweepOptions(scheduler=name, concurrency=2), RATE, epochs=9, modes=MAX)
+    running = tune_trial(0, "RUNNING", tmp_path)
+    other = tune_trial(1, "RUNNING", tmp_path)
+    waiting = tune_trial(2, "PAUSED", tmp_path, waits=True)
+    for trial in (running, other, waiting):
+        made.on_trial_add(Tuned(running, other, waiting), trial)
+    assert made.choose_trial_to_run(Tuned(running, other, waiting)) is None
+    assert made.choose_trial_to_run(Tuned(running, waiting)) is waiting
+    assert not waiting.waits
+    waiting.set_status("PENDING")
+    assert made.choose_trial_to_run(Tuned(running, waiting)) is waiting  # it still waits for its process
+    assert made.choose_trial_to_run(Tuned(running, other, waiting)) is waiting
+
+
+def test_population_based_training_takes_whom_it_put_aside_where_there_is_room(tmp_path):
+    made = build_scheduler(SweepOptions(scheduler="pbt", concurrency=1), RATE, epochs=9, modes=MAX)
+    aside, running = tune_trial(0, "PAUSED", tmp_path), tune_trial(1, "RUNNING", tmp_path)
+    for trial in (aside, running):
+        made.on_trial_add(Tuned(aside, running), trial)
+    assert made.choose_trial_to_run(Tuned(aside, running)) is None
+    running.set_status("PAUSED")
+    made._trial_state[running].last_perturbation_time = 1
+    assert made.choose_trial_to_run(Tuned(aside, running)) is aside

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from asparagus.driver.desk import Planner, reopened
-from asparagus.driver.on_ray import chatter_to, connected, secrets_of
+from asparagus.driver.on_ray import LOCAL, chatter_to, connected, secrets_of
 from asparagus.driver.one_run import Watcher
 from asparagus.driver.sweep_again import begun_before
 from asparagus.driver.sweep_outcome import SweepOutcome, draw, make_room, measured, outcome_of
@@ -167,7 +167,8 @@ def _run(
         proposals = Proposals(
             study,
             trials=plan.trials,
-            concurrency=None if many else plan.concurrency or _cluster_holds(plan),
+            concurrency=plan.options.concurrency if many else plan.concurrency or _held_here(plan),
+            spare=int(many),
             limits=limits,
             terms=terms,
             attempts=plan.last.spec.run.max_failures + 1,
@@ -237,10 +238,12 @@ def _folders(plan: SweepPlan, sweep_id: int) -> Iterator[Path]:
             yield find_folder(models, run_id)
 
 
-def _cluster_holds(plan: SweepPlan) -> int:
-    """Return how many trials the Ray that we are on holds."""
+def _held_here(plan: SweepPlan) -> int | None:
+    """Return how many trials a Ray of our own holds; a cluster may grow, if there is a trial that waits for a place."""
     import ray
 
+    if plan.last.spec.site.address != LOCAL:
+        return None
     total = ray.cluster_resources()
     fits = [
         int(total.get(kind, 0) / need + 1e-9)

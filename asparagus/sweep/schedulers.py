@@ -10,14 +10,13 @@ from ray.tune import loguniform, quniform, randint, uniform
 from ray.tune.schedulers import (
     ASHAScheduler,
     FIFOScheduler,
-    HyperBandScheduler,
     MedianStoppingRule,
-    PopulationBasedTraining,
     TrialScheduler,
 )
 
 from asparagus.errors import ConfigError, did_you_mean
 from asparagus.space import Choice, Dimension, Space, SweepOptions
+from asparagus.sweep.pausing import AtMost, Bands, Population
 
 TIME = "epoch"
 """What schedulers count in: the epochs of a stage, from 1."""
@@ -30,9 +29,9 @@ OURS = ("time_attr", "metric", "mode", "stop_last_trials", "hyperparam_mutations
 NONE, PBT = "none", "pbt"
 MAKERS: dict[str, Callable[..., TrialScheduler]] = {
     "asha": ASHAScheduler,
-    "hyperband": HyperBandScheduler,
+    "hyperband": Bands,
     "median": MedianStoppingRule,
-    PBT: PopulationBasedTraining,
+    PBT: Population,
     NONE: FIFOScheduler,
 }
 PAUSING = ("hyperband", PBT)
@@ -66,7 +65,10 @@ def build_scheduler(
     if name == NONE:
         return FIFOScheduler()
     if len(modes) == 1:
-        return _one(name, arguments, space, epochs, *modes[0])
+        made = _one(name, arguments, space, epochs, *modes[0])
+        if isinstance(made, AtMost):
+            made.most = options.concurrency
+        return made
     return ByStage([_one(name, arguments, space, epochs, metric, mode) for metric, mode in modes])
 
 

@@ -20,7 +20,7 @@ from asparagus.checkpoint.folder import manifests
 from asparagus.journal import JournalReader
 from asparagus.record.store import TAG
 from tests.conftest import ASP
-from tests.e2e.test_exactly_once import histories
+from tests.e2e.test_exactly_once import below, histories, kill, processes
 from tests.e2e.test_sweeps import children_of, runs_of, start, states, store_of, study_of
 from tests.helpers import free_port, living_in, wait_for_port
 from tests.sweep_cluster import cluster
@@ -67,7 +67,7 @@ def wait_for_epochs(home, runs: int, epoch: int, timeout: float = 180) -> None:
 
 @pytest.mark.parametrize("loss", ["lose_its_raylet", "lose_its_power"])
 def test_a_sweep_over_two_machines_outlives_one_and_uses_another_that_comes(home, loss):
-    epochs, trials = 9, 6
+    epochs, trials = 9, 8
     with cluster(home / "cluster") as nodes:
         nodes.add(cpus=1)
         nodes.wait_for(1)
@@ -80,9 +80,10 @@ def test_a_sweep_over_two_machines_outlives_one_and_uses_another_that_comes(home
         wait_for_epochs(home, runs=2, epoch=1)
         getattr(lost, loss)()
         nodes.wait_for(1)
-        nodes.add(cpus=1)
+        nodes.add(cpus=2)
         nodes.wait_for(2)
         outcome = finished(process)
+    assert at_once(home) == 3  # the one that came is larger
     counted = states(study_of(home))
     assert counted["COMPLETE"] + counted["PRUNED"] == trials == counted.total()
     store = store_of(home)
@@ -295,3 +296,74 @@ def test_hyperband_pauses_trials_with_workers_of_their_own_and_they_go_on_from_t
         trained = Counter(itertools.chain(*attempts(run)))
         assert trained.total() <= len(trained) + len(began) - 1  # what a pause cuts off is trained again
     assert "RUNNING" not in {run.info.status for run in runs_of(store_of(home))}
+
+
+# How many at a time, and how many in all -----------------------------------------------------------------------------
+
+
+def at_once(home) -> int:
+    """How many trainings there were at the moment when there were most."""
+    moments = []
+    for file in (home / "models").glob("*/train_cls/*/journal.jsonl"):
+        spans: list[list[float]] = []
+        for event in JournalReader(file).read():
+            if event["kind"] == "start":
+                spans.append([])
+            spans[-1].append(event["time"])
+        moments += [moment for span in spans for moment in ((span[0], 1), (span[-1], -1))]
+    return max(itertools.accumulate(step for _, step in sorted(moments)))
+
+
+@pytest.mark.parametrize("scheduler", ["pbt", "hyperband"])
+def test_no_more_trials_are_trained_at_a_time_than_was_said_where_they_pause(home, scheduler):
+    with cluster(home / "cluster") as nodes:
+        nodes.add(cpus=5)
+        nodes.wait_for(1)
+        process = start(
+            home, *SWEEP, SLOW, "sweep.trials=5", "sweep.concurrency=2", f"sweep.scheduler={scheduler}",
+            "trainer.max_epochs=6", "site=cluster", f"site.address={nodes.address}",
+        )  # fmt: skip
+        finished(process)
+    counted = states(study_of(home))
+    assert counted["COMPLETE"] + counted["PRUNED"] == 5 == counted.total()
+    assert at_once(home) == 2
+    runs = sorted((home / "models").glob("*/train_cls/run_id=*"))
+    assert any(len(starts(run)) > 1 for run in runs)  # some were put aside
+    if scheduler == "pbt":
+        assert list((home / "models").glob("*/train_cls/*/exploit.json"))
+
+
+def test_a_sweep_is_extended_by_its_number(home):
+    words = (*SWEEP, "sweep.sampler=random", "trainer.max_epochs=2")
+    first = finished(start(home, *words, "sweep.trials=1"))
+    more = finished(start(home, *words, "sweep.trials=3", f"sweep.resume={first['sweep_id']}"))
+    assert more["sweep_id"] == first["sweep_id"]
+    assert first["trials"][0]["run_id"] in {trial["run_id"] for trial in more["trials"]}
+    assert states(study_of(home)) == {"COMPLETE": 3}
+    store = store_of(home)
+    assert len(children_of(store, first["sweep_id"])) == 3
+    shown = finished(start(home, *words, "sweep.trials=3", f"sweep.resume={first['sweep_id']}"))
+    assert [trial["number"] for trial in shown["trials"]] == [trial["number"] for trial in more["trials"]]
+    assert len(runs_of(store)) == 4
+
+
+def test_a_desk_that_is_killed_ends_the_launch_in_words_and_the_same_command_goes_on(home):
+    words = (*SWEEP, SLOW, "sweep.trials=4", "trainer.max_epochs=4", "site.cpus_per_node=2")
+    process = start(home, *words)
+    wait_for_epochs(home, runs=2, epoch=1)
+    named = processes()
+    (desk,) = [pid for pid in below(process.pid) if "ray::Desk" in named.get(pid, (0, ""))[1]]
+    kill([desk])
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 3, err[-3000:]
+    assert "Traceback" not in err
+    assert "the same command" in err
+    outcome = finished(start(home, *words))
+    assert states(study_of(home)) == {"COMPLETE": 4}
+    store = store_of(home)
+    assert Counter(run.info.status for run in children_of(store, outcome["sweep_id"])) == {"FINISHED": 4}
+    assert {run.info.status for run in runs_of(store)} == {"FINISHED"}
+    for run in (home / "models").glob("*/train_cls/run_id=*"):
+        trained = Counter(itertools.chain(*attempts(run)))
+        assert set(trained) == set(range(4))
+        assert trained.total() <= 5
