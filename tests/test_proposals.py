@@ -203,7 +203,7 @@ def test_a_trial_that_the_scheduler_stops_is_pruned_with_all_of_its_values(tuned
 
 @pytest.mark.parametrize(
     ("outcome", "state", "failures"),
-    [("failed", "FAIL", 1), ("diverged", "PRUNED", 0), ("out_of_memory", "FAIL", 1)],
+    [("failed", "FAIL", 1), ("diverged", "PRUNED", 0), ("out_of_memory", "PRUNED", 1)],
 )
 def test_a_trial_that_ends_badly_by_itself_is_not_tried_again(tuned, outcome, state, failures):
     search = tuned()

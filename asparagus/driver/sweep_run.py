@@ -117,6 +117,23 @@ def _study_name(sweep_id: int, identity: str) -> str:
 
 
 def _search(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
+    """Search, and say in words if the desk is lost.
+
+    Raises:
+        RunError: It is, or the sweep ended without a result.
+    """
+    from ray.exceptions import RayActorError
+
+    try:
+        return _searched(plan, desk, watcher)
+    except RayActorError as error:
+        raise RunError(
+            "the sweep's desk is gone, the process that begins and ends its runs: was it killed, or memory short? "
+            f"Nothing is lost; the same command goes on. Ray says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _searched(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
     import ray
     from ray.exceptions import RayTaskError
 
