@@ -146,5 +146,19 @@ def test_population_based_training_takes_whom_it_put_aside_where_there_is_room(t
         made.on_trial_add(Tuned(aside, running), trial)
     assert made.choose_trial_to_run(Tuned(aside, running)) is None
     running.set_status("PAUSED")
-    made._trial_state[running].last_perturbation_time = 1
+    made._trial_state[running].last_train_time = 1
     assert made.choose_trial_to_run(Tuned(aside, running)) is aside
+
+
+def test_population_based_training_takes_nothing_over_after_the_last_epoch(tmp_path):
+    def decided(epoch: int) -> list[str]:
+        made = scheduler("pbt")  # of trainings of nine epochs
+        trials = [tune_trial(number, "PAUSED" if number else "RUNNING", tmp_path) for number in range(2)]
+        controller = Tuned(*trials)
+        for trial in trials:
+            made.on_trial_add(controller, trial)
+            made._trial_state[trial].last_score = 0.9
+        return made.on_trial_result(controller, trials[0], {"epoch": epoch, "value": 0.1})
+
+    assert decided(8) != "CONTINUE"
+    assert decided(9) == "CONTINUE"

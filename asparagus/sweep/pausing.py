@@ -38,4 +38,13 @@ class Bands(AtMost, HyperBandScheduler):
 
 
 class Population(AtMost, PopulationBasedTraining):
-    """Population based training."""
+    """Population based training, up to a trial's last epoch: a state that is taken over then is trained no more."""
+
+    epochs: int | None = None
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Let who has trained to its end end as it is."""
+        if self.epochs is not None and result.get(self._time_attr, 0) >= self.epochs:
+            return str(self.CONTINUE)
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return decision

@@ -68,6 +68,8 @@ def build_scheduler(
         made = _one(name, arguments, space, epochs, *modes[0])
         if isinstance(made, AtMost):
             made.most = options.concurrency
+        if isinstance(made, Population):
+            made.epochs = epochs
         return made
     return ByStage([_one(name, arguments, space, epochs, metric, mode) for metric, mode in modes])
 
