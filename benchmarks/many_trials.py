@@ -16,8 +16,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from report import report
-
 BIN = Path(sys.executable).parent
 PICTURE = Path(__file__).parent / "many_trials.png"
 PACKAGES = ("asparagus", "ray", "optuna", "torch", "pytorch-lightning", "mlflow")
@@ -152,6 +150,8 @@ def table(taken: Taken) -> list[str]:
 
 
 def main(trials: int, words: list[str]) -> None:
+    from report import report
+
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         taken = sweep(trials, words, Path(name))
     draw(taken, PICTURE)

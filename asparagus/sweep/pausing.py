@@ -10,7 +10,7 @@ from ray.tune.schedulers import HyperBandScheduler, PopulationBasedTraining, Tri
 OUT = (TuneTrial.PENDING, TuneTrial.RUNNING)
 
 
-class AtMost(TrialScheduler):
+class Bounded(TrialScheduler):
     """Starts no more trials than are wanted at a time; Tune itself starts all that the cluster holds.
 
     These schedulers compare a trial with others that wait, so one more is always there (`Proposals` hands it out put
@@ -33,11 +33,11 @@ class AtMost(TrialScheduler):
         return waiting[0]
 
 
-class Bands(AtMost, HyperBandScheduler):
+class Bands(Bounded, HyperBandScheduler):
     """Hyperband."""
 
 
-class Population(AtMost, PopulationBasedTraining):
+class Population(Bounded, PopulationBasedTraining):
     """Population based training, up to a trial's last epoch: a state that is taken over then is trained no more."""
 
     epochs: int | None = None

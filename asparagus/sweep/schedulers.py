@@ -16,7 +16,7 @@ from ray.tune.schedulers import (
 
 from asparagus.errors import ConfigError, did_you_mean
 from asparagus.space import Choice, Dimension, Space, SweepOptions
-from asparagus.sweep.pausing import AtMost, Bands, Population
+from asparagus.sweep.pausing import Bounded, Bands, Population
 
 TIME = "epoch"
 """What schedulers count in: the epochs of a stage, from 1."""
@@ -66,7 +66,7 @@ def build_scheduler(
         return FIFOScheduler()
     if len(modes) == 1:
         made = _one(name, arguments, space, epochs, *modes[0])
-        if isinstance(made, AtMost):
+        if isinstance(made, Bounded):
             made.most = options.concurrency
         if isinstance(made, Population):
             made.epochs = epochs

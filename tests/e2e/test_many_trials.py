@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.many_trials import quarters, sweep
+
 TRIALS = 1000
 
 
@@ -14,15 +16,12 @@ TRIALS = 1000
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_neither_memory_nor_time_per_trial_grows_over_a_thousand_trials(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    import many_trials
-
-    taken = many_trials.sweep(TRIALS, [], tmp_path)
+    taken = sweep(TRIALS, [], tmp_path)
     assert len(taken.ends) == TRIALS
-    first, last = many_trials.quarters(taken.paces())
+    first, last = quarters(taken.paces())
     assert last < 1.3 * first, taken.paces()
     for name in ("driver", "desk", "trial workers, the largest"):
         sizes = taken.sizes(name)
-        first, last = many_trials.quarters(sizes)
+        first, last = quarters(sizes)
         assert last < 1.15 * first, (name, sizes)
