@@ -54,6 +54,25 @@ class Slow(pl.Callback):
         time.sleep(self.seconds)
 
 
+class Hold(pl.Callback):
+    """Wait at the start of an epoch until the file `go` is in a folder; who waits has a file of its own there.
+
+    Args:
+        folder: Where.
+        epoch: At the start of this epoch.
+    """
+
+    def __init__(self, folder: str, epoch: int) -> None:
+        self.folder, self.epoch = Path(folder), epoch
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch != self.epoch:
+            return
+        (self.folder / f"waits-{os.getpid()}").touch()
+        while not (self.folder / "go").exists():
+            time.sleep(0.05)
+
+
 class Fuse(pl.Callback):
     """Raise once in the life of the file `mark`: in the first attempt, at the start of an epoch.
 

@@ -175,6 +175,41 @@ def test_c25_tpe_with_one_seed_proposes_the_same_twenty_points_twice(tmp_path: P
     assert found[0] != found[2]
 
 
+def test_tpe_stays_away_from_what_did_not_fit_into_memory(tmp_path: Path) -> None:
+    """The larger the better, up to where memory ends: proposals beyond that get rare."""
+    space = Space(
+        (
+            Dimension("data.batch_size", Choice((8, 16, 32, 64, 128, 256))),
+            Dimension("model.depth", Interval(2, 8, integer=True)),
+            Dimension("optim.lr", Interval(1e-5, 1e-1, log=True)),
+        )
+    )
+    beyond = []
+    for seed in range(4):
+        (tmp_path / str(seed)).mkdir()
+        study = opened(tmp_path / str(seed), space, sampler="tpe", seed=seed, trials=60)
+        for number in range(60):
+            values = ask_one(study)
+            size = values["data.batch_size"] * values["model.depth"]
+            too_large = size > 400
+            loss_of_it = 1 / size + abs(math.log10(values["optim.lr"]) + 3)
+            study.tell(number, *(("out_of_memory",) if too_large else ("finished", [loss_of_it])))
+            beyond += [too_large] if number >= 20 else []
+        best = study.best()
+        assert best is not None
+        assert best.outcome == "finished"
+        assert [one.outcome for one in study.ranking()][-1] == "out_of_memory"
+        assert study.failures() == study.tally()["out_of_memory"]
+    assert len(beyond) == 160
+    assert sum(beyond) <= 20  # 13; told as failures, which TPE does not look at, 40
+
+
+def ask_one(study: Study) -> Values:
+    proposal = study.ask()
+    assert proposal is not None
+    return proposal.values
+
+
 def test_a_seed_among_the_samplers_arguments_is_taken_as_in_hydras_optuna_sweeper(tmp_path: Path) -> None:
     given = {"_target_": "optuna.samplers.TPESampler", "seed": 5}
     found = []

@@ -114,7 +114,7 @@ def test_everything_may_be_said_twice_and_the_first_word_counts(where: Where) ->
         ("pruned", "PRUNED"),
         ("capped", "PRUNED"),
         ("diverged", "PRUNED"),
-        ("out_of_memory", "FAIL"),
+        ("out_of_memory", "PRUNED"),
         ("failed", "FAIL"),
         ("lost", "FAIL"),
     ],
@@ -128,7 +128,7 @@ def test_each_outcome_is_told_to_optuna_as_what_it_is(outcome: str, state: str, 
     assert trial.state.name == state
     assert study.facts(number)["asparagus.outcome"] == outcome
     assert study.facts(number)["asparagus.error"] == "why"
-    assert study.failures() == (state == "FAIL")
+    assert study.failures() == (outcome in ("out_of_memory", "failed", "lost"))
     assert study.counted() == 1
     assert (study.best() is not None) == (outcome == "finished")
 

@@ -18,14 +18,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from asparagus.driver.desk import Planner
-from asparagus.driver.on_ray import chatter_to, connected, secrets_of
+from asparagus.driver.on_ray import LOCAL, chatter_to, connected, secrets_of
 from asparagus.driver.one_run import Watcher
+from asparagus.driver.sweep_again import begun_before
 from asparagus.driver.sweep_outcome import SweepOutcome, draw, make_room, measured, outcome_of
 from asparagus.errors import RecordError, RunError
 from asparagus.journal import Journal, JournalReader
 from asparagus.record.numbers import find_folder, of_sweep
 from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder, mark
-from asparagus.record.standing import standing
 from asparagus.record.sweeps import REQUEST, STUDY, SWEEP, asked_of
 from asparagus.secrets import Sealed, WithoutSecrets
 from asparagus.sweep_plan import SweepPlan
@@ -52,8 +52,7 @@ def drive_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOut
         RunError: It ended without a result; the record says so.
         KeyboardInterrupt: It was interrupted; the same command goes on.
     """
-    parent = plan.parent
-    found = standing(parent.spec, plan.identity)
+    found = begun_before(plan)
     if found is not None and found.finished:
         study = _study(plan, found.folder)
         if study.counted() >= plan.trials:
@@ -120,6 +119,23 @@ def _study_name(sweep_id: int, identity: str) -> str:
 
 
 def _search(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
+    """Search, and say in words if the desk is lost.
+
+    Raises:
+        RunError: It is, or the sweep ended without a result.
+    """
+    from ray.exceptions import RayActorError
+
+    try:
+        return _searched(plan, desk, watcher)
+    except RayActorError as error:
+        raise RunError(
+            "the sweep's desk is gone, the process that begins and ends its runs: was it killed, or memory short? "
+            f"Nothing is lost; the same command goes on. Ray says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _searched(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
     import ray
     from ray.exceptions import RayTaskError
 
@@ -170,7 +186,8 @@ def _run(
         proposals = Proposals(
             study,
             trials=plan.trials,
-            concurrency=None if many else plan.concurrency or _cluster_holds(plan),
+            concurrency=plan.options.concurrency if many else plan.concurrency or _held_here(plan),
+            spare=_spare(plan),
             limits=limits,
             terms=terms,
             attempts=plan.last.spec.run.max_failures + 1,
@@ -185,6 +202,14 @@ def _run(
     if limits.kind == STOPPED or (proposals.draining and study.counted() < plan.trials):
         return INTERRUPTED, limits.reason
     return (FAILED if limits.kind in (HOPELESS, WRONG) else FINISHED), limits.reason
+
+
+def _spare(plan: SweepPlan) -> int:
+    """Return how many trials are drawn to wait for a place: of whole groups, or one to change places with."""
+    from asparagus.sweep.schedulers import HYPERBAND, PAUSING, scheduler_of
+
+    name = scheduler_of(plan.options)
+    return min(plan.trials, GROUP) if name == HYPERBAND else int(name in PAUSING)
 
 
 def _terms(plan: SweepPlan, sweep_id: int) -> Terms:
@@ -241,10 +266,12 @@ def _folders(plan: SweepPlan, sweep_id: int) -> Iterator[Path]:
             yield find_folder(models, run_id)
 
 
-def _cluster_holds(plan: SweepPlan) -> int:
-    """Return how many trials the Ray that we are on holds."""
+def _held_here(plan: SweepPlan) -> int | None:
+    """Return how many trials a Ray of our own holds; a cluster may grow, if there is a trial that waits for a place."""
     import ray
 
+    if plan.last.spec.site.address != LOCAL:
+        return None
     return max(1, plan.held_by([node["Resources"] for node in ray.nodes() if node["Alive"]]) or 1)
 
 

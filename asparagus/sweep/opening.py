@@ -38,7 +38,7 @@ def of_this_search(
         raise ConfigError(f"sweep.storage: the study {name!r} is not one of a sweep. Name another storage.")
     if kept is None:
         study.set_user_attr(SPACE, asked)
-    elif said := _difference(json.loads(kept), json.loads(asked)):
+    elif said := difference(json.loads(kept), json.loads(asked)):
         raise ConfigError(
             f"sweep.space: the study {name!r} has another space: {said}. Go on with that one, or begin another sweep: "
             "sweep.resume=false."
@@ -91,8 +91,8 @@ def _modes(directions: list[StudyDirection]) -> str:
     return ", ".join("max" if direction is StudyDirection.MAXIMIZE else "min" for direction in directions)
 
 
-def _difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Say in what two spaces differ; the order of their keys means nothing."""
+def difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Say in what two spaces differ, as plain values; the order of their keys means nothing."""
     before, now = ({text_of([one["key"], one["when"]]): one for one in space["dimensions"]} for space in (kept, asked))
     said = []
     for place in dict.fromkeys([*before, *now]):

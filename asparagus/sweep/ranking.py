@@ -20,11 +20,11 @@ STATES: Mapping[str, TrialState] = {
     PRUNED: TrialState.PRUNED,
     CAPPED: TrialState.PRUNED,
     DIVERGED: TrialState.PRUNED,
-    OUT_OF_MEMORY: TrialState.FAIL,
+    OUT_OF_MEMORY: TrialState.PRUNED,
     FAILED: TrialState.FAIL,
     LOST: TrialState.FAIL,
 }
-"""What Optuna is told of an outcome."""
+"""What Optuna is told of an outcome; samplers look at no trial that has failed."""
 FAILURES = (OUT_OF_MEMORY, FAILED, LOST)
 UNCOUNTED = (INFEASIBLE, INHERITED)
 BEST_FIRST = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -66,7 +66,8 @@ def in_order(trials: Iterable[FrozenTrial], directions: Directions) -> list[Froz
 
     def place(trial: FrozenTrial) -> tuple[Any, ...]:
         loss = _losses(trial, directions)[0]
-        group = (BEST_FIRST.index(trial.state), outcome(trial) == DIVERGED, trial.number not in best)
+        state = TrialState.FAIL if outcome(trial) in FAILURES else trial.state
+        group = (BEST_FIRST.index(state), outcome(trial) == DIVERGED, trial.number not in best)
         steps = 0 if trial.state is TrialState.COMPLETE else -(trial.last_step or 0)
         return (*group, steps, loss, trial.number)
 

@@ -11,14 +11,13 @@ from ray.tune import loguniform, quniform, randint, uniform
 from ray.tune.schedulers import (
     ASHAScheduler,
     FIFOScheduler,
-    HyperBandScheduler,
     MedianStoppingRule,
-    PopulationBasedTraining,
     TrialScheduler,
 )
 
 from asparagus.errors import ConfigError, did_you_mean
 from asparagus.space import Choice, Dimension, Space, SweepOptions, named
+from asparagus.sweep.pausing import Bands, Bounded, Population
 
 TIME = "epoch"
 """What schedulers count in: the epochs of a stage, from 1."""
@@ -38,34 +37,9 @@ class MedianRule(MedianStoppingRule):
         """Take no note: what ends here has no epoch of its own, and Ray's rule would look for it."""
 
 
-class GroupsOfTrials(HyperBandScheduler):
-    """Ray's hyperband; an epoch in which nothing was validated is let pass."""
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Compare what can be compared."""
-        if self._metric not in result:
-            return str(self.CONTINUE)
-        decision: str = super().on_trial_result(tune_controller, trial, result)
-        return decision
-
-
-class Population(PopulationBasedTraining):
-    """Ray's population based training; who has trained to the end is let end."""
-
-    whole: float = math.inf
-    """Epochs of a whole training."""
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Compare; there is nothing to gain from another's state when no epoch is left."""
-        if result[TIME] >= self.whole:
-            return str(self.CONTINUE)
-        decision: str = super().on_trial_result(tune_controller, trial, result)
-        return decision
-
-
 MAKERS: dict[str, Callable[..., TrialScheduler]] = {
     "asha": ASHAScheduler,
-    HYPERBAND: GroupsOfTrials,
+    HYPERBAND: Bands,
     "median": MedianRule,
     PBT: Population,
     NONE: FIFOScheduler,
@@ -98,7 +72,12 @@ def build_scheduler(
     if name == NONE:
         return FIFOScheduler()
     if len(modes) == 1:
-        return _one(name, arguments, space, epochs, *modes[0])
+        made = _one(name, arguments, space, epochs, *modes[0])
+        if isinstance(made, Bounded):
+            made.most = options.concurrency
+        if isinstance(made, Population):
+            made.epochs = epochs
+        return made
     return ByStage([_one(name, arguments, space, epochs, metric, mode) for metric, mode in modes])
 
 
@@ -120,10 +99,7 @@ def _one(
         given.setdefault("require_attrs", False)  # an epoch without validation is no reason to end all
         mutations = {dimension.key: _mutation(dimension) for dimension in space.dimensions}
         given["hyperparam_mutations"] = {"values": mutations}
-    made = MAKERS[name](**given)
-    if isinstance(made, Population) and epochs is not None:
-        made.whole = epochs
-    return made
+    return MAKERS[name](**given)
 
 
 def _must_take(name: str, arguments: Mapping[str, Any]) -> None:
@@ -156,6 +132,11 @@ class ByStage(TrialScheduler):
     def __init__(self, stages: list[TrialScheduler]) -> None:
         super().__init__()
         self._stages = stages
+
+    @property
+    def last(self) -> TrialScheduler:
+        """The one of the stage whose metric the sweep compares."""
+        return self._stages[-1]
 
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         """Take nothing: each has its own."""

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune import PlacementGroupFactory, Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from asparagus.sweep.limits import INTERRUPTED, Limits
+from asparagus.sweep.reminding import measured, remind
 from asparagus.sweep.study import Proposal, Study
-from asparagus.sweep.trial import RecycledError, Terms, Trial
+from asparagus.sweep.trial import LOST, RecycledError, Terms, Trial
 
 SETTINGS_NOW = "asparagus.settings"
 """A trial's values, where they are others than those that it began with (population based training)."""
@@ -44,9 +45,11 @@ log = logging.getLogger("asparagus")
 
 
 class InTune(TuneTrial):
-    """A trial as Tune has it, that remembers what it was lost by."""
+    """A trial as Tune has it, that remembers what it was lost by, and whether it is to wait."""
 
     cause: BaseException | None = None
+    waits = False
+    """Whether it was handed out to be put aside at once; who starts it takes that back."""
 
     def handle_error(self, exc: Any = None) -> None:
         """Take note."""
@@ -71,7 +74,8 @@ class Proposals(SearchAlgorithm):
     Args:
         study: The truth.
         trials: How many are to be trained.
-        concurrency: How many at a time; None where the scheduler needs many to choose from.
+        concurrency: How many at a time; None: as many as Tune can start, and one that waits for a place.
+        spare: How many more are handed out to wait, for schedulers that compare trials with those that do.
         limits: When it is enough.
         terms: Of the trials.
         attempts: How often one launch tries a trial whose worker is lost.
@@ -85,13 +89,14 @@ class Proposals(SearchAlgorithm):
         *,
         trials: int,
         concurrency: int | None,
+        spare: int = 0,
         limits: Limits,
         terms: Terms,
         attempts: int,
         end_run: EndRun,
         tell: Tell,
     ) -> None:
-        self._study, self._trials, self._concurrency = study, trials, concurrency
+        self._study, self._trials, self._concurrency, self._spare = study, trials, concurrency, spare
         self._limits, self.terms, self._end_run, self._tell = limits, terms, end_run, tell
         self._waiting = [_as_it_was(study, proposal) for proposal in study.resumed()]
         self._live: dict[str, Live] = {}
@@ -100,6 +105,10 @@ class Proposals(SearchAlgorithm):
         self.draining = False
         """No new trials; those that are being trained end by themselves."""
         self._spec: dict[str, Any] = {}
+
+    def remind(self, scheduler: TrialScheduler) -> None:
+        """Tell a scheduler of the trials that were over before it was made."""
+        remind(scheduler, measured(self._study.optuna.get_trials(deepcopy=False)))
 
     @property
     def total_samples(self) -> int:
@@ -116,7 +125,8 @@ class Proposals(SearchAlgorithm):
 
     def next_trial(self) -> TuneTrial | None:
         """Return one more trial, if one is wanted now."""
-        if self._limits.kind or (self._concurrency is not None and self._running() >= self._concurrency):
+        beyond = 0 if self._concurrency is None else self._out() - self._concurrency
+        if self._limits.kind or (self._concurrency is not None and beyond >= self._spare):
             return None
         proposal = self._next()
         if proposal is None:
@@ -130,12 +140,17 @@ class Proposals(SearchAlgorithm):
             storage=self._spec["storage"],
             max_failures=0,  # what is tried again is ours to say
         )
+        if self._concurrency is not None and beyond >= 0:
+            made.waits = True
+            made.set_status(TuneTrial.PAUSED)
         self._live[made.trial_id] = Live(proposal, made)
         self._tell({"kind": "trial_started", "number": proposal.number, "values": proposal.values})
         return made
 
-    def _running(self) -> int:
-        return sum(live.tune_trial.status != TuneTrial.PAUSED for live in self._live.values())
+    def _out(self) -> int:
+        """Return how many are trained, or wait to be started for the first time."""
+        tune_trials = (live.tune_trial for live in self._live.values())
+        return sum(one.waits or one.status != TuneTrial.PAUSED for one in tune_trials)
 
     def _next(self) -> Proposal | None:
         if self._waiting:
@@ -231,7 +246,7 @@ class Proposals(SearchAlgorithm):
             self._waiting.insert(0, live.proposal)
             return
         number = live.proposal.number
-        if cause is None or isinstance(cause, RayActorError):
+        if cause is None or isinstance(cause, LOST):
             self._losses[number] += 1
             if self._losses[number] >= self._attempts:
                 self._end_run(number, "failed", live.metrics)
@@ -308,6 +323,7 @@ def search(  # noqa: PLR0913 - what Tune is told
         reuse: Whether a worker trains one trial after another.
         pending: Trials that are drawn before there is a place for them, if the scheduler compares whole groups.
     """
+    proposals.remind(scheduler)
     with _settings(pending if isinstance(scheduler, HyperBandScheduler) else None):
         tune.run(
             trainable,

@@ -25,7 +25,7 @@ from asparagus.sweep import ranking
 from asparagus.sweep.grid import EveryPoint
 from asparagus.sweep.opening import existing, must_compare_alike, of_this_search, spelling
 from asparagus.sweep.parameters import Parameters
-from asparagus.sweep.ranking import DIVERGED, FAILURES, FINISHED, STATES, UNCOUNTED, Ranked
+from asparagus.sweep.ranking import DIVERGED, FAILURES, FINISHED, OUT_OF_MEMORY, STATES, UNCOUNTED, Ranked
 from asparagus.sweep.samplers import Need, build_sampler, remark_on
 from asparagus.sweep.storage import close_storage, open_existing, open_storage, quiet
 from asparagus.sweep.trial_table import ERROR, INFEASIBLE, INHERITED, OUTCOME, RUN_ID, Row, outcome, rows
@@ -201,8 +201,8 @@ class Study:
         finite = values is not None and len(values) == self.objectives and all(map(math.isfinite, values))
         if outcome == FINISHED and not finite:
             outcome = DIVERGED
-        if outcome == DIVERGED:
-            self._diverged(number, live)
+        if outcome in (DIVERGED, OUT_OF_MEMORY):
+            self._keep_away(number, live, outcome)
         facts = {RUN_ID: run_id, ERROR: error and error[:LONGEST], OUTCOME: outcome}
         self._over(number, STATES[outcome], values if outcome == FINISHED else None, facts)
 
@@ -317,13 +317,13 @@ class Study:
         self._tally[facts[OUTCOME]] += 1
         self._live.pop(number, None)
 
-    def _diverged(self, number: int, live: tuple[int, set[int]]) -> None:
-        """Have the samplers stay away from what gave no number.
+    def _keep_away(self, number: int, live: tuple[int, set[int]], outcome: str) -> None:
+        """Have the samplers stay away from what gave no number, or does not fit into memory.
 
         TPE ranks stopped trials by how far they got: it takes a late NaN for good among trials that were stopped early,
         unless it is told that a constraint is broken.
         """
-        if self.objectives == 1:
+        if self.objectives == 1 and outcome == DIVERGED:
             reported = self._frozen(number).intermediate_values
             if not any(map(math.isnan, reported.values())):
                 self.report(number, max(reported, default=-1) + 1, math.nan)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, ObjectLostError, RayActorError, RaySystemError
 from ray.tune import Trainable
 
 from asparagus.checkpoint.folder import manifests
@@ -36,6 +37,9 @@ ABANDON_S = 600.0
 """How long an epoch may take that a stopped trial is in the middle of."""
 STATM_PAGES = 1
 """The resident pages in /proc/self/statm."""
+
+LOST = (RayActorError, NodeDiedError, LocalRayletDiedError, ObjectLostError, RaySystemError)
+"""What a process, its machine or the way to it being gone is told as; an error of the task itself is another one."""
 
 Nested = Callable[[dict[str, Any], Assignment, Any], dict[str, Any]]
 """Trains an assignment on workers of its own, given plan and places; returns what `work` does."""
@@ -198,23 +202,32 @@ class Trial(Trainable):
 
     def _carry_out(self, gate: Gate, me: Any) -> None:
         """Train the run of each stage; on the thread."""
-        from asparagus.sweep.gate import DivergedError, StoppedError
+        from asparagus.sweep.gate import StoppedError
 
         try:
-            over = self._stages(gate, me)
+            over = self._ended(gate, me)
         except StoppedError:
             return
-        except DivergedError as error:
-            over = self._lost("diverged", error)
-        except Exception as error:  # noqa: BLE001 - of whatever kind: told, recorded, and this process is replaced
-            self._tired = True
-            over = self._lost("out_of_memory" if is_out_of_memory(error) else "failed", error)
         except BaseException as error:  # noqa: BLE001 - the thread that waits has to hear of it
             gate.reports.put(error)
             return
         self._done += 1
         self._memory = self._memory or _resident_bytes()
         gate.reports.put(over)
+
+    def _ended(self, gate: Gate, me: Any) -> Over:
+        """Train, and return how that ended; who is lost with its machine, or has lost the desk, has not ended."""
+        from asparagus.sweep.gate import DivergedError, StoppedError
+
+        try:
+            return self._stages(gate, me)
+        except (StoppedError, *LOST):
+            raise
+        except DivergedError as error:
+            return self._lost("diverged", error)
+        except Exception as error:  # noqa: BLE001 - of whatever kind: told, recorded, and this process is replaced
+            self._tired = True
+            return self._lost("out_of_memory" if is_out_of_memory(error) else "failed", error)
 
     def _stages(self, gate: Gate, me: Any) -> Over:
         before: list[int] = []

@@ -263,8 +263,8 @@ def test_stopped_trials_with_workers_of_their_own_leave_no_places_behind(asp, ho
 @pytest.mark.slow
 def test_a_failing_trial_does_not_end_the_sweep_and_a_hopeless_one_ends_early(asp, home):
     outcome = launched(
-        asp, *SWEEP, "optim.lr=1e-3,1e-2", f"+callbacks.fuse={{_target_: tests.fakes.Fuse, epoch: 1, mark: {home}/fuse}}",
-        "sweep.concurrency=1",
+        asp, *SWEEP, "optim.lr=1e-3,1e-2", "sweep.concurrency=1",
+        f"+callbacks.fuse={{_target_: tests.fakes.Fuse, epoch: 1, mark: {home}/fuse}}",
     )  # fmt: skip
     assert Counter(trial["state"] for trial in outcome["trials"]) == {"failed": 1, "finished": 1}
     failed = [run for run in runs_of(store_of(home)) if run.info.status == "FAILED"]
