@@ -16,7 +16,7 @@ from ray.tune.schedulers import (
 
 from asparagus.errors import ConfigError, did_you_mean
 from asparagus.space import Choice, Dimension, Space, SweepOptions
-from asparagus.sweep.pausing import Bounded, Bands, Population
+from asparagus.sweep.pausing import Bands, Bounded, Population
 
 TIME = "epoch"
 """What schedulers count in: the epochs of a stage, from 1."""
