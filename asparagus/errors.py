@@ -7,7 +7,10 @@ AsparagusError
 │   ├── DataError         a task, a split or a case
 │   ├── PlanError         what was asked does not fit where it should run
 │   └── RecordError       a run, a checkpoint or the tracking store
-└── RunError              the run was started and failed                      exit status 3
+├── RunError              the run was started and failed                      exit status 3
+│   ├── NanLossError      its loss is no number any more
+│   └── HungError         it made no step for too long
+└── LeftError             it was told to leave, and has; the same goes on     exit status 130
 """
 
 from __future__ import annotations
@@ -61,6 +64,20 @@ class RecordError(RequestError):
 
 class RunError(AsparagusError):
     """The run was started and failed."""
+
+
+class NanLossError(RunError):
+    """The loss is no number any more, and no step from here will change that."""
+
+
+class HungError(RunError):
+    """A worker has made no step for longer than `failures.hung_after_min`."""
+
+
+class LeftError(AsparagusError):
+    """The training was told to leave (SIGTERM, a preemption notice), and has: the same command goes on."""
+
+    exit_status = 130
 
 
 def one_of(what: str, value: object, allowed: Iterable[str], *, see: str = "") -> str:

@@ -69,6 +69,30 @@ class RunOptions:
     resume_from_checkpoint: str | None = None
     """A checkpoint of any Lightning training, whose whole state this new run starts from; wins over `init_from`."""
     max_failures: int = 3
+    """How often it is tried again after a worker was lost, or for a reason that nobody knows."""
+    system_metrics_s: float | None = 10.0
+    """How often GPU, CPU, memory and I/O of each node are measured; null: never."""
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What is done when a training fails, by kind: how often it is tried again, from its last checkpoint.
+
+    A lost worker, and what nobody can name, are counted by `run.max_failures`; a bug and a wrong request never return.
+    """
+
+    smaller_batch: int = 0
+    """Out of memory: how often `data.batch_size` is halved and `trainer.accumulate_grad_batches` doubled."""
+    nan_loss: int = 0
+    hardware: int = 2
+    """A broken GPU or its memory; the node is left out, where others can take its work."""
+    hung: int = 2
+    hung_after_min: float | None = 20.0
+    """Without a step for so long, it hangs: all stacks are written down and it starts anew; null: wait for ever."""
+    preemption: int = 100
+    """Nodes that were taken away with notice; they count for nothing else."""
+    grace_s: float = 25.0
+    """What a SIGTERM leaves time for: to end a step and to write a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +141,7 @@ class Spec:
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     resources: Resources = field(default_factory=Resources)
     run: RunOptions = field(default_factory=RunOptions)
+    failures: Failures = field(default_factory=Failures)
     site: Site = field(default_factory=Site)
     paths: Paths = field(default_factory=Paths)
 
@@ -163,6 +188,7 @@ PARTS: dict[str, type] = {
     "checkpoint": Checkpointing,
     "resources": Resources,
     "run": RunOptions,
+    "failures": Failures,
     "site": Site,
     "paths": Paths,
 }

@@ -122,3 +122,97 @@ class Interrupt(pl.Callback):
         if not self.mark.exists():
             self.mark.touch()
             raise KeyboardInterrupt
+
+
+class Stuck(pl.Callback):
+    """Sleep once, or stop the whole process, as a rank that hangs does.
+
+    Args:
+        batch: After this batch of the first epoch.
+        seconds: For so long; None: the process is stopped (SIGSTOP).
+        rank: On this rank.
+        mark: Made when it strikes; it strikes once in the life of that file.
+    """
+
+    def __init__(self, batch: int, seconds: float | None = None, rank: int = 0, mark: str | None = None) -> None:
+        self.batch, self.seconds, self.rank, self.mark = batch, seconds, rank, Path(mark) if mark else None
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        here = (trainer.current_epoch, batch_idx, trainer.global_rank) == (0, self.batch, self.rank)
+        if not here or (self.mark is not None and self.mark.exists()):
+            return
+        if self.mark is not None:
+            self.mark.touch()
+        if self.seconds is None:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        else:
+            time.sleep(self.seconds)
+
+
+class RaiseOnce(pl.Callback):
+    """Raise at a step: an error that may pass, or memory that runs out.
+
+    Args:
+        kind: `OSError`, `MemoryError`, `hardware`, `bug`, or `limit`: of the address space, which the kernel enforces.
+        epoch: At the first batch of this epoch.
+        rank: On this rank.
+        mark: Counts how often it has struck.
+        times: So often.
+        above: Only with batches larger than this.
+    """
+
+    def __init__(self, kind: str, mark: str, epoch: int = 1, rank: int = 0, times: int = 1, above: int = 0) -> None:
+        self.kind, self.mark, self.epoch, self.rank, self.times, self.above = (
+            kind,
+            Path(mark),
+            epoch,
+            rank,
+            times,
+            above,
+        )
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        struck = len(self.mark.read_text()) if self.mark.exists() else 0
+        here = (trainer.current_epoch, batch_idx, trainer.global_rank) == (self.epoch, 0, self.rank)
+        if not here or struck >= self.times or len(batch["image"]) <= self.above:
+            return
+        self.mark.write_text("x" * (struck + 1))
+        if self.kind == "limit":
+            _run_out_of_memory()
+        raise {
+            "OSError": OSError(116, "Stale file handle"),
+            "MemoryError": MemoryError(),
+            "hardware": RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+            "bug": ValueError("boom: a bug of the user's own"),
+        }[self.kind]
+
+
+def _run_out_of_memory() -> None:
+    """Ask for more than this process may have: torch's own allocator is refused by the kernel."""
+    import resource
+
+    import torch
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
+    try:
+        torch.empty(1 << 31, dtype=torch.uint8).fill_(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+class Nan(pl.Callback):
+    """Make the weights no numbers at an epoch's start.
+
+    Args:
+        epoch: Which.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            for weight in pl_module.parameters():
+                weight.data.fill_(float("nan"))

@@ -110,3 +110,13 @@ def test_links_and_make_targets_are_there(page):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     for target in re.findall(r"(?:`|    )make ([a-z-]+)", text):
         assert target in targets, target
+
+
+def test_each_row_of_the_table_of_failures_is_true_by_a_test_that_there_is():
+    rows = re.findall(
+        r"^\| (?!what )([^|]+)\|.*\|([^|]*)\|$", (ROOT / "docs/failures.md").read_text(), flags=re.MULTILINE
+    )
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(rows) > 20
+    for what, proof in rows:
+        assert f"def {proof.strip().strip('`')}(" in tests, what

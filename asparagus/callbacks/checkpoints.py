@@ -73,6 +73,7 @@ class CheckpointWriter(Checkpoint):
         self._journal = journal
         self._secrets = set(secrets)
         self._warned: set[str] = set()
+        self._kept: tuple[int, Path] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the folder in order: of an attempt that was killed, something may lie there, half written or damaged."""
@@ -92,21 +93,35 @@ class CheckpointWriter(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, make it count, and remove those that the rule no longer keeps."""
-        epoch = trainer.current_epoch
-        if (epoch + 1) % self._asked.every_n_epochs and not _is_last(trainer):
+        if (trainer.current_epoch + 1) % self._asked.every_n_epochs and not _is_last(trainer):
             return
+        self._keep(trainer, scalars(trainer))
+
+    def write_now(self, trainer: Trainer, metrics: dict[str, float]) -> Path:
+        """Write one at this moment, unless this step has one.
+
+        Args:
+            trainer: Whose state.
+            metrics: What was measured of it; nothing in the middle of an epoch.
+        """
+        if self._kept is None or self._kept[0] != trainer.global_step:
+            self._keep(trainer, metrics)
+        assert self._kept is not None
+        return self._kept[1]
+
+    def _keep(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         started = time.monotonic()
-        metrics = scalars(trainer)
         final = self._write(trainer, metrics)
         written = time.monotonic()
         self._commit(final, metrics)
+        self._kept = trainer.global_step, final
         if self._journal is not None:
             self._tidy()
             self._journal.append(
                 "checkpoint",
                 name=final.name,
                 step=trainer.global_step,
-                epoch=epoch,
+                epoch=trainer.current_epoch,
                 write_s=round(written - started, 4),
                 commit_s=round(time.monotonic() - written, 4),
             )

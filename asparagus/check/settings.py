@@ -25,6 +25,8 @@ PART_OF = {"fit": "train", "validate": "val", "test": "test"}
 """Which data a `run.mode` looks at."""
 LONGEST_NAME = 100
 """It becomes the name of a file, and a line in a list."""
+RETRIES = ("smaller_batch", "nan_loss", "hardware", "hung", "preemption")
+"""The settings of `failures` that are counts."""
 LARGEST_SEED = 2**32 - 1
 """Of numpy's generators, which are seeded as well."""
 
@@ -47,6 +49,7 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("checkpoint.keep_best", spec.checkpoint.keep_best, 0),
         ("checkpoint.keep_every_n_epochs", spec.checkpoint.keep_every_n_epochs, 1),
         ("run.max_failures", spec.run.max_failures, 0),
+        *((f"failures.{name}", getattr(spec.failures, name), 0) for name in RETRIES),
         ("seed", spec.seed, 0),
         ("run.id", spec.run.id, 1),
         ("data.num_workers", spec.data.get("num_workers"), 0),
@@ -64,8 +67,11 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("resources.cpus_per_worker", spec.resources.cpus_per_worker),
         ("site.poll_interval_s", spec.site.poll_interval_s),
         ("site.start_timeout_s", spec.site.start_timeout_s),
+        ("failures.hung_after_min", spec.failures.hung_after_min),
+        ("failures.grace_s", spec.failures.grace_s),
+        ("run.system_metrics_s", spec.run.system_metrics_s),
     ):
-        if not 0 < number < math.inf:
+        if number is not None and not 0 < number < math.inf:
             yield f"{name}: {number} has to be positive."
     if isinstance(patch := spec.data.get("patch_size"), list):
         wrong = [size for size in patch if not isinstance(size, int) or size < 1]

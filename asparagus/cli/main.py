@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from asparagus.errors import AsparagusError
+from asparagus.errors import AsparagusError, LeftError
 
 Command = Callable[[Sequence[str]], int]
 
@@ -51,6 +51,9 @@ def run(name: str, arguments: Sequence[str]) -> int:
     try:
         command: Command = getattr(importlib.import_module(module), function)
         return command(arguments)
+    except LeftError as left:
+        print(f"interrupted: {left} The same command goes on from there.", file=sys.stderr)
+        return left.exit_status
     except AsparagusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -67,11 +67,14 @@ class Progress(Screen):
         for line in event["news"].splitlines():
             self._say(f"  {line}")
 
+    def _on_retry(self, event: Any) -> None:
+        self._say(f"attempt {event['attempt']} of the training: {event['news']}")
+
     def _on_transfer(self, event: Any) -> None:
         self._say(event["text"])
 
     def _on_start(self, event: Any) -> None:
-        more = "" if event["epoch"] == 0 else f", going on at epoch {event['epoch']}, step {event['step']}"
+        more = "" if event["step"] == 0 else f", going on at epoch {event['epoch']}, step {event['step']}"
         self._say(f"training {event['parameters']:,} weights on {event['world_size']} x {event['device']}{more}")
         if self._bar is not None and self._task is not None:
             self._bar.update(

@@ -43,7 +43,7 @@ from asparagus.record.standing import Standing, standing
 from asparagus.spec import OF_STAGE, Assignment, Parent, Spec
 from asparagus.stages import STAGES
 
-NOT_TOLD = ("site", "paths", "run")
+NOT_TOLD = ("site", "paths", "run", "failures")
 """Sections of a spec whose changes are no news when a run goes on."""
 
 log = logging.getLogger("asparagus")

@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asparagus.attempts import attempts
+from asparagus.driver import post_mortem
 from asparagus.driver.one_run import Engine, failure
-from asparagus.errors import PlanError
+from asparagus.errors import AsparagusError, LeftError, PlanError, RunError
+from asparagus.failure import Kind
 from asparagus.plan import Plan
 from asparagus.record.run_folder import RunFolder
 from asparagus.secrets import Sealed, WithoutSecrets, references, reveal
@@ -162,6 +165,7 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
     from asparagus.driver.trainer import OurTrainer
+    from asparagus.driver.watch import Watch
     from asparagus.worker.on_ray import train_loop
 
     folder = Path(assignment.folder)
@@ -170,6 +174,8 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
     resources = {"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})}
     trainer = OurTrainer(
         train_loop,
+        watch=Watch(assignment, resources),
+        folder=str(folder),
         ray_ends_with_run=plan.spec.site.address == LOCAL,
         placement_group=placement_group,
         train_loop_config={"assignment": assignment.to_dict(), "secrets": Sealed(secrets_of(assignment.spec))},
@@ -187,11 +193,26 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
         with chatter_to(RunFolder(folder, assignment.spec.stage).log, WithoutSecrets(assignment.spec.to_dict())):
             result: Result = trainer.fit()
     except TrainingFailedError as error:
-        raise failure(assignment, _first_cause(error)) from error
+        raise _ended(assignment, error) from error
     except RayError as error:  # the controller was lost, or never reached
         raise failure(assignment, error, hint=_auth_hint()) from error
     outcome: dict[str, Any] = result.return_value
     return outcome
+
+
+def _ended(assignment: Assignment, error: Exception) -> AsparagusError:
+    """Return what ended the training: the first rank that failed, in its own words."""
+    from asparagus.driver.watch import hint_of, wish
+
+    folder, cause = Path(assignment.folder), _first_cause(error)
+    mortem = post_mortem.read(folder, max(attempts(folder), default=0))
+    if mortem is None:
+        return failure(assignment, cause)
+    if mortem.first.kind is Kind.PREEMPTION and wish(folder):
+        return LeftError(mortem.first.told)
+    if isinstance(cause, RunError) or mortem.first.told == f"{type(cause).__name__}: {cause}":
+        return failure(assignment, cause, hint=hint_of(mortem, assignment))
+    return failure(assignment, mortem.first.told, hint=hint_of(mortem, assignment))
 
 
 def secrets_of(spec: Spec) -> dict[str, str]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from asparagus.checkpoint.folder import best_in, manifests
 from asparagus.driver.begin import Begun, begun, looking, otherwise_now
-from asparagus.errors import RecordError, RunError
+from asparagus.driver.leaving import leaving
+from asparagus.errors import LeftError, RecordError, RunError
 from asparagus.journal import Event, JournalReader
 from asparagus.plan import Plan
 from asparagus.record.recorder import Recorder
@@ -89,12 +90,15 @@ def _train(run: Begun, engine: Engine, recorder: Recorder, watcher: Watcher) -> 
     """Let the engine train, and write down how it ended, whatever happens."""
     state, metrics, recorded = FAILED, {}, False
     try:
-        with _watching(run, watcher):
+        with _watching(run, watcher), leaving(run.folder.path, run.plan.spec.failures.grace_s):
             metrics = engine(run.assignment)["metrics"]
         state = FINISHED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, LeftError):
         state = INTERRUPTED
         raise
+    except SystemExit as end:  # Ray's own answer to Ctrl-C
+        state = INTERRUPTED
+        raise KeyboardInterrupt from end
     except RunError as error:
         _write_error(run, error)
         raise
@@ -161,32 +165,23 @@ def _engine(plan: Plan) -> Iterator[Engine]:
         with ray_engine(plan) as engine:
             yield engine
         return
-    from asparagus.worker.ranks import InProcess
-    from asparagus.worker.work import work
+    from asparagus.driver.in_process import train_here
 
-    yield lambda assignment: _in_process(assignment, work, InProcess())
-
-
-def _in_process(assignment: Assignment, work: Callable[..., dict[str, Any]], ranks: Any) -> dict[str, Any]:
-    try:
-        return work(assignment, ranks)
-    except RunError:
-        raise
-    except Exception as error:
-        raise failure(assignment, error) from error
+    yield train_here
 
 
-def failure(assignment: Assignment, error: BaseException, *, hint: str = "") -> RunError:
+def failure(assignment: Assignment, error: BaseException | str, *, hint: str = "") -> RunError:
     """Return the error that a failed training ends with: the cause in one line, and where to read on."""
     if isinstance(error, RunError):  # said in our own words where it happened
-        return error
+        return type(error)(f"{error}\n{hint}") if hint else error
     folder = RunFolder(Path(assignment.folder), assignment.spec.stage)
     kept = manifests(folder.checkpoints)
     again = "The same command goes on from there."
     saved = f"Its last checkpoint: {folder.checkpoints / kept[-1].name}. {again}" if kept else "It wrote no checkpoint."
     names = set(references(assignment.spec.to_dict()))
+    cause = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return RunError(
-        f"run {assignment.run_id} failed: {type(error).__name__}: {hide(str(error), names)}\n"
+        f"run {assignment.run_id} failed: {hide(cause, names)}\n"
         + (f"{hint}\n" if hint else "")
         + f"{saved} The whole story: {folder.log}"
     )

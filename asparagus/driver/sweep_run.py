@@ -330,13 +330,19 @@ def _account(
 
 @contextmanager
 def _interrupts(proposals: Proposals, limits: Limits, watcher: Watcher) -> Iterator[None]:
-    """Ctrl-C once: no new trials. Twice: those that are trained end at their next checkpoint. Then: at once."""
+    """Ctrl-C once: no new trials. Twice, or a SIGTERM: what is trained ends at its next checkpoint. Then: at once."""
     from asparagus.sweep.limits import INTERRUPTED as STOPPED
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_terminate(_number: int, _frame: FrameType | None) -> None:
+        proposals.draining = True
+        if limits.kind is None:
+            limits.end(STOPPED, "a SIGTERM")
+            watcher({"kind": "stopping"})
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
         if not proposals.draining:
@@ -349,10 +355,12 @@ def _interrupts(proposals: Proposals, limits: Limits, watcher: Watcher) -> Itera
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGTERM, on_terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _inherit(plan: SweepPlan, study: Study) -> None:

@@ -9,52 +9,52 @@ clusters that others share or that outlive the run. Each is a Python process on 
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import PlacementGroupHandle
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import ControllerError
 from ray.util.placement_group import PlacementGroup
 
-LOST = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayError)
-"""What a dead or silent worker is reported as."""
-COLLATERAL = re.compile(r"gloo|nccl|connection|peer|socket|timed? ?out|TCPStore", re.IGNORECASE)
-"""What collectives say when another rank is gone."""
+from asparagus.driver.watch import ACTIVE, Watch
 
 
 class OurTrainer(DataParallelTrainer):
     """A `DataParallelTrainer` that knows whether its Ray ends with the run.
 
     Args:
+        watch: Watches over the workers.
+        folder: Of the run.
         ray_ends_with_run: The machine is ours and does not grow or go away: nothing has to be asked for or cleaned up,
             and the controller runs in this process.
         placement_group: Where the workers have their places, reserved by somebody who will give them back (a trial's
             are Tune's); None reserves them.
     """
 
-    def __init__(self, *args: Any, ray_ends_with_run: bool, placement_group: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, watch: Watch, folder: str, ray_ends_with_run: bool, placement_group: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._watch, self._folder = watch, folder
         self._ray_ends_with_run = ray_ends_with_run or placement_group is not None
         self._placement_group = placement_group
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
+        callbacks: list[Any] = [*super()._create_default_callbacks(), self._watch]
         if not self._ray_ends_with_run:
             return callbacks
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
         assert self.run_config.failure_config is not None
-        arguments["failure_policy"] = OnlyLostWorkers(self.run_config.failure_config)
+        arguments["failure_policy"] = ByKind(self.run_config.failure_config, self._folder)
         if not self._ray_ends_with_run:
             return super()._initialize_and_run_controller(**arguments)
         arguments["scaling_policy"] = OwnMachine(self.scaling_config)
@@ -67,19 +67,24 @@ class OurTrainer(DataParallelTrainer):
         return controller.get_result()
 
 
-class OnlyLostWorkers(DefaultFailurePolicy):
-    """Start again when a worker was lost; an exception of the user's own code would only be raised once more."""
+class ByKind(DefaultFailurePolicy):
+    """Decide by what has happened to the workers; what happens to the controller itself is Ray's to judge.
 
-    def _is_retryable_error(self, training_failed_error: Any) -> bool:
-        failures = getattr(training_failed_error, "worker_failures", None)
-        if failures and all(_is_users_own(error) for error in failures.values()):
-            return False
-        return bool(super()._is_retryable_error(training_failed_error))
+    Args:
+        failure_config: Ray's, for the controller.
+        folder: Of the run; by it, the watch over its workers is found in this process.
+    """
 
+    def __init__(self, failure_config: Any, folder: str) -> None:
+        super().__init__(failure_config)
+        self._folder = folder
 
-def _is_users_own(error: BaseException) -> bool:
-    """Tell an exception of the training function from a lost worker, and from what its loss makes others raise."""
-    return not isinstance(error, LOST) and not COLLATERAL.search(str(error))
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        """Try again, or end it."""
+        watch = ACTIVE.get(self._folder)
+        if watch is None or isinstance(training_failed_error, ControllerError):
+            return super().make_decision(training_failed_error)
+        return FailureDecision.RETRY if watch.conclude(training_failed_error) else FailureDecision.RAISE
 
 
 class OwnMachine(FixedScalingPolicy):

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
 from asparagus import __version__
+from asparagus.attempts import LOGS, POST_MORTEM
 from asparagus.checkpoint.folder import best_of, manifests
 from asparagus.data.layout import read_task
 from asparagus.errors import DataError
@@ -25,6 +26,7 @@ from asparagus.record.presentation import nesting
 from asparagus.record.recorder import NumberTakenError, RunRecord
 from asparagus.record.run_folder import FINISHED, INTERRUPTED, PRUNED, RunFolder, read_state, write_json
 from asparagus.record.store import RUN_ID, TAG, Store
+from asparagus.record.system_metrics import SystemReader, reached
 
 RETRY_S = 2.0
 BATCH = {"metrics": 1000, "params": 100}
@@ -68,6 +70,8 @@ class Book:
         # The recorder of a driver that was killed may still be writing its end; what it wrote is then to be seen here.
         self._lock = FileLock(self.folder.path / LOCK)
         self._lock.acquire(timeout=LEAVE_S)
+        self._system = SystemReader(self.folder.path, record.started)
+        self._of_nodes: list[Metric] = []
         again = attempt > 1 or mlflow_run_id is not None
         try:
             known = self._known(mlflow_run_id) if again else None
@@ -96,6 +100,7 @@ class Book:
         if attempt > 1:
             self.store.client.set_tag(run_id, f"{TAG}attempts", str(attempt))
         self._written = _offset(self.folder, run_id)
+        self._system = SystemReader(self.folder.path, self.record.started, reached(run))
         return run_id
 
     def _open(self) -> str:
@@ -155,18 +160,22 @@ class Book:
         """Write what is new in the journal; returns whether nothing is left. A store that is away is tried again."""
         for end, event in self._journal.numbered():
             self._take(end, event)
-        if not self._pending or time.monotonic() < self._not_before:
-            return not self._pending
+        self._of_nodes += self._system.read()
+        if not (self._pending or self._of_nodes) or time.monotonic() < self._not_before:
+            return not (self._pending or self._of_nodes)
         try:
             while self._pending:
                 block = self._pending[: BATCH["metrics"]]
                 self.store.client.log_batch(self.mlflow_run_id, metrics=[metric for _, metric in block])
                 del self._pending[: len(block)]
                 self._note_written(block[-1][0])
+            while self._of_nodes:
+                self.store.client.log_batch(self.mlflow_run_id, metrics=self._of_nodes[: BATCH["metrics"]])
+                del self._of_nodes[: BATCH["metrics"]]
         except AWAY as error:
             log.warning("run %d: the tracking store did not take metrics (%s); trying again", self.record.run_id, error)
             self._not_before = time.monotonic() + RETRY_S
-        return not self._pending
+        return not (self._pending or self._of_nodes)
 
     def _take(self, end: int, event: Event) -> None:
         """Queue the metrics of an event, each step of each metric once: a restarted attempt repeats some.
@@ -215,6 +224,9 @@ class Book:
         for file in (self.folder.log, self.folder.transfer):
             if file.is_file():
                 client.log_artifact(self.mlflow_run_id, str(file))
+        for place in (LOGS, POST_MORTEM):
+            if (self.folder.path / place).is_dir():
+                client.log_artifacts(self.mlflow_run_id, str(self.folder.path / place), place)
         run = client.get_run(self.mlflow_run_id)
         tags = self._log_checkpoints(run) | result(self.store, run, self.record, self.folder)
         tags |= {f"{TAG}state": state}

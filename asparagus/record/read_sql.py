@@ -201,6 +201,7 @@ def _summaries(connection: sa.Connection, rows: Sequence[Any], *, show: Sequence
         ):
             tags[run_uuid][key] = value or ""
         latest = sa.select(METRICS.c.run_uuid, METRICS.c.key, METRICS.c.value, METRICS.c.is_nan)
+        latest = latest.where(~METRICS.c.key.startswith(tracking.SYSTEM_METRIC))
         for run_uuid, key, value, is_nan in connection.execute(latest.where(METRICS.c.run_uuid.in_(chunk))):
             metrics[run_uuid][key] = NOT_A_NUMBER if is_nan else float(value)
     found = (_summary(row, tags[row[0]], metrics[row[0]], show) for row in rows)

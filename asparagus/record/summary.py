@@ -70,7 +70,7 @@ class RunSummary:
             monitor=monitor,
             mode=tags.get(tracking.MODE, ""),
             best=_real(tags.get(tracking.BEST), metrics.get(monitor)),
-            metrics=dict(metrics),
+            metrics={name: value for name, value in metrics.items() if not name.startswith(tracking.SYSTEM_METRIC)},
             parent_id=_number(tags.get(tracking.PARENT)),
             parent_checkpoint=tags.get(tracking.PARENT_CHECKPOINT),
             rerun_of=_number(tags.get(tracking.RERUN_OF)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from asparagus.secrets import without_passwords
 
+SYSTEM_METRIC = "system/"
+"""What MLflow's names of measurements of machines begin with."""
 SCHEMA = "database schema"
 """In what MLflow says of a store whose tables are not its own."""
 SQLITE = "sqlite:///"

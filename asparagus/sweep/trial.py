@@ -23,7 +23,8 @@ from ray.tune import Trainable
 
 from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.holds import child, hold, release
-from asparagus.errors import AsparagusError, RecordError
+from asparagus.errors import AsparagusError, NanLossError, RecordError
+from asparagus.failure import is_out_of_memory
 from asparagus.journal import JournalReader
 from asparagus.secrets import hide
 from asparagus.spec import Assignment
@@ -223,7 +224,7 @@ class Trial(Trainable):
             return self._stages(gate, me)
         except (StoppedError, *LOST):
             raise
-        except DivergedError as error:
+        except (DivergedError, NanLossError) as error:
             return self._lost("diverged", error)
         except Exception as error:  # noqa: BLE001 - of whatever kind: told, recorded, and this process is replaced
             self._tired = True
@@ -303,18 +304,6 @@ def begun_at(assignment: Assignment) -> int:
     """Return where this attempt's events begin in the run's journal."""
     journal = Path(assignment.folder) / "journal.jsonl"
     return journal.stat().st_size if journal.is_file() else 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell memory that ran out, of a GPU or of the machine, from any other failure."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
-            return True
-        if "out of memory" in str(seen).lower() or "can't allocate memory" in str(seen).lower():
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _resident_bytes() -> int:

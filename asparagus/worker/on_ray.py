@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 import traceback
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import ray
+
+from asparagus.attempts import last_words_of
+from asparagus.errors import AsparagusError
+from asparagus.failure import death_of, write_death
+from asparagus.failure_policy import halved
 from asparagus.secrets import hide, references
 from asparagus.spec import Assignment
+from asparagus.worker.here import HERE
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
@@ -18,13 +29,23 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     from asparagus.worker.work import work
 
     assignment = Assignment.from_dict(config["assignment"])
-    names = set(references(assignment.spec.to_dict()))
+    names = HERE.secrets = set(references(assignment.spec.to_dict()))
     try:
-        return work(assignment, OnRay())
+        return work(replace(assignment, spec=halved(assignment.spec, HERE.halvings)), OnRay())
     except Exception as error:
-        if not names:
+        _last_words(error, names)
+        if not names or isinstance(error, AsparagusError):
             raise
         # Ray writes what is raised here into logs of its own, which outlive the run.
         text = hide(f"{type(error).__name__}: {error}", names)
         story = hide("".join(traceback.format_exception(error)), names)
     raise RuntimeError(f"{text}\n{story}")
+
+
+def _last_words(error: BaseException, secrets: set[str]) -> None:
+    """Say why this rank ends, in its log and for the post-mortem: Ray tells of some ranks, later, and not when."""
+    node = ray.get_runtime_context().get_node_id()
+    death = death_of(error, rank=HERE.rank, step=HERE.step, host=socket.gethostname(), node=node)
+    death = replace(death, told=hide(death.told, secrets), story=hide(death.story, secrets))
+    write_death(last_words_of(Path(HERE.folder), HERE.attempt, HERE.rank), death)
+    sys.stderr.write(death.story)  # this rank's log

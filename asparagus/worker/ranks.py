@@ -15,6 +15,8 @@ class Ranks(Protocol):
 
     rank: int
     world_size: int
+    alone: bool
+    """Nobody watches over it, or starts it anew."""
 
     def trainer_arguments(self, strategy: str) -> dict[str, Any]:
         """Return the Lightning Trainer arguments that say where it runs: accelerator, devices, strategy."""
@@ -31,6 +33,7 @@ class InProcess:
 
     rank = 0
     world_size = 1
+    alone = True
 
     def trainer_arguments(self, strategy: str) -> dict[str, Any]:
         """Return arguments for one device."""

@@ -30,6 +30,8 @@ DDP_OPTIONS: dict[str, dict[str, Any]] = {
 class OnRay:
     """The ranks of a Ray Train worker group."""
 
+    alone = False
+
     def __init__(self) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()

@@ -14,23 +14,30 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from asparagus.attempts import begin_attempt, log_of
 from asparagus.callbacks.checkpoints import CheckpointWriter
 from asparagus.callbacks.exploit import OtherSettings
+from asparagus.callbacks.finite import FiniteLoss
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
 from asparagus.callbacks.predictions import Predictions
 from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.full_disk import full_disk, is_full
 from asparagus.checkpoint.transfer import take_over
-from asparagus.errors import ConfigError
+from asparagus.errors import ConfigError, LeftError
 from asparagus.journal import JOURNAL, Journal, JournalReader
-from asparagus.secrets import WithoutSecrets
+from asparagus.secrets import WithoutSecrets, references
 from asparagus.spec import Assignment, Spec
 from asparagus.targets import instantiate, locate, parameters_of, target_of
+from asparagus.worker.beat import Beat, watched_alone
 from asparagus.worker.evaluate import joined, must_have, test_the_best
+from asparagus.worker.here import HERE
+from asparagus.worker.leaving import LeaveInTime, pass_over_what_was_seen
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import Ranks
 from asparagus.worker.resume import check_state
+from asparagus.worker.system_metrics import measured
 
 GIVEN = ("trainer", "module", "datamodule", "ckpt_path")
 """What a script of the user's own is called with, in the order of `Trainer.fit`."""
@@ -50,13 +57,19 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
         AsparagusError: The data or the weights do not fit what was asked.
     """
     folder = Path(assignment.folder)
+    _take_place(assignment, ranks)
     with (
         _saying_if_the_disk_is_full(assignment),
         _journal(folder, ranks) as journal,
         _logging_to(assignment, ranks.rank),
+        measured(assignment),
+        watched_alone(assignment.spec.failures.hung_after_min if ranks.alone else None),
     ):
+        if journal is not None and HERE.news:
+            journal.append("retry", attempt=HERE.attempt, news=HERE.news)
         trainer, module, datamodule = build(assignment, ranks, journal)
         start = _start(assignment, module)
+        pass_over_what_was_seen(trainer, datamodule)
         if start is None and assignment.parent is not None:
             _begin_from(assignment, module, journal)
         with _interruptible():
@@ -70,6 +83,14 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
         if journal is not None:
             journal.append("end", **reached)
         return {"metrics": metrics, **reached}
+
+
+def _take_place(assignment: Assignment, ranks: Ranks) -> None:
+    """Be this run's rank, where nobody has said so yet: a process by itself takes the number of its try."""
+    if HERE.folder != assignment.folder or ranks.alone:
+        HERE.folder, HERE.rank = assignment.folder, ranks.rank
+        HERE.attempt = begin_attempt(Path(assignment.folder))
+    HERE.secrets = set(references(assignment.spec.to_dict()))
 
 
 @contextmanager
@@ -98,6 +119,7 @@ def build(
     spec, folder = assignment.spec, Path(assignment.folder)
     parts = Parts(spec, ranks)
     module = parts.module
+    writer = CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets)
     ours = ranks.trainer_arguments(spec.trainer.get("strategy") or "auto")
     asked = parts.trainer_arguments()
     trainer = pl.Trainer(
@@ -117,7 +139,10 @@ def build(
                 *([OtherSettings(assignment.exploit.optim)] if assignment.exploit else []),
                 Heartbeat(journal),
                 Predictions(folder, spec.task, Path(assignment.parent.checkpoint).stem if assignment.parent else "now"),
-                CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets),
+                Beat(),
+                FiniteLoss(),
+                writer,
+                LeaveInTime(writer, lambda: HERE.leave),
                 *ranks.callbacks(),
             ],
         }
@@ -214,9 +239,11 @@ def _saying_if_the_disk_is_full(assignment: Assignment) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be Ctrl-C: Lightning turns it into an exit with status 1, and ignores further ones."""
+    """Let Ctrl-C be Ctrl-C, which Lightning turns into an exit with status 1, and a SIGTERM what we make of it."""
     try:
         yield
+    except SIGTERMException as end:
+        raise LeftError(f"{HERE.leave or 'a SIGTERM'}: it has left, without a checkpoint of its own.") from end
     except SystemExit as end:
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
@@ -259,14 +286,16 @@ class _Lines:
 
 @contextmanager
 def _logging_to(assignment: Assignment, rank: int) -> Iterator[None]:
-    """Send logs, warnings and prints of this rank to `<stage>.log`; those of other ranks to a log of their own."""
-    stage = assignment.spec.stage
-    name = f"{stage}.log" if rank == 0 else f"{stage}.rank{rank}.log"
-    handler = _RunLog(Path(assignment.folder) / name, encoding="utf-8")
-    handler.setFormatter(WithoutSecrets(assignment.spec.to_dict()))
+    """Send logs, warnings and prints of this rank to its log of this try; those of rank 0 to `<stage>.log` as well."""
+    folder = Path(assignment.folder)
+    files = [log_of(folder, HERE.attempt, rank), *([folder / f"{assignment.spec.stage}.log"] if rank == 0 else [])]
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    made = [_RunLog(file, encoding="utf-8") for file in files]
     root = logging.getLogger()
     before, propagating = root.level, _stop_own_handlers()
-    root.addHandler(handler)
+    for handler in made:
+        handler.setFormatter(WithoutSecrets(assignment.spec.to_dict()))
+        root.addHandler(handler)
     root.setLevel(min(before, logging.INFO) if before else logging.INFO)
     logging.captureWarnings(capture=True)
     try:
@@ -274,9 +303,10 @@ def _logging_to(assignment: Assignment, rank: int) -> Iterator[None]:
             yield
     finally:
         logging.captureWarnings(capture=False)
-        root.removeHandler(handler)
+        for handler in made:
+            root.removeHandler(handler)
+            handler.close()
         root.setLevel(before)
-        handler.close()
         for logger, handlers in propagating:
             logger.handlers, logger.propagate = handlers, False
 

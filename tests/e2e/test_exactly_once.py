@@ -126,6 +126,7 @@ def histories(store, mlflow_run_id) -> dict[str, list[tuple[int, float]]]:
     return {
         key: [(point.step, point.value) for point in store.client.get_metric_history(mlflow_run_id, key)]
         for key in run.data.metrics
+        if not key.startswith("system/")  # of the machine, which is otherwise each time
     }
 
 
