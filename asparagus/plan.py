@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from asparagus.attributes import lengths, substituted
+from asparagus.checkpoint.retention import bytes_of
 from asparagus.data import CASE_DATA
 from asparagus.errors import PlanError
 from asparagus.identity import identity
 from asparagus.secrets import without_passwords
-from asparagus.spec import OF_STAGE, Checkpointing, Parent, Spec, TrialOf
+from asparagus.spec import OF_STAGE, Checkpointing, Parent, Resources, Spec, TrialOf
 from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
 IDENTITY_SHOWN = 12
 """So many digits tell two identities apart on a screen."""
+OF_ITS_TYPE = 0.001
+"""Each node with an accelerator has one of `accelerator_type:<its type>`; this much of it names the type."""
 SUBSTITUTED = ("model", "data", "optim", "loss", "trainer", "callbacks", "plugins", "logger", "script")
 """The open sections: where attributes of the run may stand."""
 
@@ -52,6 +55,11 @@ class Plan:
     def world_size(self) -> int:
         """Processes that train together."""
         return max(1, self.workers)
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What one worker takes of a node, as Ray counts it."""
+        return bundle_of(self.spec.resources)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as nested plain values."""
@@ -132,7 +140,7 @@ def make_plan(
     accumulate = int(spec.trainer.get("accumulate_grad_batches") or 1)
     batch = spec.data.get("batch_size")
     return Plan(
-        spec=_with_attributes(dataclasses.replace(spec, checkpoint=_checkpointing(spec)), cases),
+        spec=_with_attributes(_with_loaders(dataclasses.replace(spec, checkpoint=_checkpointing(spec))), cases),
         workers=resources.workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
@@ -144,6 +152,25 @@ def make_plan(
         identity=identity(spec, parent_digest=parent.digest if parent else None, fingerprint=fingerprint),
         fingerprint=fingerprint,
     )
+
+
+def bundle_of(resources: Resources) -> dict[str, float]:
+    """Return what one worker takes of a node, as Ray counts it."""
+    memory, kind = resources.memory_per_worker, resources.accelerator_type
+    return {
+        "CPU": resources.cpus_per_worker,
+        **({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
+        **({"memory": float(bytes_of(memory))} if memory is not None else {}),
+        **({f"accelerator_type:{kind}": OF_ITS_TYPE} if kind is not None else {}),
+    }
+
+
+def _with_loaders(spec: Spec) -> Spec:
+    """Fill in how many processes load data for each worker, where that is left open: one CPU is the worker's own."""
+    if "num_workers" not in spec.data or spec.data["num_workers"] is not None:
+        return spec
+    spare = math.floor(spec.resources.cpus_per_worker) - 1 if spec.resources.workers else 0
+    return dataclasses.replace(spec, data={**spec.data, "num_workers": max(0, spare)})
 
 
 def _with_attributes(spec: Spec, cases: dict[str, int] | None) -> Spec:
@@ -201,16 +228,29 @@ def misfits(spec: Spec) -> Iterator[str]:
         ("cpus", resources.cpus_per_worker, site.cpus_per_node),
         ("gpus", resources.gpus_per_worker, site.gpus_per_node),
     ):
-        if resources.workers <= 0 or each <= 0 or per_node is None or site.nodes is None:
+        if resources.fewest <= 0 or each <= 0 or per_node is None or site.nodes is None:
             continue
-        fit = site.nodes * math.floor(per_node / each)
-        if resources.workers > fit:
-            fewer = f"Ask for at most {fit} (resources.workers={fit}), lower" if fit else "Lower"
+        fit = _on_nodes(resources.placement, site.nodes, math.floor(per_node / each))
+        if resources.fewest > fit:
+            key = "min_workers" if resources.is_elastic else "workers"
+            fewer = f"Ask for at most {fit} (resources.{key}={fit}), lower" if fit else "Lower"
             yield (
-                f"resources.workers: {resources.workers} workers with {each:g} {kind} each never fit on site "
-                f"{site.name!r}: {site.nodes} node(s) with {per_node} {kind} hold {fit}. {fewer} "
+                f"resources.{key}: {resources.fewest} workers with {each:g} {kind} each never fit on site "
+                f"{site.name!r}: {site.nodes} node(s) with {per_node} {kind} hold {fit}"
+                f"{_strictly(resources.placement)}. {fewer} "
                 f"resources.{kind}_per_worker, or take a site that holds more (site=cluster)."
             )
+
+
+def _on_nodes(placement: str, nodes: int, per_node: int) -> int:
+    """Return how many workers nodes hold that hold so many each."""
+    if placement == "strict_pack":
+        return per_node
+    return nodes * min(1, per_node) if placement == "strict_spread" else nodes * per_node
+
+
+def _strictly(placement: str) -> str:
+    return f" (resources.placement={placement})" if placement.startswith("strict") else ""
 
 
 def _weights(parent: Parent | None, asked: str | None) -> str:
@@ -256,6 +296,12 @@ def _batch(plan: Plan) -> str:
 def _workers(plan: Plan) -> str:
     if not plan.workers:
         return IN_PROCESS
-    gpus = f", {plan.gpus_per_worker:g} GPUs" if plan.gpus_per_worker else ""
-    site = plan.spec.site
-    return f"{plan.workers} on Ray ({site.name}: {site.address}), each {plan.cpus_per_worker:g} CPUs{gpus}"
+    site, asked = plan.spec.site, plan.spec.resources
+    number = f"{asked.fewest} to {plan.workers}" if asked.is_elastic else f"{plan.workers}"
+    each = [f"{plan.cpus_per_worker:g} CPUs"]
+    each += [f"{plan.gpus_per_worker:g} GPUs"] if plan.gpus_per_worker else []
+    each += [f"{asked.memory_per_worker} of memory"] if asked.memory_per_worker is not None else []
+    where = [asked.placement] if asked.placement != "pack" else []
+    where += [f"on {asked.accelerator_type}"] if asked.accelerator_type else []
+    where += [f"where {key}={value}" for key, value in asked.labels.items()]
+    return f"{number} on Ray ({site.name}: {site.address}), each {', '.join(each)}" + "".join(f"; {w}" for w in where)

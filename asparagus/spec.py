@@ -45,8 +45,28 @@ class Resources:
     """What the run asks for. `workers=0` trains in this process."""
 
     workers: int = 0
+    min_workers: int | None = None
+    """Train with as few when nodes go, and with more when they return; None: with all of them or not at all."""
     cpus_per_worker: float = 1
     gpus_per_worker: float = 0
+    memory_per_worker: int | str | None = None
+    """Bytes, or `8GiB`, that a node must have free for each; Ray counts it, nothing enforces it."""
+    placement: str = "pack"
+    """How workers share nodes: `pack` and `spread` try to, `strict_pack` and `strict_spread` have to."""
+    accelerator_type: str | None = None
+    """Of the GPUs, as Ray calls it: `A100`, `H100`."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """What a node must be labelled as: `{zone: a}`, `{zone: "!b"}`, `{zone: "in(a,b)"}`."""
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which nothing is trained."""
+        return self.workers if self.min_workers is None else self.min_workers
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while it trains."""
+        return self.fewest < self.workers
 
 
 @dataclass(frozen=True)
@@ -180,8 +200,21 @@ ENDLESS = -1
 MODES = ("fit", "validate", "test")
 """`run.mode`."""
 
-RAY_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+RAY_STRATEGIES = (
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_true",
+    "ddp_find_unused_parameters_false",
+    "fsdp",
+    "deepspeed",
+    "deepspeed_stage_1",
+    "deepspeed_stage_2",
+    "deepspeed_stage_3",
+)
 """`trainer.strategy` on Ray workers; the worker has a row for each."""
+
+PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
+"""`resources.placement`."""
 
 PARTS: dict[str, type] = {
     "transfer": Transfer,

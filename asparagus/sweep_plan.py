@@ -18,6 +18,8 @@ from asparagus.spec import RunOptions
 
 PRUNING = {"asha": 4, "hyperband": 3}
 """Schedulers that work in rungs, and by what factor trials are halved if nothing is said."""
+NOT_IN_SWEEPS: dict[str, Any] = {"min_workers": None, "labels": {}, "placement": "pack"}
+"""Settings of `resources` that are not a trial's to make, and what they are where nothing is said."""
 MODES = {"min": "smaller is better", "max": "larger is better"}
 
 
@@ -60,7 +62,7 @@ class SweepPlan:
         """Resources of one trial: its process, or an empty place and one for each worker."""
         most = max(self.stages, key=lambda stage: (stage.workers, stage.cpus_per_worker))
         gpus = max(stage.gpus_per_worker for stage in self.stages)
-        each = {"CPU": most.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
+        each = {**most.bundle, **({"GPU": gpus} if gpus else {})}
         return [{}, *([each] * most.workers)] if self.nested else [each]
 
     @property
@@ -208,11 +210,17 @@ class SweepPlan:
 
 
 def must_fit(plan: SweepPlan) -> None:
-    """Refuse a trial that the site can never hold.
+    """Refuse a trial that the site can never hold, or whose workers would not stay in the places that Tune reserved.
 
     Raises:
         PlanError: With the numbers.
     """
+    for key, usual in NOT_IN_SWEEPS.items():
+        if any(getattr(stage.spec.resources, key) != usual for stage in plan.stages):
+            raise PlanError(
+                f"resources.{key}: the workers of a sweep's trial have places that are reserved before it starts. "
+                f"Leave resources.{key} out; sweep.concurrency says how many trials are trained at a time."
+            )
     if plan.capacity() != 0:
         return
     site = plan.last.spec.site

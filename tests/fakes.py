@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 
 
 class KillOnce(pl.Callback):
@@ -216,3 +217,29 @@ class Nan(pl.Callback):
         if trainer.current_epoch == self.epoch:
             for weight in pl_module.parameters():
                 weight.data.fill_(float("nan"))
+
+
+class HoldAt(pl.Callback):
+    """Waits at the start of an epoch until a file is there, and a moment longer."""
+
+    def __init__(self, epoch: int, file: str, seconds: float = 0.0) -> None:
+        self.epoch, self.file, self.seconds = epoch, Path(file), seconds
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch < self.epoch:
+            return
+        while not self.file.exists():
+            time.sleep(0.1)
+        if trainer.current_epoch == self.epoch:
+            time.sleep(self.seconds)
+
+
+class Backend(pl.Callback):
+    """Writes what ranks speak with each other."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        if trainer.is_global_zero and torch.distributed.is_initialized():
+            self.file.write_text(torch.distributed.get_backend())

@@ -12,6 +12,7 @@ from typing import Any
 from asparagus.check.data import test_cases
 from asparagus.check.logged import is_among, logged
 from asparagus.check.parent import Found, resolve_parent
+from asparagus.check.resources import resources
 from asparagus.check.sections import sections
 from asparagus.check.settings import settings
 from asparagus.check.target import takes
@@ -59,7 +60,7 @@ def check(spec: Spec) -> Findings:
     parent = _parent(spec, stage, problems)
     problems += sections(spec, stage)
     problems += _fits(spec, stage, task)
-    for rule in (trainer, settings, misfits, _monitors, _secrets, _file_of_net):
+    for rule in (trainer, settings, resources, misfits, _monitors, _secrets, _file_of_net):
         problems += rule(spec)
     problems += epoch(spec, batches_of(spec, cases)) if not problems else []
     known = _fingerprint(spec, task, problems) if cases is not None else None

@@ -36,7 +36,7 @@ class CaseDataModule(pl.LightningDataModule):
         patch_size: Sequence[int] | None = None,
         dimensions: str = "3D",
         samples_per_epoch: int | None = None,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         cache: bool = True,
         augment: bool = True,
         seed: int = 0,
@@ -57,7 +57,7 @@ class CaseDataModule(pl.LightningDataModule):
             patch_size: Voxels per axis; None keeps whole cases.
             dimensions: `2D` or `3D`.
             samples_per_epoch: Length of a training epoch in items over all workers; None is every case once.
-            num_workers: Loader processes per worker.
+            num_workers: Loader processes per worker; the plan fills in what is left open, None is none here.
             cache: Keep cases in memory after the first read.
             augment: Mirror and jitter the training items.
             seed: Decides order, patches and augmentation.
@@ -78,8 +78,8 @@ class CaseDataModule(pl.LightningDataModule):
         self.samples_per_epoch, self.seed, self.rank, self.world_size = samples_per_epoch, seed, rank, world_size
         self.cache, self.augment, self.dimensions, self.test_split = cache, augment, DIMENSIONS[dimensions], test_split
         self.workers: dict[str, Any] = {
-            "num_workers": num_workers,
-            "persistent_workers": num_workers > 0,
+            "num_workers": num_workers or 0,
+            "persistent_workers": bool(num_workers),
             "pin_memory": pin_memory,
         }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from asparagus.attempts import attempts
 from asparagus.driver import post_mortem
+from asparagus.driver.cluster import here, must_hold
 from asparagus.driver.one_run import Engine, failure
 from asparagus.errors import AsparagusError, LeftError, PlanError, RunError
 from asparagus.failure import Kind
@@ -68,7 +69,7 @@ def connected(plan: Plan, *, at_once: float | None = None) -> Iterator[None]:
 
     _connect(site, environment)
     try:
-        _must_fit(plan, ray.cluster_resources())
+        _must_fit(plan)
         yield
     finally:
         ray.shutdown()
@@ -137,17 +138,12 @@ def _use_token_if_there_is_one() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def _must_fit(plan: Plan, total: dict[str, float]) -> None:
-    """Refuse what the cluster does not hold; Ray itself would wait for ever."""
-    if plan.spec.site.nodes is None and plan.spec.site.address != LOCAL:
-        return  # a cluster that may still grow
-    for kind, each in (("CPU", plan.cpus_per_worker), ("GPU", plan.gpus_per_worker)):
-        fit = math.floor(total.get(kind, 0) / each) if each else plan.workers
-        if fit < plan.workers:
-            raise PlanError(
-                f"resources.workers: {plan.workers} workers with {each:g} {kind} each do not fit: this Ray has "
-                f"{total.get(kind, 0):g} {kind}, enough for {fit}. Ask for {fit}, or take a larger site."
-            )
+def _must_fit(plan: Plan) -> None:
+    """Refuse what the cluster can never hold; Ray itself would wait for ever."""
+    import ray
+    from ray._private.state import state
+
+    must_hold(here(ray.nodes(), state.get_cluster_config()), plan.spec.resources)
 
 
 def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> dict[str, Any]:
@@ -171,21 +167,31 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
     folder = Path(assignment.folder)
     # Ray's own snapshot knows no config and breaks easily; what to go on from is ours to choose, from digests.
     (folder / STORAGE_NAME / SNAPSHOT).unlink(missing_ok=True)
-    resources = {"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})}
+    asked = plan.spec.resources
     trainer = OurTrainer(
         train_loop,
-        watch=Watch(assignment, resources),
+        watch=Watch(assignment, plan.bundle),
         folder=str(folder),
+        resources=asked,
+        patience_s=plan.spec.site.start_timeout_s,
         ray_ends_with_run=plan.spec.site.address == LOCAL,
         placement_group=placement_group,
         train_loop_config={"assignment": assignment.to_dict(), "secrets": Sealed(secrets_of(assignment.spec))},
         scaling_config=ScalingConfig(
-            num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=(asked.fewest, asked.workers) if asked.is_elastic else plan.workers,
+            use_gpu=plan.gpus_per_worker > 0,
+            resources_per_worker=plan.bundle,
+            placement_strategy=asked.placement.upper(),
+            label_selector=asked.labels or None,
         ),
         run_config=RunConfig(
             name=STORAGE_NAME,
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=plan.spec.run.max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(
+                max_failures=plan.spec.run.max_failures,
+                # Nodes that come and go may be gone again before a group has started on them.
+                controller_failure_limit=20 if asked.is_elastic else 3,
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=None),  # the worker's rule removes, for all ways of running
         ),
     )
@@ -235,7 +241,8 @@ def _first_cause(error: Exception) -> BaseException:
     """Return what went wrong on the first worker that failed, instead of Ray's account of all of them."""
     failures = getattr(error, "worker_failures", None)
     if not failures:
-        return error
+        cause = getattr(error, "controller_failure", None)
+        return cause if isinstance(cause, RunError) else error
     first: BaseException = failures[min(failures)]
     while first.__cause__ is not None:
         first = first.__cause__

@@ -9,11 +9,13 @@ clusters that others share or that outlive the run. Each is a Python process on 
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import ray
 from ray.train import Result
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -23,15 +25,23 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError
 from ray.util.placement_group import PlacementGroup
 
+from asparagus.driver.elastic import Elastic
 from asparagus.driver.watch import ACTIVE, Watch
+from asparagus.spec import Resources
+
+ELASTIC_START_S = 15.0
+"""How long an elastic group waits for its places, before it is looked anew how many there are."""
+BREATH_S = 0.2
 
 
 class OurTrainer(DataParallelTrainer):
-    """A `DataParallelTrainer` that knows whether its Ray ends with the run.
+    """A `DataParallelTrainer` that knows whether its Ray ends with the run, and may do with fewer workers.
 
     Args:
         watch: Watches over the workers.
         folder: Of the run.
+        resources: What is asked for.
+        patience_s: How long to wait for the fewest workers.
         ray_ends_with_run: The machine is ours and does not grow or go away: nothing has to be asked for or cleaned up,
             and the controller runs in this process.
         placement_group: Where the workers have their places, reserved by somebody who will give them back (a trial's
@@ -39,10 +49,19 @@ class OurTrainer(DataParallelTrainer):
     """
 
     def __init__(
-        self, *args: Any, watch: Watch, folder: str, ray_ends_with_run: bool, placement_group: Any = None, **kwargs: Any
+        self,
+        *args: Any,
+        watch: Watch,
+        folder: str,
+        resources: Resources,
+        patience_s: float,
+        ray_ends_with_run: bool,
+        placement_group: Any = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._watch, self._folder = watch, folder
+        self._resources, self._patience_s = resources, patience_s
         self._ray_ends_with_run = ray_ends_with_run or placement_group is not None
         self._placement_group = placement_group
 
@@ -55,9 +74,14 @@ class OurTrainer(DataParallelTrainer):
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
         assert self.run_config.failure_config is not None
         arguments["failure_policy"] = ByKind(self.run_config.failure_config, self._folder)
-        if not self._ray_ends_with_run:
-            return super()._initialize_and_run_controller(**arguments)
-        arguments["scaling_policy"] = OwnMachine(self.scaling_config)
+        own = self._ray_ends_with_run
+        if self._resources.is_elastic:
+            elastic = Elastic(self.scaling_config, self._resources, self._patience_s, own_machine=own)
+            arguments["scaling_policy"] = elastic
+        elif own:
+            arguments["scaling_policy"] = OwnMachine(self.scaling_config)
+        if not own:
+            return self._run_as_actor(arguments)
         controller = (
             OwnController(**arguments)
             if self._placement_group is None
@@ -65,6 +89,18 @@ class OurTrainer(DataParallelTrainer):
         )
         asyncio.run(controller.run())
         return controller.get_result()
+
+    def _run_as_actor(self, arguments: dict[str, Any]) -> Result:
+        """Run the controller as Ray does, on the driver's node; only that it is ours."""
+        environment = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}  # noqa: SLF001 - as Ray does
+        actor = ray.remote(num_cpus=0, label_selector=here, runtime_env={"env_vars": environment})(PatientController)
+        controller = actor.remote(**arguments)
+        if threading.current_thread() is threading.main_thread():
+            self._register_sigint_handler(controller)
+        ray.get(controller.run.remote())
+        result: Result = ray.get(controller.get_result.remote())
+        return result
 
 
 class ByKind(DefaultFailurePolicy):
@@ -97,7 +133,32 @@ class OwnMachine(FixedScalingPolicy):
         """Ask nobody."""
 
 
-class OwnWorkerGroup(WorkerGroup):
+class QuickWorkerGroup(WorkerGroup):
+    """Workers that are not waited for where they are lost."""
+
+    def __init__(self, train_run_context: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(train_run_context, *args, **kwargs)
+        if train_run_context.scaling_config.elasticity_enabled:  # rather with fewer than late
+            self._worker_group_start_timeout_s: float = ELASTIC_START_S
+
+    def _create_workers(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Create them, those on this node first: rank 0 writes, and without this node there is no run anyway."""
+        here = ray.get_runtime_context().get_node_id()
+        workers = super()._create_workers(*args, **kwargs)
+        first = sorted(workers, key=lambda worker: worker.metadata.node_id != here)
+        ordered: list[Any] = WorkerGroup._assign_worker_ranks(first)  # noqa: SLF001 - keeps nodes in this order
+        return ordered
+
+    def shutdown(self) -> None:
+        """Shut down; Ray would give each lost worker five seconds to say goodbye."""
+        status = self.get_latest_poll_status()
+        workers = self.get_workers()
+        for rank in status.errors if status is not None else ():
+            ray.kill(workers[rank].actor)
+        super().shutdown()
+
+
+class OwnWorkerGroup(QuickWorkerGroup):
     """Workers of a controller that is no actor: they cannot call it, and nothing of ours does."""
 
     def _init_train_context_on_workers(self, workers: Any, sync_actor: Any, train_context_args: dict[str, Any]) -> None:
@@ -117,7 +178,19 @@ class OwnWorkerGroup(WorkerGroup):
         self._decorate_worker_log_file_paths(workers)
 
 
-class OwnController(TrainController):
+class PatientController(TrainController):
+    """A controller that draws breath while it waits for nodes: Ray's would be deaf to Ctrl-C."""
+
+    worker_group_cls = QuickWorkerGroup
+
+    async def _run_control_loop_iteration(self) -> None:
+        before = self.get_state()
+        await super()._run_control_loop_iteration()
+        if self.get_state() is before:
+            await asyncio.sleep(BREATH_S)
+
+
+class OwnController(PatientController):
     """A controller in the driver's own process."""
 
     worker_group_cls = OwnWorkerGroup

@@ -230,6 +230,8 @@ class Book:
         run = client.get_run(self.mlflow_run_id)
         tags = self._log_checkpoints(run) | result(self.store, run, self.record, self.folder)
         tags |= {f"{TAG}state": state}
+        if sizes := _world_sizes(self.folder):
+            tags[f"{TAG}world_sizes"] = sizes
         client.log_batch(self.mlflow_run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         facts = read_state(self.folder)
         stamp = ended or facts.get("updated") or time.time()
@@ -247,6 +249,13 @@ class Book:
         if best is not None:
             tags |= {f"{TAG}checkpoint.best": best.name, f"{TAG}best": str(best.metrics[best.monitor or ""])}
         return tags
+
+
+def _world_sizes(folder: RunFolder) -> str:
+    """Return how many workers trained, one number for each time that it began; nothing where it never changed."""
+    starts = [event for event in JournalReader(folder.journal).read() if event["kind"] == "start"]
+    sizes = [str(start.get("world_size")) for start in starts]
+    return ", ".join(sizes) if len(set(sizes)) > 1 else ""
 
 
 def _offset(folder: RunFolder, mlflow_run_id: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from asparagus.errors import RunError
 
+SIOCGIFADDR = 0x8915
+"""Linux's question for an interface's address."""
 DDP_OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {},
     "ddp": {},
@@ -25,6 +29,11 @@ DDP_OPTIONS: dict[str, dict[str, Any]] = {
     "ddp_find_unused_parameters_false": {"find_unused_parameters": False},
 }
 """Lightning's names for data-parallel training, and what they mean."""
+
+
+FSDP = "fsdp"
+DEEPSPEED = ("deepspeed", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
+STRATEGIES = (*DDP_OPTIONS, FSDP, *DEEPSPEED)
 
 
 class OnRay:
@@ -41,9 +50,9 @@ class OnRay:
         """Return arguments for this rank's device, as one of `world_size`."""
         device = worker_device()
         accelerator = "cpu" if device.type == "cpu" else "auto"
-        if strategy not in DDP_OPTIONS:
+        if strategy not in STRATEGIES:
             raise RunError(
-                f"trainer.strategy: {strategy!r} does not run on Ray workers. Known: {', '.join(DDP_OPTIONS)}."
+                f"trainer.strategy: {strategy!r} does not run on Ray workers. Known: {', '.join(STRATEGIES)}."
             )
         if self.world_size == 1:
             return {"accelerator": accelerator, "strategy": SingleDeviceStrategy(device)}
@@ -51,7 +60,7 @@ class OnRay:
         return {
             "accelerator": accelerator,
             "devices": "auto",
-            "strategy": RayDDPStrategy(device, **DDP_OPTIONS[strategy]),
+            **_strategy(strategy, device, self.world_size),
             "plugins": [RayEnvironment()],
         }
 
@@ -130,6 +139,20 @@ class RayDDPStrategy(DDPStrategy):
         return {"num_replicas": self.world_size, "rank": self.global_rank}
 
 
+def _strategy(name: str, device: torch.device, world_size: int) -> dict[str, Any]:
+    """Return the Trainer's arguments that a strategy means on a worker."""
+    if name in DDP_OPTIONS:
+        return {"strategy": RayDDPStrategy(device, **DDP_OPTIONS[name])}
+    if name == FSDP:
+        from asparagus.worker.sharded import RayFSDPStrategy
+
+        # Weights that are gathered inside torch's inference mode could not be trained on afterwards.
+        return {"strategy": RayFSDPStrategy(device, world_size), "inference_mode": False}
+    from asparagus.worker.zero import zero_strategy
+
+    return {"strategy": zero_strategy(name, device)}
+
+
 def worker_device() -> torch.device:
     """Return the device that Ray assigned to this worker."""
     if not torch.cuda.is_available() or not ray.get_gpu_ids():
@@ -140,6 +163,30 @@ def worker_device() -> torch.device:
     return device
 
 
+def speak_through(address: str) -> None:
+    """Have gloo use the interface with this node's address.
+
+    It would ask for the address of the host's name, which on many machines is one that no other node can reach.
+    """
+    if "GLOO_SOCKET_IFNAME" not in os.environ and (name := interface_of(address)):
+        os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of the network interface with an IPv4 address; None where the system does not tell."""
+    try:
+        import fcntl
+    except ImportError:  # only where there is no Linux
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            asked = struct.pack("256s", name.encode()[:15])
+            with contextlib.suppress(OSError):  # an interface without an address
+                if socket.inet_ntoa(fcntl.ioctl(probe.fileno(), SIOCGIFADDR, asked)[20:24]) == address:
+                    return name
+    return None
+
+
 def meet_at_rank_zero() -> None:
     """Agree on where torch.distributed meets: a free port of rank 0's node. Lightning reads these variables."""
     mine = None
@@ -147,5 +194,6 @@ def meet_at_rank_zero() -> None:
         with socket.socket() as probe:
             probe.bind(("", 0))
             mine = (ray.util.get_node_ip_address(), probe.getsockname()[1])
+    speak_through(ray.util.get_node_ip_address())
     address, port = broadcast_from_rank_zero(mine)
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)

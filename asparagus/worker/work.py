@@ -31,6 +31,7 @@ from asparagus.secrets import WithoutSecrets, references
 from asparagus.spec import Assignment, Spec
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 from asparagus.worker.beat import Beat, watched_alone
+from asparagus.worker.elastic import WorldSizes, at_size, by_hand
 from asparagus.worker.evaluate import joined, must_have, test_the_best
 from asparagus.worker.here import HERE
 from asparagus.worker.leaving import LeaveInTime, pass_over_what_was_seen
@@ -116,12 +117,17 @@ def build(
     assignment: Assignment, ranks: Ranks, journal: Journal | None
 ) -> tuple[pl.Trainer, pl.LightningModule, pl.LightningDataModule]:
     """Build what `Trainer.fit` needs, on this rank."""
-    spec, folder = assignment.spec, Path(assignment.folder)
+    folder = Path(assignment.folder)
+    spec, notes = at_size(assignment.spec, ranks.world_size)
+    for note in notes:
+        log.info(note)
     parts = Parts(spec, ranks)
     module = parts.module
     writer = CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets)
     ours = ranks.trainer_arguments(spec.trainer.get("strategy") or "auto")
     asked = parts.trainer_arguments()
+    if spec is not assignment.spec and not module.automatic_optimization:
+        asked = by_hand(asked, assignment.spec)
     trainer = pl.Trainer(
         **{
             "enable_model_summary": False,
@@ -138,6 +144,7 @@ def build(
                 *parts.callbacks(),
                 *([OtherSettings(assignment.exploit.optim)] if assignment.exploit else []),
                 Heartbeat(journal),
+                *([WorldSizes(journal)] if spec.resources.is_elastic else []),
                 Predictions(folder, spec.task, Path(assignment.parent.checkpoint).stem if assignment.parent else "now"),
                 Beat(),
                 FiniteLoss(),
