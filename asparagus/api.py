@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asparagus.check import check
+from asparagus.check import Findings, check, check_from_afar
 from asparagus.compose import Request, compose, config_of, spec_of
 from asparagus.compose.origins import located
 from asparagus.errors import ConfigError, PipelineError, RunError
@@ -147,6 +147,21 @@ def plan_of(
     Raises:
         ConfigError: Every problem, each with the file and line or the override that it came from.
     """
+    plan = _planned(config, overrides, check)
+    before = _standing(plan, config)
+    return dataclasses.replace(plan, notes=(*plan.notes, before.describe())) if before else plan
+
+
+def plan_for_cluster(config: Request) -> Plan:
+    """Compose, check and plan what a cluster will carry out, without looking for what lies there.
+
+    Raises:
+        ConfigError: Every problem that can be known from here, each with where it came from.
+    """
+    return _planned(config, (), check_from_afar)
+
+
+def _planned(config: Any, overrides: Iterable[str], look: Callable[[Spec], Findings]) -> Plan:
     prepare()
     words = (overrides,) if isinstance(overrides, str) else tuple(overrides)
     if isinstance(config, (str, Path)):
@@ -154,23 +169,26 @@ def plan_of(
     elif words:
         raise ConfigError("overrides: this config is composed already. Give them to load_config.")
     try:
-        plan = planned(_spec(config))
+        plan = planned(_spec(config), look)
     except PipelineError:
         raise
     except ConfigError as error:
-        problems = (*error.problems, *_more(error))
+        problems = (*error.problems, *_more(error, look))
         raise ConfigError(*(located(problems, config) if isinstance(config, Request) else problems)) from error
-    before = _standing(plan, config)
-    return dataclasses.replace(plan, notes=(*plan.notes, before.describe())) if before else plan
+    return plan
 
 
-def planned(spec: Spec) -> Plan:
+def planned(spec: Spec, look: Callable[[Spec], Findings] = check) -> Plan:
     """Check and plan what is composed.
+
+    Args:
+        spec: What is asked.
+        look: `check`, or what can be checked from another machine.
 
     Raises:
         RequestError: Every problem that it has.
     """
-    found = check(spec)
+    found = look(spec)
     return make_plan(spec, cases=found.cases, parent=found.parent, notes=found.notes, fingerprint=found.fingerprint)
 
 
@@ -189,13 +207,13 @@ def _names_config(word: str) -> bool:
     return Path(word).is_file() or not ("=" in word or word.startswith(("~", "+")))
 
 
-def _more(error: ConfigError) -> list[str]:
+def _more(error: ConfigError, look: Callable[[Spec], Findings]) -> list[str]:
     """Check what could be composed all the same: every problem is said at once, and none of them twice."""
     if not isinstance(error.rest, Spec):
         return []
     said = {_key(problem) for problem in error.problems}
     try:
-        check(error.rest)
+        look(error.rest)
     except ConfigError as further:
         return [problem for problem in further.problems if not _is_about(_key(problem), said)]
     return []

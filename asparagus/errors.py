@@ -6,7 +6,8 @@ AsparagusError
 │   │   └── PipelineError several experiments, where one is expected
 │   ├── DataError         a task, a split or a case
 │   ├── PlanError         what was asked does not fit where it should run
-│   └── RecordError       a run, a checkpoint or the tracking store
+│   ├── RecordError       a run, a checkpoint or the tracking store
+│   └── SubmitError       a package, a cluster or a job on it
 ├── RunError              the run was started and failed                      exit status 3
 │   ├── NanLossError      its loss is no number any more
 │   └── HungError         it made no step for too long
@@ -60,6 +61,10 @@ class PlanError(RequestError):
 
 class RecordError(RequestError):
     """A run, a checkpoint or the tracking store is not as the request needs it."""
+
+
+class SubmitError(RequestError):
+    """A package cannot travel, or a cluster or a job on it is not as the request needs it."""
 
 
 class RunError(AsparagusError):

@@ -32,6 +32,8 @@ NOTHING = "null"
 HIDDEN = "***"
 LONG_ENOUGH = 8
 """A value that is as long as this is not in a text by chance."""
+CARRIED: dict[str, str] = {}
+"""Values that came with a job from the machine that submitted it: they go on to the workers, sealed."""
 SHORTEST = 4
 """Values shorter than this are not hidden in texts: they would hide half the alphabet."""
 
@@ -91,6 +93,12 @@ def reveal(values: Any) -> Any:
     if alone and alone[2] == NOTHING and alone[1] not in os.environ:
         return None
     return REFERENCE.sub(_value, values)
+
+
+def carry(values: Mapping[str, str]) -> None:
+    """Put values that came with a job into this environment, and have them handed on to workers."""
+    os.environ.update(values)
+    CARRIED.update(values)
 
 
 def hide(text: str, names: set[str]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from asparagus.api import planned, prepare
+from asparagus.check import Findings, check
 from asparagus.compose import Request, config_of, spec_of
 from asparagus.compose.origins import located
 from asparagus.compose.pipeline import StageRequest, of_stage, stages_of
@@ -35,6 +36,7 @@ class TrialPlanner:
     requests: tuple[StageRequest, ...]
     environment: dict[str, str] = field(default_factory=dict)
     """Where the folders are: the desk may have been started with another environment."""
+    look: Callable[[Spec], Findings] = check
 
     @property
     def stages(self) -> int:
@@ -60,7 +62,7 @@ class TrialPlanner:
             config = config_with(_composed(asked.request), asked.request, own)
             names = [one.name for one in self.requests]
             source = None if asked.source is None or before is None else before[names.index(asked.source)]
-            return planned(_of_trial(spec_of(config, request), asked, source))
+            return planned(_of_trial(spec_of(config, request), asked, source), self.look)
         except ConfigError as error:
             raise ConfigError(*located(error.problems, request)) from error
 
@@ -80,8 +82,12 @@ def _of_trial(spec: Spec, asked: StageRequest, parent: int | None) -> Spec:
     return dataclasses.replace(spec, run=run, init_from=source)
 
 
-def plan_sweep(request: Request) -> tuple[SweepPlan, TrialPlanner]:
+def plan_sweep(request: Request, *, look: Callable[[Spec], Findings] = check) -> tuple[SweepPlan, TrialPlanner]:
     """Compose, check and plan a sweep, without starting anything.
+
+    Args:
+        request: A config, and overrides of which some have several values, or a section `sweep.space`.
+        look: How a trial is checked: `check`, or `check_from_afar` for a cluster that will carry it out.
 
     Raises:
         ConfigError: Every problem of the experiment, the space and the options.
@@ -90,7 +96,7 @@ def plan_sweep(request: Request) -> tuple[SweepPlan, TrialPlanner]:
     prepare()
     composed = compose_sweep(request)
     stages = stages_of(composed.base)
-    planner = TrialPlanner(stages, environment=_folders())
+    planner = TrialPlanner(stages, environment=_folders(), look=look)
     try:
         options = settled(composed.options, composed.space)
     except ConfigError as error:

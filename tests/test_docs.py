@@ -22,7 +22,7 @@ from asparagus.spec import Spec
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "DECISIONS.md", "launch/README.md"),
-    *("docs/failures.md", "docs/coming-from.md"),
+    *("docs/failures.md", "docs/coming-from.md", "docs/submit.md"),
 ]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if "# asp-launch" in path.read_text())
@@ -59,6 +59,7 @@ def everything(tmp_path_factory) -> Path:
     metrics = {"val/loss": 1.0}
     seal(writing, Manifest(name_of(4, 25), 4, 25, metrics, digest, 7, monitor="val/loss", mode="min"))
     (home / "examples").symlink_to(ROOT / "examples")
+    (home / "constraints.txt").symlink_to(ROOT / "constraints.txt")
     (home / "my_experiment.yaml").write_text("defaults: [experiment/digits, _self_]\n")
     return home
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from asparagus.spec import Parent
 
 MOVING = ("last", "best")
 """Names of checkpoints that stand for another one tomorrow."""
+FORM = re.compile(r"file:.+|model:.+|sweep:[0-9]+@best|run:[0-9]+(/.*)?", re.DOTALL)
 FORMS = (
     "run:<id>/last, run:<id>/best, run:<id>/<checkpoint>, sweep:<id>@best, model:<name>@<alias>, "
     "model:<name>/<version> nor file:/path/to/weights"
@@ -49,17 +51,26 @@ def resolve_parent(init_from: str, models: Path, tracking_uri: str | None) -> Fo
         RequestError: It is none of these, what it points to is not there or not as it was written, or it may still
             become another one.
     """
+    must_be_a_form(init_from)
     kind, _, rest = init_from.partition(":")
-    if kind == "file" and rest:
+    if kind == "file":
         return Found(_of_file(expanded(rest)))
-    if kind == "model" and rest:
+    if kind == "model":
         return Found(_of_model(rest, models, tracking_uri))
-    if kind == "sweep" and (number := rest.removesuffix("@best")) != rest and number.isascii() and number.isdigit():
-        return _of_run(best_run(models, int(number)), "best", models)
+    if kind == "sweep":
+        return _of_run(best_run(models, int(rest.removesuffix("@best"))), "best", models)
     number, _, which = rest.partition("/")
-    if kind != "run" or not (number.isascii() and number.isdigit()):
-        raise ConfigError(f"{init_from!r} is neither {FORMS}.")
     return _of_run(int(number), which or "last", models)
+
+
+def must_be_a_form(init_from: str) -> None:
+    """Refuse what points to nothing, wherever it is looked for.
+
+    Raises:
+        ConfigError: It has none of the known forms.
+    """
+    if not FORM.fullmatch(init_from):
+        raise ConfigError(f"{init_from!r} is neither {FORMS}.")
 
 
 def _of_file(path: Path) -> Parent:

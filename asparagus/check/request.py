@@ -11,7 +11,7 @@ from typing import Any
 
 from asparagus.check.data import test_cases
 from asparagus.check.logged import is_among, logged
-from asparagus.check.parent import Found, resolve_parent
+from asparagus.check.parent import Found, must_be_a_form, resolve_parent
 from asparagus.check.resources import resources
 from asparagus.check.sections import sections
 from asparagus.check.settings import settings
@@ -28,6 +28,7 @@ from asparagus.spec import OF_STAGE, Parent, Spec
 from asparagus.stages import STAGES, Stage
 
 RUN = re.compile(r"run:(\d+)(?:/|$)")
+UNSEEN = "data and weights are looked at where it runs, before anything is trained"
 OWN = "own"
 """The kind of stage whose data only a module of one's own knows."""
 
@@ -58,16 +59,43 @@ def check(spec: Spec) -> Findings:
     problems += [one_of("stage", spec.stage, STAGES)] if stage is None else []
     task, cases = _data(spec, problems)
     parent = _parent(spec, stage, problems)
-    problems += sections(spec, stage)
-    problems += _fits(spec, stage, task)
-    for rule in (trainer, settings, resources, misfits, _monitors, _secrets, _file_of_net):
-        problems += rule(spec)
-    problems += epoch(spec, batches_of(spec, cases)) if not problems else []
+    problems += _rules(spec, stage, task, cases)
     known = _fingerprint(spec, task, problems) if cases is not None else None
     if problems or stage is None:
         raise ConfigError(*dict.fromkeys(problems))
     notes = (*(parent.notes if parent else ()), *_notes(spec))
     return Findings(stage, task, cases, parent.parent if parent else None, known, notes)
+
+
+def check_from_afar(spec: Spec) -> Findings:
+    """Check what another machine will carry out: all but the data and weights, which lie there and are checked there.
+
+    Raises:
+        ConfigError: Every problem, one line each.
+    """
+    problems: list[str] = []
+    stage = STAGES.get(spec.stage)
+    problems += [one_of("stage", spec.stage, STAGES)] if stage is None else []
+    if _looks_for_parent(spec, stage, problems):
+        try:
+            must_be_a_form(str(spec.init_from))
+        except ConfigError as error:
+            problems.append(f"init_from: {error}")
+    problems += _rules(spec, stage, None, None)
+    if problems or stage is None:
+        raise ConfigError(*dict.fromkeys(problems))
+    return Findings(stage, None, None, None, notes=(UNSEEN, *_notes(spec)))
+
+
+def _rules(spec: Spec, stage: Stage | None, task: Task | None, cases: dict[str, int] | None) -> list[str]:
+    """Return every problem that has nothing to do with where the data and weights are."""
+    problems: list[str] = []
+    problems += sections(spec, stage)
+    problems += _fits(spec, stage, task)
+    for rule in (trainer, settings, resources, misfits, _monitors, _secrets, _file_of_net):
+        problems += rule(spec)
+    problems += epoch(spec, batches_of(spec, cases)) if not problems else []
+    return problems
 
 
 def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] | None]:
@@ -124,28 +152,32 @@ def _fits(spec: Spec, stage: Stage | None, task: Task | None) -> Iterator[str]:
 
 def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Found | None:
     """Resolve `init_from`; the run folder answers, so neither MLflow nor torch is needed."""
-    if spec.run.resume_from_checkpoint is not None:
-        return None  # its whole state, weights included, comes from there
-    needed = stage.init_from if stage else "optional"
-    if spec.init_from is None:
-        if needed == "required" and spec.run.mode == "fit":
-            problems.append(
-                f"init_from: {spec.stage} starts from a pretrained run, and none was given. Give run:<id>/last, "
-                f"run:<id>/best, model:<name>@<alias> or file:/path/to/weights (asp runs lists the ids, asp model list "
-                f"the models), or train from scratch with "
-                f"{spec.stage.replace('finetune', 'train')}."
-            )
+    if not _looks_for_parent(spec, stage, problems):
         return None
-    if spec.init_from.startswith(OF_STAGE):
-        return None  # its run is not there yet
-    if needed == "never" and spec.run.mode == "fit" and not _of_this_stage(spec):
+    if stage and stage.init_from == "never" and spec.run.mode == "fit" and not _of_this_stage(spec):
         problems.append(f"init_from: {spec.init_from!r} given, but {spec.stage} starts from nothing. Leave it out.")
         return None
     try:
-        return resolve_parent(spec.init_from, Path(spec.paths.models), spec.site.tracking_uri)
+        return resolve_parent(str(spec.init_from), Path(spec.paths.models), spec.site.tracking_uri)
     except RequestError as error:
         problems.append(f"init_from: {error}")
         return None
+
+
+def _looks_for_parent(spec: Spec, stage: Stage | None, problems: list[str]) -> bool:
+    """Tell whether `init_from` points to something that is there; what is missing is a problem."""
+    if spec.run.resume_from_checkpoint is not None:
+        return False  # its whole state, weights included, comes from there
+    needed = stage.init_from if stage else "optional"
+    if spec.init_from is None and needed == "required" and spec.run.mode == "fit":
+        problems.append(
+            f"init_from: {spec.stage} starts from a pretrained run, and none was given. Give run:<id>/last, "
+            f"run:<id>/best, model:<name>@<alias> or file:/path/to/weights (asp runs lists the ids, asp model list "
+            f"the models), or train from scratch with "
+            f"{spec.stage.replace('finetune', 'train')}."
+        )
+    # That of a pipeline's stage is not there yet.
+    return spec.init_from is not None and not spec.init_from.startswith(OF_STAGE)
 
 
 def _of_this_stage(spec: Spec) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asparagus.errors import PipelineError
+from asparagus.ray_job import job_id
 
 if TYPE_CHECKING:
     from asparagus.compose import Request
@@ -26,6 +27,7 @@ config in Python (train_2D.py). An OVERRIDE is Hydra's:
   asp-launch pretrain task=Task998_LauritSyn resources.workers=2
   asp-launch finetune_seg task=Task997_LauritSynSeg init_from=run:1/best --dry-run
   asp-launch experiment/digits -m optim.lr='tag(log,interval(1e-4,1e-1))' model.net.width=64,128 sweep.trials=20
+  asp-launch experiment/digits --submit http://head:8265    on a cluster; Ctrl-C leaves it alone
   asp-launch train_cls --help               the groups to choose from, and every key with its default
   asp-launch experiment/digits --info optim.lr     which file or override set it
 
@@ -66,6 +68,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--strict", action="store_true", help="go on with a run, or repeat one, only if code and packages are the same"
     )
+    made.add_argument(
+        "--submit",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="have a Ray cluster do it: http://host:8265, else the site's or RAY_API_SERVER_ADDRESS",
+    )
+    made.add_argument("--no-wait", action="store_true", help="with --submit: print the job's id and leave it alone")
+    made.add_argument(
+        "--runtime-env",
+        metavar="FILE",
+        type=Path,
+        help="with --submit: packages to bring, as in constraints.txt",
+    )
     made.add_argument("--json", action="store_true", help="the last line of standard output is one JSON object")
     return made
 
@@ -83,6 +99,10 @@ def launch(arguments: Sequence[str]) -> int:
     if shown := _shown(request, options):
         print(shown)
         return 0
+    if options.submit is not None:
+        return _submit(request, options)
+    if job_id() is not None:
+        request = _for_this_job(request, options)
     if options.multirun:
         from asparagus.cli.sweep import launch_sweep
 
@@ -93,6 +113,28 @@ def launch(arguments: Sequence[str]) -> int:
         return _pipeline(request, options) if names_a_stage(request) else _run(request, options)
     except PipelineError:
         return _pipeline(request, options)
+
+
+def _submit(request: Request, options: argparse.Namespace) -> int:
+    """Send a request to a cluster."""
+    from asparagus.cli.submit import Asked, submit
+
+    asked = Asked(
+        address=options.submit or None,
+        searched=options.multirun,
+        only_looked_at=options.dry_run or options.check,
+        wait=not options.no_wait,
+        as_json=options.json,
+        runtime_env=options.runtime_env,
+    )
+    return submit(request, asked)
+
+
+def _for_this_job(request: Request, options: argparse.Namespace) -> Request:
+    """Return a request as it is meant in a job (ray job submit -- asp-launch ...): for the cluster that it is on."""
+    from asparagus.submit.elsewhere import for_cluster, sweep_for_cluster
+
+    return sweep_for_cluster(request) if options.multirun else for_cluster(request)
 
 
 def _run(request: Request, options: argparse.Namespace) -> int:
@@ -167,7 +209,7 @@ def _check(plan: Plan, request: Request, *, as_json: bool) -> int:
     import sys
 
     from asparagus.compose.origins import located
-    from asparagus.submit import package
+    from asparagus.submit.package import package_of
     from asparagus.worker.rehearsal import rehearse
 
     findings = []
@@ -176,7 +218,7 @@ def _check(plan: Plan, request: Request, *, as_json: bool) -> int:
         finding = dataclasses.replace(seen, found=found)
         print(finding.line(), flush=True, file=sys.stderr if as_json else sys.stdout)
         findings.append(finding)
-    travels = package(Path.cwd()).describe()
+    travels = package_of(Path.cwd()).describe()
     if as_json:
         told = [*map(dataclasses.asdict, findings), {"what": "package", "found": travels, "ok": True}]
         print(json.dumps({"plan": plan.to_dict(), "check": told}))
@@ -189,8 +231,12 @@ def _request(options: argparse.Namespace) -> Request:
     """Take CONFIG from `-cn` or the first word; with an alias of a stage, `-cn` replaces the stage's own config."""
     from asparagus.compose import Request
     from asparagus.errors import ConfigError
+    from asparagus.submit.address import is_address
 
     words = list(options.words)
+    if options.submit and not is_address(options.submit):  # `--submit CONFIG`: it names no address
+        words.insert(0, options.submit)
+        options.submit = ""
     if options.experimental_rerun:
         from asparagus.cli.rerun import words_of
 

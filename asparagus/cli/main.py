@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("asparagus.cli.rm:rm", "move runs to the trash, bring them back, empty it"),
     "ui": ("asparagus.cli.runs:ui", "open the MLflow UI on the store"),
     "doctor": ("asparagus.cli.doctor:doctor", "look at the environment, and say what to mend"),
+    "logs": ("asparagus.cli.jobs:logs", "show what a job or a run said, -f also what comes"),
+    "stop": ("asparagus.cli.jobs:stop", "end a job or a run; the same command goes on"),
     "getid": ("asparagus.cli.runs:getid", "print the run number that a log speaks of"),
     "completion": ("asparagus.cli.completion:completion", "print the completion script of bash, zsh or fish"),
     "split": ("asparagus.cli.data:split", "divide a task's cases into training and validation"),
@@ -48,8 +50,17 @@ asp COMMAND --help says more. Each is also installed as asp-COMMAND.
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit status: 0 done, 2 wrong request, 3 failed run, 130 interrupted."""
     module, _, function = COMMANDS[name][0].partition(":")
+
+    def command(words: Sequence[str]) -> int:
+        found: Command = getattr(importlib.import_module(module), function)
+        return found(words)
+
+    return status_of(command, arguments)
+
+
+def status_of(command: Command, arguments: Sequence[str]) -> int:
+    """Call a command and return its exit status; what the user can mend is said in one message."""
     try:
-        command: Command = getattr(importlib.import_module(module), function)
         return command(arguments)
     except LeftError as left:
         print(f"interrupted: {left} The same command goes on from there.", file=sys.stderr)
@@ -66,13 +77,18 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 
 def main(name: str, arguments: Sequence[str]) -> NoReturn:
-    """Be the process of a command.
+    """Be the process of a command."""
+    be(lambda words: run(name, words), arguments)
+
+
+def be(command: Command, arguments: Sequence[str]) -> NoReturn:
+    """Be a process that does one thing.
 
     Taking torch, Lightning and MLflow apart at exit costs a second in which nobody is served: exit functions run,
     streams are flushed, and the process ends.
     """
     try:
-        status = run(name, arguments)
+        status = status_of(command, arguments)
         atexit._run_exitfuncs()  # noqa: SLF001 - what a normal exit would run first
         sys.stdout.flush()
         sys.stderr.flush()
@@ -168,6 +184,16 @@ def data() -> NoReturn:
 def doctor() -> NoReturn:
     """`asp-doctor`."""
     main("doctor", sys.argv[1:])
+
+
+def logs() -> NoReturn:
+    """`asp-logs JOB_OR_RUN`."""
+    main("logs", sys.argv[1:])
+
+
+def stop() -> NoReturn:
+    """`asp-stop JOB_OR_RUN`."""
+    main("stop", sys.argv[1:])
 
 
 def getid() -> NoReturn:

@@ -49,6 +49,10 @@ def getid(arguments: Sequence[str]) -> int:
 def runs(arguments: Sequence[str]) -> int:
     """Run `asp runs`."""
     options = _runs_parser().parse_args(arguments)
+    if options.jobs is not None:
+        from asparagus.cli.jobs import list_jobs
+
+        return list_jobs(options.jobs or None, as_json=options.json)
     asked = _asked(options)
     columns = _columns(options.columns, asked)
     limit = None if options.all else options.limit
@@ -94,6 +98,9 @@ def _runs_parser() -> argparse.ArgumentParser:
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"show at most N (default {LIMIT})")
     many.add_argument("--all", action="store_true", help="show all")
+    parser.add_argument(
+        "--jobs", nargs="?", const="", metavar="ADDRESS", help="instead: the jobs that were submitted to a cluster"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     return parser
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from asparagus.compose import Request
+    from asparagus.driver.desk import Planner
     from asparagus.driver.sweep_outcome import SweepOutcome
     from asparagus.sweep_plan import SweepPlan
 
@@ -25,19 +26,26 @@ STATES = ("finished", "pruned", "capped", "diverged", "failed", "out_of_memory",
 
 def launch_sweep(request: Request, *, dry_run: bool, as_json: bool) -> int:
     """Plan a sweep, and unless it is only to be looked at, carry it out."""
-    from asparagus.submit import submit_sweep
     from asparagus.sweeps import plan_sweep
 
     plan, planner = plan_sweep(request)
     if dry_run:
         print(json.dumps(plan.to_dict(), default=str) if as_json else plan.describe(), flush=True)
         return 0
-    with SweepTable(plan) as table:
-        outcome = submit_sweep(plan, planner, table.show)
-    table.summary(outcome)
+    outcome = carry_out_sweep(plan, planner)
     if as_json:
         print(json.dumps(outcome.to_dict(), default=str))
     return 0
+
+
+def carry_out_sweep(plan: SweepPlan, planner: Planner) -> SweepOutcome:
+    """Carry out a sweep and show how it goes."""
+    from asparagus.submit import submit_sweep
+
+    with SweepTable(plan) as table:
+        outcome = submit_sweep(plan, planner, table.show)
+    table.summary(outcome)
+    return outcome
 
 
 @dataclass

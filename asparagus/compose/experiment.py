@@ -107,7 +107,7 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
     tree = spelled_out(tree, problems)
     spec, found = fill(tree, paths, values.missing, values.referenced | _idle(tree, values, request))
     problems += found
-    spec = dataclasses.replace(_absolute(spec), site=_with_this_machine(spec))
+    spec = dataclasses.replace(_absolute(spec), site=with_this_machine(spec))
     if problems:
         raise ConfigError(*problems, rest=spec)
     return spec
@@ -194,7 +194,7 @@ def gpus_here() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def _with_this_machine(spec: Spec) -> Site:
+def with_this_machine(spec: Spec) -> Site:
     """Fill in where runs are recorded and what a local site can ever hold, unless the site says so itself."""
     site = spec.site
     if site.tracking_uri is None:

@@ -20,7 +20,7 @@ from asparagus.errors import AsparagusError, LeftError, PlanError, RunError
 from asparagus.failure import Kind
 from asparagus.plan import Plan
 from asparagus.record.run_folder import RunFolder
-from asparagus.secrets import Sealed, WithoutSecrets, references, reveal
+from asparagus.secrets import CARRIED, Sealed, WithoutSecrets, references, reveal
 from asparagus.spec import Assignment, Site, Spec
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def secrets_of(spec: Spec) -> dict[str, str]:
     """Return the environment variables that the spec refers to as secrets, for workers on other machines."""
     asked = {name: value for name, value in spec.site.env.items() if any(references(value))}
     named = {name: os.environ[name] for name in references(spec.to_dict()) if name in os.environ}
-    return {**named, **{name: str(reveal(value)) for name, value in asked.items()}}
+    return {**CARRIED, **named, **{name: str(reveal(value)) for name, value in asked.items()}}
 
 
 def _auth_hint() -> str:

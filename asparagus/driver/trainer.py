@@ -9,10 +9,15 @@ clusters that others share or that outlive the run. Each is a Python process on 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
@@ -32,6 +37,8 @@ from asparagus.spec import Resources
 ELASTIC_START_S = 15.0
 """How long an elastic group waits for its places, before it is looked anew how many there are."""
 BREATH_S = 0.2
+ABORT_S = 60.0
+"""How long the workers may take to go."""
 
 
 class OurTrainer(DataParallelTrainer):
@@ -81,7 +88,8 @@ class OurTrainer(DataParallelTrainer):
         elif own:
             arguments["scaling_policy"] = OwnMachine(self.scaling_config)
         if not own:
-            return self._run_as_actor(arguments)
+            with _interrupts_as_before():
+                return self._run_as_actor(arguments)
         controller = (
             OwnController(**arguments)
             if self._placement_group is None
@@ -101,6 +109,30 @@ class OurTrainer(DataParallelTrainer):
         ray.get(controller.run.remote())
         result: Result = ray.get(controller.get_result.remote())
         return result
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Let Ctrl-C be Ctrl-C once the workers are gone; Ray's own handler ends the process, as if all were well."""
+
+        def interrupted(_number: int, _frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            with contextlib.suppress(RayError):  # that the controller is gone then is what was asked for
+                ray.get(controller.abort.remote(), timeout=ABORT_S)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupted)
+
+
+@contextlib.contextmanager
+def _interrupts_as_before() -> Iterator[None]:
+    """Put back what Ctrl-C did: the controller that it would end is gone after the body."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class ByKind(DefaultFailurePolicy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import socket
@@ -12,6 +13,8 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SUBMITTED = Path(".asparagus-job") / "code.json"
+"""In the working directory of a job, which is no repository: the code that it was submitted with."""
 BUNDLED = "thirdparty_files"
 """Where Ray keeps packages for itself, which come into sight once it is imported."""
 
@@ -75,7 +78,9 @@ class Machine:
 
 
 def read_code(folder: Path) -> Code:
-    """Read the git state of the repository around `folder`."""
+    """Read the git state of the repository around `folder`, or what a submitted job says of where it came from."""
+    if (folder / SUBMITTED).is_file():
+        return Code(**json.loads((folder / SUBMITTED).read_text(encoding="utf-8")))
     commit = _git(folder, "rev-parse", "HEAD").strip()
     if not commit:
         return Code()

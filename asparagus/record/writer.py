@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Iterable
@@ -85,6 +86,8 @@ class Desk:
 
 def main(arguments: list[str]) -> None:
     """Serve commands from standard input, one JSON object per line, until it ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the driver; when that is gone, our input ends
+        signal.signal(number, signal.SIG_IGN)
     (artifacts, models, screen), uri = arguments, os.environ["MLFLOW_TRACKING_URI"]
     logging.basicConfig(level=logging.WARNING)
     replies, sys.stdout = (
