@@ -1,6 +1,9 @@
-"""Whether a long sweep grows: memory and seconds per trial over a thousand real trials of the least training there is.
+"""Whether a long sweep grows: memory, time and CPU time per trial over a thousand trials.
 
-python benchmarks/many_trials.py [TRIALS [WORD...]]    writes many_trials.png and RESULTS.md; WORDs are asp-launch's
+python benchmarks/many_trials.py [TRIALS [WORD...]]    real runs of the least training there is; WORDs are asp-launch's
+python benchmarks/many_trials.py --search [TRIALS]     study, proposals and Tune alone: a trial that trains nothing
+
+Both write their picture, and their section of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 BIN = Path(sys.executable).parent
-PICTURE = Path(__file__).parent / "many_trials.png"
+HERE = Path(__file__).parent
 PACKAGES = ("asparagus", "ray", "optuna", "torch", "pytorch-lightning", "mlflow")
 LEAST = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
 """One step, one batch of validation, one checkpoint: all of a run, and hardly any training."""
@@ -43,19 +48,29 @@ class Taken:
     """When each trial was over."""
     memory: list[tuple[float, dict[str, int]]] = field(default_factory=list)
     """When, and the resident bytes of each of `PROCESSES`."""
+    work: list[tuple[float, float]] = field(default_factory=list)
+    """When, and the seconds of CPU time that all of its processes have had."""
     seconds: float = 0.0
 
     def paces(self) -> list[tuple[int, float]]:
         """Return after how many trials the last `ROUND` took how many seconds each."""
-        return [
-            (place, (self.ends[place - 1] - self.ends[place - ROUND - 1]) / ROUND)
-            for place in range(2 * ROUND, len(self.ends) + 1, ROUND)
-        ]
+        return _per_trial(self.ends)
+
+    def efforts(self) -> list[tuple[int, float]]:
+        """Return after how many trials the last `ROUND` took how many seconds of CPU time each."""
+        return _per_trial(list(np.interp(self.ends, *zip(*self.work, strict=True))))
 
     def sizes(self, name: str) -> list[tuple[int, float]]:
         """Return after how many trials a process had how many MB."""
         over = [(sum(end <= at for end in self.ends), found.get(name, 0) / 1e6) for at, found in self.memory]
         return [(trials, size) for trials, size in over if trials and size]
+
+
+def _per_trial(totals: list[float]) -> list[tuple[int, float]]:
+    return [
+        (place, (totals[place - 1] - totals[place - ROUND - 1]) / ROUND)
+        for place in range(2 * ROUND, len(totals) + 1, ROUND)
+    ]
 
 
 def below(pid: int) -> list[int]:
@@ -79,12 +94,28 @@ def resident(pid: int) -> dict[str, int]:
     for one in below(pid):
         try:
             command = Path(f"/proc/{one}/cmdline").read_text().replace("\0", " ")
-            size = int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            size = resident_of(one)
         except OSError:
             continue
         for name, pattern in PROCESSES.items():
             if re.search(pattern, command) and (name != DRIVER or one == pid):
                 found[name] = max(found.get(name, 0), size)
+    return found
+
+
+def resident_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pid: int) -> dict[int, float]:
+    """Return the CPU time that a process, and each one below it, has had."""
+    found = {}
+    for one in below(pid):
+        try:
+            ticks = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            continue
+        found[one] = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
     return found
 
 
@@ -95,11 +126,13 @@ def sweep(trials: int, words: list[str], home: Path) -> Taken:
     environment |= {"RAY_AUTH_MODE": "disabled", "MLFLOW_DISABLE_TELEMETRY": "true"}
     for asked in (["data", "make", "Task001_Digits"], ["split", "-t", "Task001_Digits", "--fn", "split_80_20"]):
         subprocess.run([str(BIN / "asp"), *asked], env=environment, check=True, capture_output=True)
-    taken, began = Taken(), time.monotonic()
+    taken, began, worked = Taken(), time.monotonic(), dict[int, float]()
     with (home / "launch.log").open("w") as log:
         process = subprocess.Popen([*command, "--json"], stdout=log, stderr=log, env=environment, cwd=home)
         while process.poll() is None:
             taken.memory.append((time.time(), resident(process.pid)))
+            worked |= cpu_seconds(process.pid)  # who has ended has still worked
+            taken.work.append((time.time(), sum(worked.values())))
             time.sleep(LOOK_S)
     taken.seconds = time.monotonic() - began
     told = (home / "launch.log").read_text()
@@ -111,6 +144,91 @@ def sweep(trials: int, words: list[str], home: Path) -> Taken:
     journal = next((home / "models").glob("*/sweep/*/journal.jsonl"))
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     taken.ends = [event["time"] for event in events if event["kind"] == "trial_over"]
+    return taken
+
+
+def search_alone(trials: int) -> None:  # noqa: C901 - with a trial inside, which needs Tune
+    """Carry out a search whose trials train nothing, in this process; prints what was seen as JSON."""
+    import ray
+    from ray import tune
+
+    from asparagus.space import Dimension, Interval, Space, SweepOptions
+    from asparagus.sweep.limits import Limits
+    from asparagus.sweep.schedulers import build_scheduler
+    from asparagus.sweep.search import Proposals, search
+    from asparagus.sweep.study import Study
+    from asparagus.sweep.trial import Terms
+
+    class Trivial(tune.Trainable):
+        """Measures one number twice, and is over."""
+
+        def setup(self, config: dict) -> None:
+            self.reset_config(config)
+
+        def reset_config(self, new_config: dict) -> bool:
+            self.rate, self.epochs = new_config["values"]["optim.lr"], 0
+            return True
+
+        def step(self) -> dict:
+            self.epochs += 1
+            value = 1 - (self.rate - 0.01) ** 2
+            facts = {"stage": 0, "run_id": 1, "params": json.dumps({"optim.lr": self.rate}), "metrics": "{}"}
+            facts |= {"epoch": self.epochs, "value": value, "values": [value]}
+            return facts | ({"outcome": "finished", "done": True} if self.epochs > 2 else {})
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None: ...
+
+        def load_checkpoint(self, checkpoint: str) -> None: ...
+
+    seen: list[tuple[float, float, int]] = []
+
+    def tell(event: dict) -> None:
+        if event["kind"] == "trial_over":
+            seen.append((time.time(), time.process_time(), resident_of(os.getpid())))
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    with tempfile.TemporaryDirectory() as name:
+        space = Space((Dimension("optim.lr", Interval(1e-4, 1e-1, log=True)),))
+        options = SweepOptions(trials=trials, sampler="tpe", scheduler="asha", mode="max", metric="val/acc")
+        study = Study.open(f"sqlite:///{name}/study.db", "sweep-1", space, options, concurrency=2)
+        limits = Limits()
+        proposals = Proposals(
+            study,
+            trials=trials,
+            concurrency=2,
+            limits=limits,
+            terms=Terms(sweep_id=1, stages=1, metrics=("val/acc",)),
+            attempts=1,
+            end_run=lambda *_: None,
+            tell=tell,
+        )
+        search(
+            proposals,
+            build_scheduler(options, space, epochs=3, modes=(("value", "max"),)),
+            trainable=Trivial,
+            bundles=[{"CPU": 1}],
+            limits=limits,
+            look=lambda: None,
+            folder=Path(name) / ".tune/attempt1",
+            reuse=True,
+        )
+        if study.counted() != trials:
+            sys.exit(f"{study.counted()} of {trials} trials are over")
+    print(json.dumps(seen))
+
+
+def searched(trials: int) -> Taken:
+    """Carry out such a search in a process of its own."""
+    began = time.monotonic()
+    command = [sys.executable, __file__, "--search-here", str(trials)]
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"the search failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    seen = json.loads(done.stdout.strip().splitlines()[-1])
+    taken = Taken(ends=[at for at, _, _ in seen], seconds=time.monotonic() - began)
+    taken.work = [(at, worked) for at, worked, _ in seen]
+    taken.memory = [(at, {DRIVER: size}) for at, _, size in seen]
     return taken
 
 
@@ -134,14 +252,18 @@ def draw(taken: Taken, file: Path) -> None:
             left.plot(*zip(*points, strict=True), label=name)
     left.set(xlabel="trials that are over", ylabel="resident memory (MB)", ylim=(0, None))
     left.legend(fontsize=8)
-    right.plot(*zip(*taken.paces(), strict=True), marker=".")
+    right.plot(*zip(*taken.paces(), strict=True), marker=".", label="wall time")
+    right.plot(*zip(*taken.efforts(), strict=True), marker=".", label="CPU time of all processes")
     right.set(xlabel="trials that are over", ylabel=f"seconds per trial, the last {ROUND}", ylim=(0, None))
+    right.legend(fontsize=8)
     figure.savefig(file, dpi=110)
 
 
 def table(taken: Taken) -> list[str]:
     rows = ["| what | second quarter | last quarter | ratio |", "|---|---|---|---|"]
-    figures = {"seconds per trial": taken.paces()} | {f"MB, {name}": taken.sizes(name) for name in PROCESSES}
+    figures = {"seconds per trial": taken.paces(), "seconds of CPU time per trial": taken.efforts()} | {
+        f"MB, {name}": taken.sizes(name) for name in PROCESSES
+    }
     for name, points in figures.items():
         if points:
             first, last = quarters(points)
@@ -149,21 +271,31 @@ def table(taken: Taken) -> list[str]:
     return rows
 
 
-def main(trials: int, words: list[str]) -> None:
+def main(words: list[str]) -> None:
     from report import report
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        taken = sweep(trials, words, Path(name))
-    draw(taken, PICTURE)
+    alone = words[:1] == ["--search"]
+    trials, *rest = words[1:] if alone else words
+    if alone:
+        taken, title, what = searched(int(trials)), "Whether a long search grows", "TPE, ASHA and Tune, two at a time"
+    else:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+            taken = sweep(int(trials), rest, Path(name))
+        title, what = "Whether a long sweep grows", "one step each, TPE, two at a time, everything recorded"
+    picture = HERE / ("many_trials_search.png" if alone else "many_trials.png")
+    draw(taken, picture)
     report(
-        "Whether a long sweep grows",
-        " ".join(["python benchmarks/many_trials.py", str(trials), *words]),
-        f"{trials} trials of one step each (TPE, two at a time, everything recorded) in {taken.seconds:.0f} s, start "
-        "and plots included. Medians over the quarters of the trials. ![figures](many_trials.png)",
+        title,
+        " ".join(["python benchmarks/many_trials.py", *words]),
+        f"{trials} trials ({what}) in {taken.seconds:.0f} s, all in. Medians over the quarters of the trials; CPU time "
+        f"does not tell how busy the machine was besides. ![figures]({picture.name})",
         PACKAGES,
         table(taken),
     )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000, sys.argv[2:])
+    if sys.argv[1:2] == ["--search-here"]:
+        search_alone(int(sys.argv[2]))
+    else:
+        main([*sys.argv[1:], "1000"] if sys.argv[1:] in ([], ["--search"]) else sys.argv[1:])

@@ -19,8 +19,8 @@ def test_neither_memory_nor_time_per_trial_grows_over_a_thousand_trials(tmp_path
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     taken = sweep(TRIALS, [], tmp_path)
     assert len(taken.ends) == TRIALS
-    first, last = quarters(taken.paces())
-    assert last < 1.3 * first, taken.paces()
+    first, last = quarters(taken.efforts())
+    assert last < 1.3 * first, taken.efforts()
     for name in ("driver", "desk", "trial workers, the largest"):
         sizes = taken.sizes(name)
         first, last = quarters(sizes)
