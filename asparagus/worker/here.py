@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import io
+import logging
 import os
 import signal
 import socket
@@ -117,6 +118,12 @@ def _speak_to(log: Path) -> None:
         os.dup2(handle, standard)
     os.close(handle)
     sys.stdout, sys.stderr = _Hiding(1), _Hiding(2)
+    root = logging.getLogger()  # Ray's own handler would say everything twice: it speaks to this log now
+    root.handlers = [
+        one
+        for one in root.handlers
+        if isinstance(one, logging.FileHandler) or not isinstance(one, logging.StreamHandler)
+    ]
     faulthandler.enable(file=2, all_threads=True)
     faulthandler.register(STACKS, file=2, all_threads=True)
 
