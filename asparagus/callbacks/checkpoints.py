@@ -159,6 +159,7 @@ class CheckpointWriter(Checkpoint):
             world_size=trainer.world_size,
             monitor=self._asked.monitor,
             mode=self._asked.mode,
+            batch=_batches_of_half_an_epoch(trainer),
         )
 
     def _make_room(self) -> None:
@@ -185,6 +186,11 @@ def _free_name(folder: Path, name: str) -> str:
         version += 1
         free = f"{name}-v{version}"
     return free
+
+
+def _batches_of_half_an_epoch(trainer: Trainer) -> int:
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return 0 if progress.is_last_batch else int(progress.current.processed)
 
 
 def _is_last(trainer: Trainer) -> bool:

@@ -46,6 +46,8 @@ class Manifest:
     monitor: str | None = None
     mode: str | None = None
     created: float = field(default_factory=time.time)
+    batch: int = 0
+    """Batches of its epoch that were seen, where it was written in the middle of one."""
 
     @property
     def score(self) -> float | None:
@@ -110,6 +112,14 @@ def manifests(checkpoints: Path) -> list[Manifest]:
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s cannot be read (%s); that checkpoint is passed over", path, error)
     return sorted(found, key=lambda manifest: (manifest.step, manifest.epoch, manifest.created))
+
+
+def manifest_of(checkpoint: Path) -> Manifest | None:
+    """Return the manifest of one checkpoint folder; `None` for anything else."""
+    try:
+        return Manifest(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def newest_whole(checkpoints: Path) -> Path | None:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from asparagus.callbacks.checkpoints import CheckpointWriter
 from asparagus.callbacks.journal_logger import scalars
+from asparagus.checkpoint.folder import manifest_of
 from asparagus.errors import LeftError
 
 ASK_S = 0.5
@@ -39,6 +41,7 @@ class LeaveInTime(Checkpoint):
     def __init__(self, writer: CheckpointWriter, asked: Callable[[], str]) -> None:
         self._writer, self._asked = writer, asked
         self._every, self._passed, self._since = 1, 0, time.monotonic()
+        self._left: LeftError | None = None
         self._random: list[dict[str, Any]] = []
         self._restored: list[dict[str, Any]] = []
 
@@ -51,11 +54,7 @@ class LeaveInTime(Checkpoint):
         self._restored = []
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Leave between two steps of the optimizer; at the end of an epoch its own checkpoint comes first.
-
-        Raises:
-            LeftError: It has left.
-        """
+        """Write a checkpoint between two steps of the optimizer, if asked to; an epoch's end has its own."""
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate() or loop.batch_progress.is_last_batch:  # noqa: SLF001 - no public name
             return
@@ -64,7 +63,16 @@ class LeaveInTime(Checkpoint):
             return
         if why := self._agreed(trainer):
             self._random = _gathered(_random_state())
-            self._leave(trainer, why, {})
+            self._left = self._end(trainer, why, {})
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:  # noqa: ARG002
+        """Leave: only now is written down what the step before has measured.
+
+        Raises:
+            LeftError: It has left.
+        """
+        if self._left is not None:
+            raise self._left
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Leave at the end of an epoch.
@@ -73,7 +81,7 @@ class LeaveInTime(Checkpoint):
             LeftError: It has left.
         """
         if why := self._agreed(trainer):
-            self._leave(trainer, why, scalars(trainer))
+            raise self._end(trainer, why, scalars(trainer))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the random numbers of all ranks, if this is a checkpoint in the middle of an epoch."""
@@ -83,9 +91,10 @@ class LeaveInTime(Checkpoint):
         """Take them."""
         self._restored = list(state_dict.get("random", []))
 
-    def _leave(self, trainer: Trainer, why: str, metrics: dict[str, float]) -> None:
+    def _end(self, trainer: Trainer, why: str, metrics: dict[str, float]) -> LeftError:
+        """Write the checkpoint."""
         checkpoint = self._writer.write_now(trainer, metrics)
-        raise LeftError(f"{why}: it has left after step {trainer.global_step}, with {checkpoint.name}.")
+        return LeftError(f"{why}: it has left after step {trainer.global_step}, with {checkpoint.name}.")
 
     def _agreed(self, trainer: Trainer) -> str:
         """Return why to leave, if any rank was told to; all ranks ask at the same step."""
@@ -131,20 +140,28 @@ class _AfterThose(Sampler[Any]):
         return getattr(self._sampler, name)  # `set_epoch` and what else one of one's own has
 
 
-def pass_over_what_was_seen(trainer: Trainer, datamodule: pl.LightningDataModule) -> None:
+def pass_over_what_was_seen(datamodule: pl.LightningDataModule, start: Path | None) -> None:
     """Have an epoch that goes on in its middle begin with the cases that have not been seen in it.
 
     Holds for map-style loaders with a batch size, as ours are; others begin anew, which Lightning warns of.
+
+    Args:
+        datamodule: Whose loaders.
+        start: The state file that it goes on from.
     """
-    make = datamodule.train_dataloader
+    manifest = manifest_of(start.parent) if start is not None else None
+    if manifest is None or not manifest.batch:
+        return
+    make, left = datamodule.train_dataloader, [manifest.batch]
 
     def train_dataloader() -> Any:
-        loaders, progress = make(), trainer.fit_loop.epoch_loop.batch_progress
-        seen = 0 if progress.is_last_batch else progress.current.ready
-        for loader in _loaders(loaders) if seen and trainer.fit_loop.restarting else ():
+        loaders, seen = make(), left.pop() if left else 0
+        for loader in _loaders(loaders) if seen else ():
             if loader.batch_sampler is not None and loader.batch_size is not None:
                 batches: Any = loader.batch_sampler
                 batches.sampler = _AfterThose(batches.sampler, seen * loader.batch_size)
+                if hasattr(batches.sampler, "set_epoch"):  # loader workers fetch before Lightning tells it
+                    batches.sampler.set_epoch(manifest.epoch)
         return loaders
 
     datamodule.train_dataloader = train_dataloader

@@ -70,7 +70,7 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
             journal.append("retry", attempt=HERE.attempt, news=HERE.news)
         trainer, module, datamodule = build(assignment, ranks, journal)
         start = _start(assignment, module)
-        pass_over_what_was_seen(trainer, datamodule)
+        pass_over_what_was_seen(datamodule, start)
         if start is None and assignment.parent is not None:
             _begin_from(assignment, module, journal)
         with _interruptible():
