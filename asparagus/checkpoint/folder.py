@@ -81,7 +81,8 @@ def name_of(epoch: int, step: int) -> str:
 def seal(writing: Path, manifest: Manifest) -> Path:
     """Write the manifest beside the state and give the folder its name. Returns the finished checkpoint."""
     final = writing.parent / manifest.name
-    (writing / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    told = {key: value for key, value in asdict(manifest).items() if key != "batch" or value}  # a reader may be older
+    (writing / MANIFEST).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     replaced = final.with_name(f"{REMOVING}{final.name}")
     if final.exists():  # the same step, trained again after a restart from an earlier checkpoint
         shutil.rmtree(replaced, ignore_errors=True)
