@@ -89,7 +89,6 @@ class Elastic(ElasticScalingPolicy):
         """Leave nodes behind that fell silent; at a checkpoint, take in those that there is room on."""
         self._maybe_send_resource_request()
         workers = worker_group_state.workers
-        self._mine = Counter(worker.metadata.node_id for worker in workers)
         now = time.monotonic()
         if now - self._knocked >= KNOCK_S:
             self._knocked = now
@@ -104,6 +103,10 @@ class Elastic(ElasticScalingPolicy):
             self._grows = False
             return self._get_resize_decision(fit)
         return NoopDecision()
+
+    def holds(self, workers: Iterable[Any]) -> None:
+        """Hear which workers the run has now: their places are not free, and can be had again."""
+        self._mine = Counter(worker.metadata.node_id for worker in workers)
 
     def on_controller_start_worker_group(self, **_: Any) -> dict[str, str] | None:
         """Keep workers off nodes that the head takes for alive and that do not answer."""

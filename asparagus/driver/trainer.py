@@ -185,8 +185,9 @@ class QuickWorkerGroup(WorkerGroup):
         """Shut down; Ray would give each lost worker five seconds to say goodbye."""
         status = self.get_latest_poll_status()
         workers = self.get_workers()
-        for rank in status.errors if status is not None else ():
-            ray.kill(workers[rank].actor)
+        for rank, error in status.errors.items() if status is not None else ():
+            if isinstance(error, LOST):
+                ray.kill(workers[rank].actor)
         super().shutdown()
 
 
@@ -220,6 +221,17 @@ class PatientController(TrainController):
         await super()._run_control_loop_iteration()
         if self.get_state() is before:
             await asyncio.sleep(BREATH_S)
+
+    def _start_worker_group(self, *args: Any, **kwargs: Any) -> None:
+        policy = self._scaling_policy
+        if not isinstance(policy, Elastic):
+            super()._start_worker_group(*args, **kwargs)
+            return
+        policy.holds(())
+        super()._start_worker_group(*args, **kwargs)
+        group = self.get_worker_group()
+        assert group is not None
+        policy.holds(group.get_workers())
 
 
 class OwnController(PatientController):

@@ -39,7 +39,7 @@ def at_size(spec: Spec, world_size: int) -> tuple[Spec, list[str]]:
 
 
 def by_hand(trainer: dict[str, Any], planned: Spec) -> dict[str, Any]:
-    """Return the Trainer's arguments for a module that calls its optimizers itself: nothing can accumulate for it."""
+    """Return the Trainer's arguments for a module that calls its optimizers itself: nothing accumulates for it."""
     log.warning("the module optimizes by hand: on fewer workers than planned, a step sees fewer batches")
     rest = {key: value for key, value in trainer.items() if key != ACCUMULATE}
     return rest | ({ACCUMULATE: planned.trainer[ACCUMULATE]} if ACCUMULATE in planned.trainer else {})
