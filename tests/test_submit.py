@@ -32,7 +32,7 @@ from asparagus.spec import Site
 from asparagus.submit import address as addresses
 from asparagus.submit import cargo
 from asparagus.submit.address import address_of
-from asparagus.submit.elsewhere import for_cluster
+from asparagus.submit.elsewhere import for_cluster, sweep_for_cluster
 from asparagus.submit.jobs import Cluster, _Lines
 from asparagus.submit.package import LIMIT, must_be_small, package_of, write_zip
 from tests.helpers import free_port
@@ -227,8 +227,9 @@ def test_the_site_becomes_the_cluster_and_what_is_typed_stays(home):
     sent = compose(for_cluster(Request("experiment/digits", ("site.start_timeout_s=5",))))
     assert (sent.site.address, sent.site.nodes, sent.site.start_timeout_s) == ("auto", None, 5)
     assert sent.resources.workers == 1  # not the process on the head node
-    typed = compose(for_cluster(Request("experiment/digits", ("resources.workers=0", "site=cluster"))))
-    assert (typed.resources.workers, typed.site.name) == (0, "cluster")
+    swept = sweep_for_cluster(Request("experiment/digits", ("site.name=mine", "optim.lr=1,2"))).overrides
+    assert {"site.address=auto", "resources.workers=1", "site.name=mine"} <= set(swept)
+    assert "site.name=cluster" not in swept
     two = compose(for_cluster(Request("experiment/digits", ("resources=two_workers",))))
     assert two.resources.workers == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import sys
@@ -183,8 +184,6 @@ def _runs(request: Request) -> Load:
 
 def _as_there(plan: Plan) -> Plan:
     """Return a plan that does not speak of the folders of this machine."""
-    import dataclasses
-
     from asparagus.submit.cargo import for_elsewhere
 
     spec = for_elsewhere(plan.spec)
@@ -219,7 +218,8 @@ def _sweep(request: Request) -> Load:
         sweep=(config, *meant.overrides),
         config_dirs=tuple(name for name in names if any(file.startswith(f"{FOLDER}/{name}/") for file in files)),
     )
-    return Load(errand, specs, plan.to_dict(), plan.describe(), _metadata(request, specs), files)
+    shown = dataclasses.replace(plan, stages=tuple(_as_there(stage) for stage in plan.stages))
+    return Load(errand, specs, shown.to_dict(), shown.describe(), _metadata(request, specs), files)
 
 
 def _metadata(request: Request, specs: Sequence[Spec]) -> dict[str, str]:
@@ -252,8 +252,6 @@ def _must_be_alike(cluster: Cluster) -> None:
 
 def _send(cluster: Cluster, load: Load, package: Package, environment: dict[str, Any]) -> str:
     """Pack, leave the values, and submit."""
-    import dataclasses
-
     from asparagus.record.environment import read_code
     from asparagus.submit import cargo
     from asparagus.submit.package import write_zip

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from asparagus.compose import Request, compose
 from asparagus.compose.overrides import key_of
-from asparagus.compose.pipeline import stages_of
+from asparagus.compose.pipeline import StageRequest, stages_of
 from asparagus.errors import ConfigError
 
 LOCAL = "local"
@@ -31,27 +31,26 @@ def for_cluster(request: Request) -> Request:
     A site that is this machine becomes the cluster that the job is on. What would train in the process of the command
     trains on one worker: that process is on the head node, which has other things to do.
     """
-    words: list[str] = []
-    for stage in stages_of(request):
-        try:
-            spec = compose(stage.request)
-        except ConfigError:  # told when it is planned, with where it came from
-            return _before(request, CLUSTER)
-        words += CLUSTER if spec.site.address == LOCAL else ()
-        words += [ONE_WORKER] if spec.resources.workers == 0 else []
-    return _before(request, words)
+    return _before(request, _words(stages_of(request)))
 
 
 def sweep_for_cluster(request: Request) -> Request:
-    """Return the request of a sweep as a cluster carries it out: trials are on its nodes anyway."""
+    """Return the request of a sweep as a cluster carries it out."""
     from asparagus.compose.space import compose_sweep
 
-    first = stages_of(compose_sweep(request).base)[0].request
-    try:
-        is_local = compose(first).site.address == LOCAL
-    except ConfigError:  # what is searched may be what is missing
-        is_local = True
-    return _before(request, CLUSTER) if is_local else request
+    return _before(request, _words(stages_of(compose_sweep(request).base)))
+
+
+def _words(stages: Iterable[StageRequest]) -> list[str]:
+    words: list[str] = []
+    for stage in stages:
+        try:
+            spec = compose(stage.request)
+        except ConfigError:  # told when it is planned, with where it came from; or what is missing is searched
+            return [*CLUSTER]
+        words += CLUSTER if spec.site.address == LOCAL else ()
+        words += [ONE_WORKER] if spec.resources.workers == 0 else []
+    return words
 
 
 def _before(request: Request, words: Iterable[str]) -> Request:
