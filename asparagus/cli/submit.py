@@ -165,14 +165,15 @@ def runtime_env(file: Path | None) -> dict[str, Any]:
 def _runs(request: Request) -> Load:
     """Check a run, or the stages of a pipeline."""
     from asparagus.pipelines import plans_for_cluster
-    from asparagus.submit.cargo import Stage
+    from asparagus.submit.cargo import Stage, for_elsewhere
     from asparagus.submit.elsewhere import for_cluster
 
     planned = plans_for_cluster(for_cluster(request))
     plans = {asked.name or plan.spec.stage: _as_there(plan) for asked, plan in planned}
     sources = [asked.source for asked, _ in planned]
-    stages = tuple(Stage(name, source, plan.spec) for (name, plan), source in zip(plans.items(), sources, strict=True))
     specs = tuple(plan.spec for _, plan in planned)
+    sent = zip(plans, sources, map(for_elsewhere, specs), strict=True)
+    stages = tuple(Stage(name, source, spec) for name, source, spec in sent)
     errand = _errand(specs, stages=stages)
     if len(plans) == 1:
         (alone,) = plans.values()
@@ -187,8 +188,9 @@ def _as_there(plan: Plan) -> Plan:
     from asparagus.submit.cargo import for_elsewhere
 
     spec = for_elsewhere(plan.spec)
-    root = f"{spec.paths.models or '(models of the cluster)'}/{spec.task}/{spec.stage}"
-    return dataclasses.replace(plan, spec=spec, run_root=root)
+    models = spec.paths.models or "(models of the cluster)"
+    shown = dataclasses.replace(spec, paths=dataclasses.replace(spec.paths, models=models))
+    return dataclasses.replace(plan, spec=shown, run_root=f"{models}/{spec.task}/{spec.stage}")
 
 
 def _errand(specs: Sequence[Spec], **more: Any) -> Errand:
