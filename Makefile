@@ -4,9 +4,10 @@ VENV   := .venv
 JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+AUDIT  := .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow lint check format bench clean
+.PHONY: help demo test test-fast test-slow lint check audit format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -30,14 +31,21 @@ test-fast: $(STAMP)  ## the tests that start neither Ray nor a whole command
 test-slow: $(STAMP)  ## the long proofs: kill storms, many runs
 	$(BIN)/python -m pytest -m slow
 
-lint: $(STAMP)  ## format, lint, types, layers, spelling
+lint: $(STAMP)  ## format, lint, types, layers, security, scripts, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive asparagus
+	$(BIN)/shellcheck launch/up/slurm.sbatch tests/slurm/* .ci/run
 	$(BIN)/codespell asparagus tests configs launch benchmarks examples README.md CONTRIBUTING.md CHANGELOG.md DECISIONS.md docs
 
 check: lint test-fast  ## all of lint, and the fast tests
+
+audit:  ## look the tested versions up among known vulnerabilities (asks the network)
+	test -x $(AUDIT)/bin/pip-audit || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .
@@ -50,4 +58,4 @@ bench: $(STAMP)  ## the figures of DESIGN 7, side by side with the stock ways
 	$(BIN)/python benchmarks/sweep.py
 
 clean:  ## remove the environment and what tools left
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

@@ -109,6 +109,7 @@ class Plan:
             ("script", str(spec.script.get("_target_", ""))),
             ("run folder", f"{self.run_root}/run_id=..."),
             ("tracking", without_passwords(spec.site.tracking_uri or "")),
+            ("time", f"{spec.site.max_hours:g} h per job, then it goes on in the next" if spec.site.max_hours else ""),
             ("identity", self.identity[:IDENTITY_SHOWN]),
             *(("note", note) for note in self.notes),
         ]
@@ -224,6 +225,11 @@ def _checkpointing(spec: Spec) -> Checkpointing:
 def misfits(spec: Spec) -> Iterator[str]:
     """Yield what the site can never hold."""
     resources, site = spec.resources, spec.site
+    if site.max_workers is not None and resources.workers > site.max_workers:
+        yield (
+            f"resources.workers: {resources.workers}, and site {site.name!r} lets a run have {site.max_workers} "
+            f"(site.max_workers). Ask for at most {site.max_workers}, or take another site."
+        )
     for kind, each, per_node in (
         ("cpus", resources.cpus_per_worker, site.cpus_per_node),
         ("gpus", resources.gpus_per_worker, site.gpus_per_node),

@@ -32,6 +32,18 @@ class Site:
     nodes: int | None = 1
     cpus_per_node: int | None = None
     gpus_per_node: int | None = None
+    memory_per_node: int | str | None = None
+    """Bytes, or `64GB`, `64GiB`."""
+    max_workers: int | None = None
+    """The most that one run may ask for here."""
+    max_hours: float | None = None
+    """How long one job may live here: shortly before, the run is asked to leave, and goes on in the next job."""
+    jobs_address: str | None = None
+    """Where jobs are submitted from outside, `http(s)://host:port`; None where one sits on the cluster."""
+    data: str | None = None
+    """The folders as this site's nodes see them; None where they are those of the environment."""
+    models: str | None = None
+    results: str | None = None
     tracking_uri: str | None = None
     poll_interval_s: float = 0.1
     """How often Ray Train's controller looks at its workers: the most that one checkpoint can be held up."""

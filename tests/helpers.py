@@ -38,11 +38,16 @@ def wait_for_port(port: int, timeout: float) -> None:
     raise TimeoutError(port)
 
 
-def start_mlflow(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start an MLflow server that keeps all it has in a folder; it asks nobody who they are."""
+def start_mlflow(folder: Path, port: int, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start an MLflow server that keeps all it has in a folder; unless told otherwise, it asks nobody who they are."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/db"]
     command += ["--workers", "1", "--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six more processes, for nothing here
+    command += more
+    environment = {
+        **os.environ,
+        **(env or {}),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }  # six more processes, for nothing here
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     wait_for_port(port, START_S)
@@ -50,11 +55,11 @@ def start_mlflow(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
+def mlflow_server(folder: Path, *more: str, env: dict[str, str] | None = None) -> Iterator[str]:
     """Have an MLflow server for a while; yields its URI."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    process = start_mlflow(folder, port)
+    process = start_mlflow(folder, port, *more, env=env)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -100,8 +100,10 @@ def serve() -> Iterator[Callable[..., str]]:
     def start(health: int, door: int) -> str:
         class Answers(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.send_response(health if self.path == "/health" else door)
+                known = self.headers.get("Authorization") == "Bearer mine"
+                self.send_response(health if self.path == "/health" or known else door)
                 self.end_headers()
+                self.wfile.write(b"{}" if known else b"")
 
             def log_message(self, *words: object) -> None:
                 """Say nothing."""
@@ -427,7 +429,13 @@ def test_a_server_that_asks_who_you_are_is_bad_until_it_is_told(home, serve, mon
     monkeypatch.setenv("MLFLOW_TRACKING_URI", serve(200, 401))
     assert found()["tracking"].state == "bad"
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "mine")
-    assert found()["tracking"].state == "ok"
+    assert (found()["tracking"].state, "knows these" in found()["tracking"].found) == ("ok", True)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "mine-until-yesterday")
+    expired = found()["tracking"]
+    assert expired.state == "bad"
+    assert "(401)" in expired.found
+    assert "expired" in expired.do
+    assert "yesterday" not in expired.found
 
 
 @pytest.mark.parametrize(

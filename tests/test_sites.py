@@ -12,6 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from asparagus.cli.main import run
 from asparagus.compose import Request, compose, compose_config
 from asparagus.spec import Site, Spec
 
@@ -63,7 +64,11 @@ def composed(site: str) -> dict[str, Any]:
 def test_a_site_composes_and_carries_its_own_name(site, home):
     spec = compose(Request("experiment/digits", (f"site={site}",)))
     assert spec.site.name == site
-    assert spec.site.tracking_uri == f"sqlite:///{home}/results/mlflow.db"
+    own = load(LAUNCH / "site" / f"{site}.yaml")
+    assert spec.site.tracking_uri == f"sqlite:///{own.get('results', home / 'results')}/mlflow.db"
+    assert (spec.paths.models, spec.paths.results) == tuple(
+        own.get(name, str(home / name)) for name in ("models", "results")
+    )
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -74,11 +79,52 @@ def test_a_site_sets_keys_of_the_site_and_nothing_else(site, home):
     assert values == local
 
 
-@pytest.mark.parametrize("file", files(LAUNCH))
-def test_launch_holds_no_hyperparameter(file):
+@pytest.mark.parametrize("file", files(LAUNCH / "site"))
+def test_a_site_holds_no_hyperparameter(file):
     keys = {part for key, _ in leaves(load(file)) for part in key.split(".")}
     assert keys & (SCIENCE - SITE_KEYS) == set()
     assert package(file) in ("", "site"), "its keys would land outside of the site"
+
+
+@pytest.mark.parametrize("file", [path for path in (LAUNCH / "up").rglob("*") if path.is_file()])
+def test_what_makes_clusters_holds_no_hyperparameter(file):
+    sections = "|".join(SCIENCE - {"resources", "run", "stage", "task", "seed"})
+    assert re.search(rf"\b({sections})\.\w+=", file.read_text()) is None
+
+
+def test_a_sites_folders_win_over_this_machines_and_give_way_to_what_is_typed(home):
+    words = ("site=cluster", "resources.workers=1", "site.models=/shared/models", "site.results=/shared/results")
+    spec = compose(Request("experiment/digits", words))
+    assert (spec.paths.models, spec.paths.results) == ("/shared/models", "/shared/results")
+    assert spec.site.tracking_uri == "sqlite:////shared/results/mlflow.db"
+    typed = compose(Request("experiment/digits", (*words, "paths.models=/mine")))
+    assert (typed.paths.models, typed.paths.results) == ("/mine", "/shared/results")
+
+
+def test_in_a_slurm_job_the_site_is_as_large_as_the_job(home, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    site = compose(Request("experiment/digits", ("site=slurm", "resources.workers=1"))).site
+    assert (site.nodes, site.cpus_per_node) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("site=clster", "site: 'clster' is not known. Did you mean 'cluster'?"),
+        ("site.max_worker=3", "site.max_worker: no such key. Did you mean 'site.max_workers'?"),
+        ("site.max_hours=long", "site.max_hours"),
+    ],
+)
+def test_a_typo_in_a_site_is_told_with_what_is_near(word, told, home, capsys):
+    assert run("launch", ["experiment/digits", word, "--dry-run"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_more_workers_than_a_site_lets_a_run_have_are_refused(home, capsys):
+    words = ["experiment/digits", "site=cluster", "site.max_workers=4", "resources.workers=5", "--dry-run"]
+    assert run("launch", words) == 2
+    assert "Ask for at most 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", files(CONFIGS))

@@ -1,4 +1,4 @@
-"""`asp doctor [CONFIG] [OVERRIDE ...]`: is all there that a training needs? Each line says ok, or what to do."""
+"""`asp doctor [CONFIG] [OVERRIDE ...]`, `asp doctor site=NAME`: is all there? Each line says ok, or what to do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def doctor(arguments: Sequence[str]) -> int:
 
     console = Console(stderr=options.json, highlight=False, soft_wrap=True)
     around, findings = look_around(), []
-    for finding in chain(examine(around), _config(options.words, around)):
+    asked = _site if options.words and all("=" in word for word in options.words) else _config
+    for finding in chain(examine(around), asked(options.words, around)):
         _show(console, finding)
         findings.append(_mended(console, finding) if options.fix and finding.mend else finding)
     console.print(_summary(findings))
@@ -41,13 +42,16 @@ def doctor(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "asp doctor",
-        usage="asp doctor [CONFIG] [OVERRIDE ...] [--fix] [--json]",
+        usage="asp doctor [CONFIG] [OVERRIDE ...] [--fix] [--json], or asp doctor site=NAME [site.KEY=VALUE ...]",
         description="Look at the environment, folders, packages, GPUs, MLflow and Ray, and say ok or what to do.",
         epilog="exit status: 0 nothing is bad, 2 something is; warnings do not count",
         allow_abbrev=False,
     )
     made.add_argument(
-        "words", nargs="*", metavar="CONFIG OVERRIDE", help="check this experiment too, as asp-launch would"
+        "words",
+        nargs="*",
+        metavar="CONFIG OVERRIDE",
+        help="check this experiment too, as asp-launch would; site=NAME alone asks every node of that site",
     )
     made.add_argument("--fix", action="store_true", help="mend what can be mended; what users made is not touched")
     made.add_argument("--json", action="store_true", help="the last line of standard output is one JSON list")
@@ -87,6 +91,14 @@ def _config(words: Sequence[str], around: Surroundings) -> Iterator[Finding]:
     address = plan.spec.site.address
     if plan.workers and address not in (*NO_CLUSTER, around.env.get("RAY_ADDRESS")):
         yield from cluster("site.address", address, around.env)
+
+
+def _site(words: Sequence[str], around: Surroundings) -> Iterator[Finding]:
+    """Look at a site, from here and from each of its nodes."""
+    from asparagus.compose.site import compose_site
+    from asparagus.doctor.site import examine_site
+
+    yield from examine_site(*compose_site(words), around)
 
 
 def _in_one_line(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from asparagus.compose.names import spelled_out
 from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import Values, masked, plain_values, written
 from asparagus.compose.schema import SWEEP, fill, unread
+from asparagus.compose.site import at_site
 from asparagus.compose.spellings import older_of, spelled_our_way
 from asparagus.compose.tree import get
 from asparagus.errors import ConfigError, PipelineError
@@ -94,8 +95,8 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
     Raises:
         ConfigError: Every problem that it has, one line each.
     """
-    paths = get_paths()
     values = plain_values(config)
+    paths = at_site(get_paths(), values.tree.get("site"))
     if isinstance(stages := values.tree.get(PIPELINE), dict):
         raise PipelineError(
             f"{PIPELINE}: this experiment is several, {', '.join(map(str, stages))}: asp-launch runs them in turn. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import pickle  # nosec B403  # only its error is named
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -18,7 +18,7 @@ from asparagus.doctor.places import GB, text_of
 PACKAGES = ("ray", "torch", "pytorch-lightning", "mlflow", "hydra-core", "omegaconf", "optuna", "monai")
 """Always listed; the other requirements only when something is wrong with them."""
 TESTED = "In a clone of asparagus: pip install -c constraints.txt ."
-SHM = "/dev/shm"  # noqa: S108 - the file system itself is looked at
+SHM = "/dev/shm"  # nosec B108  # noqa: S108 - the file system itself is looked at
 SHARED_MEMORY_GB = 1.0
 RAY_SHARE, RAY_WANTS_GB = 0.3, 10.0
 """Ray's object store: this share of the memory, and at most so much that has to fit into /dev/shm."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -11,7 +10,10 @@ from pathlib import Path
 
 from asparagus.doctor.findings import Finding, Surroundings, bad, ok, warn, why
 from asparagus.doctor.places import elsewhere, text_of, unwritable
+from asparagus.errors import RecordError
 from asparagus.paths import SQLITE, get_tracking_uri
+from asparagus.reach import current_cluster, unreachable
+from asparagus.record.mlflow_server import MlflowServer, RefusedError
 
 TIMEOUT_S = 3.0
 NO_CLUSTER = ("", "local", "auto")
@@ -25,12 +27,22 @@ def tracking(around: Surroundings) -> Iterator[Finding]:
     uri = get_tracking_uri(around.paths, around.env)
     if not around.env.get("MLFLOW_TRACKING_URI") and "://" in around.paths.results:
         yield bad("tracking", "no store: ASPARAGUS_RESULTS is a URI", elsewhere("results"))
-    elif uri.startswith(SQLITE):
-        yield _sqlite(Path(uri.removeprefix(SQLITE)))
-    elif uri.startswith(("http://", "https://")):
-        yield _server(uri, around.env)
     else:
-        yield warn("tracking", f"{uri.partition('://')[0]}: a kind that is not looked into here", "Try it: asp runs")
+        yield tracking_at(uri, around.env)
+
+
+def tracking_at(uri: str, env: Mapping[str, str]) -> Finding:
+    """Say whether runs can be recorded in a store.
+
+    Args:
+        uri: Its tracking URI.
+        env: The environment: where credentials are.
+    """
+    if uri.startswith(SQLITE):
+        return _sqlite(Path(uri.removeprefix(SQLITE)))
+    if uri.startswith(("http://", "https://")):
+        return _server(uri, env)
+    return warn("tracking", f"{uri.partition('://')[0]}: a kind that is not looked into here", "Try it: asp runs")
 
 
 def judge_answers(uri: str, health: int, door: int) -> Finding:
@@ -48,7 +60,7 @@ def judge_answers(uri: str, health: int, door: int) -> Finding:
 
 def ray(around: Surroundings) -> Iterator[Finding]:
     """Say which Ray a launch would meet: the one of RAY_ADDRESS, or the one that was last started here."""
-    address, known = around.env.get("RAY_ADDRESS", ""), _current_cluster(around.env)
+    address, known = around.env.get("RAY_ADDRESS", ""), current_cluster(around.env)
     current = text_of(known)
     if address not in NO_CLUSTER:
         yield from cluster("RAY_ADDRESS", address, around.env)
@@ -56,7 +68,7 @@ def ray(around: Surroundings) -> Iterator[Finding]:
         yield ok("ray cluster", "none; a launch on workers starts a Ray of its own")
     if not current:
         return
-    if problem := _unreachable(current):
+    if problem := unreachable(current):
         stale = f"{known} names {current}, which is gone ({problem}); site.address=auto would wait for it"
         yield warn("ray cluster", stale, f"ray stop, or remove {known}")
         return
@@ -73,7 +85,7 @@ def cluster(where: str, address: str, env: Mapping[str, str]) -> Iterator[Findin
         address: As `host:port`, or a URI.
         env: The environment.
     """
-    if problem := _unreachable(address):
+    if problem := unreachable(address):
         yield bad(where, f"nothing answers at {address}: {problem}", f"Start it (ray start --head) or change {where}.")
     else:
         yield ok(where, f"{address} answers")
@@ -113,8 +125,18 @@ def _server(given: str, env: Mapping[str, str]) -> Finding:
         do = f"Start it (mlflow server --port {place.rpartition(':')[2]}), or unset MLFLOW_TRACKING_URI to use a file."
         return bad("tracking", f"{uri} does not answer: {why(error)}", do)
     if door == UNKNOWN_USER and (password or any(name in env for name in CREDENTIALS)):
-        door = OK_STATUS  # we knocked without them; MLflow will not
+        return _known_there(given, uri, env)
     return judge_answers(uri, health, door)
+
+
+def _known_there(given: str, uri: str, env: Mapping[str, str]) -> Finding:
+    """Knock again, with the credentials."""
+    try:
+        MlflowServer(given, env).get("experiments/search", max_results="1")
+    except (RecordError, RefusedError) as error:
+        do = "They may be wrong or have expired: MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN."
+        return bad("tracking", f"{uri} does not let these credentials in: {str(error).partition('. ')[0]}", do)
+    return ok("tracking", f"{uri} answers, and knows these credentials")
 
 
 def _status(url: str) -> int:
@@ -122,34 +144,11 @@ def _status(url: str) -> int:
     from urllib.request import urlopen
 
     try:
-        with urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http and https alone come here
+        with urlopen(url, timeout=TIMEOUT_S) as answer:  # nosec B310  # noqa: S310 - http and https alone come here
             return int(answer.status)
     except HTTPError as error:
         error.close()
         return error.code
-
-
-def _current_cluster(env: Mapping[str, str]) -> Path:
-    """Return the file in which `ray start` notes its address, found as Ray finds it."""
-    return Path(env.get("RAY_TMPDIR") or env.get("TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"  # noqa: S108
-
-
-def _unreachable(address: str) -> str:
-    """Return why nothing answers at an address, or nothing."""
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError as error:
-        return str(error)
-    if not parts.hostname or port is None:
-        return "it is not host:port"
-    try:
-        socket.create_connection((parts.hostname, port), TIMEOUT_S).close()
-    except OSError as error:
-        return why(error)
-    return ""
 
 
 def _token(address: str, env: Mapping[str, str]) -> Iterator[Finding]:

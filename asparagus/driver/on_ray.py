@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from asparagus.attempts import attempts
 from asparagus.driver import post_mortem
+from asparagus.driver.address import answering
 from asparagus.driver.cluster import here, must_hold
 from asparagus.driver.one_run import Engine, failure
+from asparagus.driver.wall_time import leaving_in_time
 from asparagus.errors import AsparagusError, LeftError, PlanError, RunError
 from asparagus.failure import Kind
 from asparagus.plan import Plan
@@ -70,7 +72,8 @@ def connected(plan: Plan, *, at_once: float | None = None) -> Iterator[None]:
     _connect(site, environment)
     try:
         _must_fit(plan)
-        yield
+        with leaving_in_time(site.max_hours):
+            yield
     finally:
         ray.shutdown()
 
@@ -121,7 +124,8 @@ def _connect(site: Site, environment: dict[str, str]) -> None:
             **common,
         )
         return
-    _use_token_if_there_is_one()
+    use_token_if_there_is_one()
+    answering(site)
     try:
         ray.init(address=site.address, runtime_env={"env_vars": environment}, **common)
     except Exception as error:
@@ -132,7 +136,8 @@ def _connect(site: Site, environment: dict[str, str]) -> None:
         ) from error
 
 
-def _use_token_if_there_is_one() -> None:
+def use_token_if_there_is_one() -> None:
+    """Have Ray send the token that this machine has: to an address, it does so only where it is told to."""
     has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if has_token or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

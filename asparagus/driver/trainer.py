@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -37,6 +38,8 @@ from asparagus.spec import Resources
 ELASTIC_START_S = 15.0
 """How long an elastic group waits for its places, before it is looked anew how many there are."""
 BREATH_S = 0.2
+LOST = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, RayError)
+"""What a dead or silent worker is reported as."""
 ABORT_S = 60.0
 """How long the workers may take to go."""
 
