@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## make data, pretrain, finetune twice, show runs and lineage (in ./demo; under 4 minutes on 2 cores)
 	ASPARAGUS_HOME="$${ASPARAGUS_HOME:-$(CURDIR)/demo}" $(BIN)/asp demo
 
-test: test-fast  ## all tests but the long proofs: the fast ones side by side, those with machines of their own in turn
-	$(BIN)/python -m pytest -m "(ray or e2e or gpu) and not slow"
+test: test-fast  ## all tests but the long proofs
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "(ray or e2e or gpu) and not slow"
 
 test-fast: $(STAMP)  ## the tests that start neither Ray nor a whole command
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not ray and not e2e and not gpu and not slow"
