@@ -55,9 +55,9 @@ LONG_FORMS = (
     "tests/seeds/test_hydra_lightning.py::test_c24_the_repositorys_own_code_is_found_on_ray_workers",
     "tests/seeds/test_cellmap.py::test_e2_ray_workers_build_the_network_of_the_file_too",
     # clusters, beside one test of each promise
-    "tests/e2e/test_doctor_site.py::test_a_token_that_has_expired_is_one_clear_line",
+    "tests/e2e/test_asking_nodes.py::test_a_token_that_has_expired_is_one_clear_line",
     "tests/e2e/test_elastic.py::test_a_node_goes_and_returns_and_the_training_goes_on_and_means_the_same",
     "tests/e2e/test_failures_by_kind.py::test_a_loss_that_is_no_number_ends_the_run_before_such_weights_are_kept",
     "tests/e2e/test_failures_by_kind.py::test_memory_that_the_kernel_refuses_ends_the_run_with_what_to_lower",
-    "tests/e2e/test_submit.py::test_a_run_on_this_machine_is_stopped_by_its_number_and_goes_on",
+    "tests/e2e/test_from_a_laptop.py::test_a_run_on_this_machine_is_stopped_by_its_number_and_goes_on",
 )

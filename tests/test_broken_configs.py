@@ -22,7 +22,8 @@ from asparagus.data import MAKERS
 from asparagus.data.split import make_split
 
 ROOT = Path(__file__).parent.parent
-SHELVES = (ROOT / "configs", ROOT / "launch")
+SHELVES = {ROOT / "configs": "**/*.yaml", ROOT / "launch": "site/*.yaml"}
+"""Where experiments find their files; what brings machines up (`launch/up`) is read by others."""
 NONSENSE = "nonsense"
 DIGITS = ("experiment/digits",)
 SEG = ("train_seg", "task=Task997_LauritSynSeg")
@@ -118,7 +119,7 @@ class Break:
 
 
 def files() -> dict[str, Path]:
-    found = [(shelf, file) for shelf in SHELVES for file in sorted(shelf.glob("**/*.yaml"))]
+    found = [(shelf, file) for shelf, pattern in SHELVES.items() for file in sorted(shelf.glob(pattern))]
     ours = {str(file.relative_to(shelf).with_suffix("")): file for shelf, file in found}
     # A pipeline's keys are names of its user's own: tests/test_pipeline.py breaks it.
     return {name: file for name, file in ours.items() if "\npipeline:" not in file.read_text()}
