@@ -100,7 +100,7 @@ class Book:
         if attempt > 1:
             self.store.client.set_tag(run_id, f"{TAG}attempts", str(attempt))
         self._written = _offset(self.folder, run_id)
-        self._system = SystemReader(self.folder.path, self.record.started, reached(run))
+        self._system = SystemReader(self.folder.path, self.record.started, reached(run.data))
         return run_id
 
     def _open(self) -> str:

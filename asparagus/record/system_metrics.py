@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric, RunData
 
 from asparagus.attempts import SYSTEM
 from asparagus.record.tracking import SYSTEM_METRIC
@@ -47,7 +47,7 @@ class SystemReader:
                     yield Metric(f"{SYSTEM_METRIC}{node}{name}", value, int(told["time"] * 1000), step)
 
 
-def reached(run: Run) -> int:
+def reached(known: RunData) -> int:
     """Return the largest step of what the store has of a run's nodes, -1 for none."""
-    latest = run.data._metric_objs  # noqa: SLF001 - as MLflow's own monitor does: the public values have no steps
+    latest = known._metric_objs  # noqa: SLF001 - as MLflow's own monitor does: the public values have no steps
     return max((metric.step for metric in latest if metric.key.startswith(SYSTEM_METRIC)), default=-1)
