@@ -18,6 +18,7 @@ from asparagus.failure import Death
 from asparagus.failure_policy import Decision
 from asparagus.record.rank_logs import RankLog, read_log
 from asparagus.secrets import hide
+from asparagus.worker.here import out_of_memory_kills
 
 LAST = 40
 """Lines of each rank."""
@@ -87,7 +88,13 @@ def node_state() -> dict[str, Any]:
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         memory = dict(line.replace(" ", "").split(":") for line in lines[:5])
-    return {"time": time.time(), "load": os.getloadavg(), "memory": memory, "gpus": gpus}
+    return {
+        "time": time.time(),
+        "load": os.getloadavg(),
+        "memory": memory,
+        "kills": out_of_memory_kills(),
+        "gpus": gpus,
+    }
 
 
 def _last_lines(folder: Path, attempt: int) -> str:

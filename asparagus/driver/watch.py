@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,7 @@ class Watch(WorkerGroupCallback, ControllerCallback, WorkerCallback):
         self.halvings = decision.halvings
         size = len(self._facts) or len(deaths)
         nodes = {} if decision.again else self._nodes()
+        first = deaths[first.rank] = self._starved(first, nodes)
         mortem = PostMortem(self.attempt, size, first, deaths, decision, self._facts, nodes)
         write(self._folder, mortem, references(self._assignment.spec.to_dict()))
         self.news = f"{mortem.who()} ended: {first.kind}: {_line(first.told)} ({decision.why})"
@@ -253,6 +255,13 @@ class Watch(WorkerGroupCallback, ControllerCallback, WorkerCallback):
         """Tell whether the other nodes could hold all workers."""
         others = [one for one in ray.nodes() if one["Alive"] and one["NodeID"] not in {node, *self._left_out}]
         return sum(_fit(one["Resources"], self._each) for one in others) >= max(len(self._facts), 1)
+
+    def _starved(self, death: Death, nodes: Mapping[str, Mapping[str, Any]]) -> Death:
+        """Say so where the kernel has ended a process for want of memory: it tells of it by a count alone."""
+        before = self._facts.get(death.rank, {}).get("kills", 0)
+        if death.kind is Kind.LOST and int(nodes.get(death.node, {}).get("kills", 0)) > before:
+            return replace(death, kind=Kind.OUT_OF_MEMORY, told="its process was ended by the kernel: out of memory")
+        return death
 
     def _nodes(self) -> dict[str, dict[str, Any]]:
         """Ask each node what it says of itself; one that is gone says nothing."""
