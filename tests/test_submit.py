@@ -33,7 +33,7 @@ from asparagus.submit import address as addresses
 from asparagus.submit import cargo
 from asparagus.submit.address import address_of
 from asparagus.submit.elsewhere import for_cluster, sweep_for_cluster
-from asparagus.submit.jobs import Cluster, _Lines
+from asparagus.submit.jobs import Cluster, _Lines, print_worker_log
 from asparagus.submit.package import LIMIT, must_be_small, package_of, write_zip
 from tests.helpers import free_port
 
@@ -422,6 +422,17 @@ def test_asparagus_itself_travels_whole_to_a_cluster_without_it(tmp_path):
 
 
 # ---- runs that are here ----
+
+
+@pytest.mark.parametrize(("attempt", "rank", "said"), [(2, 3, "2 3"), (None, 1, "10 1"), (3, 0, None)])
+def test_the_command_that_a_cluster_prints_a_workers_log_with_finds_it(tmp_path, attempt, rank, said):
+    for number, other in ((2, 3), (9, 1), (10, 1)):
+        file = tmp_path / f"a run's/logs/attempt={number}/rank={other}.log"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{number} {other}")
+    command = print_worker_log(f"{tmp_path}/a run's", rank, attempt, follow=False)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0, done.stdout) == (said is not None, said or "")
 
 
 def test_the_log_of_one_worker_of_one_attempt_is_found_and_others_are_named(tmp_path):

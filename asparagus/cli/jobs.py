@@ -187,20 +187,21 @@ def _print(file: Path, run: RunFolder, *, follow: bool) -> int:
 
 def _print_from_afar(cluster: Cluster, job: Job, options: argparse.Namespace) -> int:
     """Have the cluster print a worker's log: it lies in the run's folder, which is not seen from here."""
-    from asparagus.submit.jobs import tail_of
+    from asparagus.submit.jobs import print_worker_log
 
     if job.folder is None:
         raise SubmitError(f"job {job.job_id} has not begun a run yet. What it says: asp logs {job.job_id}")
-    logs_there = f"{job.folder}/logs"
-    attempt = options.attempt if options.attempt is not None else "*"
-    command = tail_of(f"{logs_there}/attempt={attempt}/rank={options.rank or 0}.log", follow=options.follow)
+    command = print_worker_log(job.folder, options.rank or 0, options.attempt, follow=options.follow)
     name = f"asp-look-{secrets.token_hex(6)}"
     cluster.look(command, name)
     try:
         ended = cluster.follow(name, _print_line)
     finally:
         cluster.forget(name)
-    return ended.exit_status
+    if ended.exit_status != 0:
+        attempt = "any attempt" if options.attempt is None else f"attempt {options.attempt}"
+        raise RecordError(f"{job.folder}/logs: has no log of rank {options.rank or 0} of {attempt}.")
+    return 0
 
 
 def _print_line(line: str) -> None:

@@ -290,9 +290,18 @@ class _Lines:
         self._rest = ""
 
 
-def tail_of(file: str, *, follow: bool) -> str:
-    """Return the command that prints a file of the cluster, and what is added to it."""
-    return f"exec tail -n +1 {'-F ' if follow else ''}{shlex.quote(file)}"
+def print_worker_log(folder: str, rank: int, attempt: int | None, *, follow: bool) -> str:
+    """Return the command with which a cluster prints the log of one worker, and what is added to it.
+
+    Args:
+        folder: Of the run, as the cluster sees it.
+        rank: Of the worker.
+        attempt: None for the newest.
+        follow: Go on until it is stopped.
+    """
+    logs, which = shlex.quote(f"{folder}/logs"), "*" if attempt is None else str(attempt)
+    newest = f"$(ls -1dv {logs}/attempt={which}/rank={rank}.log 2>/dev/null | tail -n 1)"
+    return f'exec tail -n +1 {"-F " if follow else ""}"{newest}" 2>/dev/null'
 
 
 def _job(details: Any) -> Job:

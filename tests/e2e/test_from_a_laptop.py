@@ -267,6 +267,11 @@ def test_the_log_of_one_worker_is_fetched_from_the_cluster(cluster, client):
     file.write_text("said by rank 0\n")
     shown = client.run("asp", "logs", str(outcome["run_id"]), "--rank", "0", "--attempt", "7")
     assert (shown.returncode, shown.stdout) == (0, "said by rank 0\n"), shown.stderr
+    newest = client.run("asp", "logs", str(outcome["run_id"]), "--rank", "0")
+    assert newest.stdout == "said by rank 0\n"
+    nothing = client.run("asp", "logs", str(outcome["run_id"]), "--rank", "9")
+    assert nothing.returncode == 2
+    assert "has no log of rank 9 of any attempt" in nothing.stderr
     assert "asp-look" not in json.dumps(cluster.asked("/api/jobs/"))
 
 
