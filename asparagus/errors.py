@@ -7,6 +7,7 @@ AsparagusError
 │   ├── DataError         a task, a split or a case
 │   ├── PlanError         what was asked does not fit where it should run
 │   ├── RecordError       a run, a checkpoint or the tracking store
+│   │   └── StoreError    the store of run folders or data (s3://...)
 │   └── SubmitError       a package, a cluster or a job on it
 ├── RunError              the run was started and failed                      exit status 3
 │   ├── NanLossError      its loss is no number any more
@@ -61,6 +62,10 @@ class PlanError(RequestError):
 
 class RecordError(RequestError):
     """A run, a checkpoint or the tracking store is not as the request needs it."""
+
+
+class StoreError(RecordError):
+    """The store of run folders or data cannot be reached, or refuses."""
 
 
 class SubmitError(RequestError):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from asparagus.errors import ConfigError
 from asparagus.spec import Paths
+from asparagus.storage.names import is_uri, working_copy
 
 FOLDERS = {
     "configs": "experiment files of your own",
@@ -16,6 +19,8 @@ FOLDERS = {
     "models": "run folders",
     "results": "the MLflow store and outputs",
 }
+STORED = ("models", "data")
+"""Folders that may be stores."""
 SQLITE = "sqlite:///"
 FAMILIES = {
     "pretrain": "ASPARAGUS_PRETRAIN_CONFIGS",
@@ -45,7 +50,21 @@ def get_paths(environment: Mapping[str, str] | None = None) -> Paths:
     """
     env = os.environ if environment is None else environment
     home = expanded(env.get("ASPARAGUS_HOME") or "~/asparagus")
-    return Paths(**{name: _folder(env, name, home) for name in FOLDERS})
+    folders: dict[str, Any] = {name: _folder(env, name, home) for name in FOLDERS}
+    return in_working_copies(Paths(**folders), env)
+
+
+def in_working_copies(paths: Paths, environment: Mapping[str, str] | None = None) -> Paths:
+    """Return the folders with this machine's working copy in place of each store.
+
+    Raises:
+        ConfigError: One is no store that is known, or its working copy cannot be made.
+    """
+    folders = {name: getattr(paths, name) for name in STORED}
+    stores = {name: place.rstrip("/") for name, place in folders.items() if is_uri(place)}
+    copies: dict[str, Any] = {name: str(working_copy(uri, environment)) for name, uri in stores.items()}
+    kept = {name: uri for name, uri in paths.stores.items() if folders[name] == str(working_copy(uri, environment))}
+    return dataclasses.replace(paths, **copies, stores=kept | stores)
 
 
 def get_tracking_uri(paths: Paths, environment: Mapping[str, str] | None = None) -> str:
@@ -107,6 +126,6 @@ def _folder(env: Mapping[str, str], name: str, home: Path) -> str:
             f"{variable}: is set but empty. Set it to a folder ({FOLDERS[name]}), or unset it to use "
             f"{home / name} (under ASPARAGUS_HOME)."
         )
-    if given and "://" in given:
+    if given and is_uri(given):
         return given
     return str(expanded(given or str(home / name)))

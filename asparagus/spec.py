@@ -20,6 +20,8 @@ class Paths:
     data: str = ""
     models: str = ""
     results: str = ""
+    stores: dict[str, str] = field(default_factory=dict)
+    """The stores that `models` and `data` are this machine's working copies of: `s3://...`, where they are any."""
 
 
 @dataclass(frozen=True)

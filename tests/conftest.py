@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from asparagus.data.digits import make_digits
 from asparagus.data.split import make_split
 from asparagus.optim import REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS
 from asparagus.registry import CALLBACKS, DATAMODULES, DATASETS, MODULES, NETWORKS, SCRIPTS
-from tests.helpers import free_port, wait_for_port
+from tests.helpers import free_port, make_bucket, s3_server, wait_for_port
 from tests.long_forms import LONG_FORMS
 
 ASP = Path(sys.executable).parent
@@ -33,7 +34,7 @@ def _quiet_tools(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_AUTH_MODE"] = "disabled"  # a token in the home of who runs the tests is none of their business
-    for name in [name for name in os.environ if name.startswith("ASPARAGUS_")] + ["MLFLOW_TRACKING_URI"]:
+    for name in [name for name in os.environ if name.startswith(("ASPARAGUS_", "AWS_"))] + ["MLFLOW_TRACKING_URI"]:
         os.environ.pop(name, None)
 
 
@@ -116,3 +117,21 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One S3 server for all tests that need one."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket, and the environment in which it is reached; its URI."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    make_bucket(s3_endpoint, name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+    return f"s3://{name}"

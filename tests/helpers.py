@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,3 +86,24 @@ def quiet_trainer(**options: Any) -> Any:
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
     quiet = {**dict.fromkeys(off, False), "num_sanity_val_steps": 0, "log_every_n_steps": 1}
     return pl.Trainer(**{"accelerator": "cpu", "devices": 1, **quiet, **options})
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[str]:
+    """Have a server that speaks S3 on loopback for a while; yields its endpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with (folder / "log").open("ab") as log:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    wait_for_port(port, START_S)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait(timeout=30)
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    """Make a bucket."""
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT")).close()

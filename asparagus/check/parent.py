@@ -18,6 +18,7 @@ from asparagus.record.run_folder import RunFolder, is_running
 from asparagus.record.sweeps import best_run
 from asparagus.secrets import reveal
 from asparagus.spec import Parent
+from asparagus.storage.fetch import fetch
 
 MOVING = ("last", "best")
 """Names of checkpoints that stand for another one tomorrow."""
@@ -182,6 +183,7 @@ def _number_of(folder: Path) -> int | None:
 
 def _is_whole(checkpoint: Path, manifest: Manifest) -> bool:
     try:
+        fetch(checkpoint)
         return _digest(checkpoint / STATE) == manifest.digest
     except OSError:  # not there any more, or on a bad sector
         return False

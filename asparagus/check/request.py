@@ -26,6 +26,8 @@ from asparagus.record.numbers import find_folder
 from asparagus.secrets import missing, references
 from asparagus.spec import OF_STAGE, Parent, Spec
 from asparagus.stages import STAGES, Stage
+from asparagus.storage import kept
+from asparagus.storage.tasks import see_task
 
 RUN = re.compile(r"run:(\d+)(?:/|$)")
 UNSEEN = "data and weights are looked at where it runs, before anything is trained"
@@ -54,7 +56,9 @@ def check(spec: Spec) -> Findings:
     Raises:
         ConfigError: Every problem, one line each.
     """
-    problems: list[str] = []
+    problems: list[str] = [*kept.problems(spec.paths.stores)]
+    if problems:
+        raise ConfigError(*problems)
     stage = STAGES.get(spec.stage)
     problems += [one_of("stage", spec.stage, STAGES)] if stage is None else []
     task, cases = _data(spec, problems)
@@ -103,6 +107,8 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
     if spec.site.address != "local" and not Path(spec.data_root).is_dir():
         return None, None
     try:
+        if spec.data_root == spec.paths.data:
+            see_task(Path(spec.data_root), spec.task)
         task = read_task(spec.data_root, spec.task)
     except RequestError as error:
         if needs_task(spec):

@@ -18,9 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from asparagus.errors import RecordError, did_you_mean
+from asparagus.storage import names
+from asparagus.storage.fetch import fetch, is_in_store
 
-STATE = "checkpoint.ckpt"
-MANIFEST = "checkpoint.json"
+STATE = names.STATE
+MANIFEST = names.MANIFEST
 WRITING = ".writing-"
 REMOVING = ".removing-"
 TORN = ".torn-"
@@ -106,7 +108,7 @@ def manifests(checkpoints: Path) -> list[Manifest]:
             continue
         try:
             manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-            if (path.parent / STATE).stat().st_size == manifest.bytes:
+            if is_in_store(path.parent) or (path.parent / STATE).stat().st_size == manifest.bytes:
                 found.append(manifest)
             else:
                 log.warning("%s was cut short; it is passed over", path.parent)
@@ -134,9 +136,13 @@ def newest_whole(checkpoints: Path) -> Path | None:
 
 
 def is_whole(folder: Path, manifest: Manifest) -> bool:
-    """Tell whether the state file is there with the size and digest that the manifest records."""
+    """Tell whether the state file is there with the size and digest that the manifest records.
+
+    One that is in a store is fetched first: it is about to be used.
+    """
     state = folder / STATE
     try:
+        fetch(folder)
         return state.stat().st_size == manifest.bytes and digest_of(state) == manifest.digest
     except OSError:  # not there, no longer there, or on a bad sector
         return False

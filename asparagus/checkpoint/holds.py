@@ -15,6 +15,7 @@ from pathlib import Path
 
 from asparagus.checkpoint.folder import MANIFEST
 from asparagus.errors import RecordError
+from asparagus.storage.kept import put, take_away
 
 HELD = "held"
 PINNED = "pinned"
@@ -53,6 +54,7 @@ def hold(checkpoint: Path, reason: str) -> None:
         (checkpoint / MANIFEST).stat()
         held.parent.mkdir(exist_ok=True)
         held.touch()
+        put(held)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _vanished(checkpoint) from error
     deadline = time.monotonic() + SETTLE_S
@@ -66,6 +68,7 @@ def release(checkpoint: Path, reason: str) -> None:
     """Take a reason away; nothing happens if it is not there, or the checkpoint is not."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         _place(checkpoint, reason).unlink()
+        take_away(_place(checkpoint, reason))
 
 
 def holds(checkpoint: Path) -> tuple[str, ...]:

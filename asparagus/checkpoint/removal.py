@@ -9,9 +9,21 @@ import logging
 import shutil
 from pathlib import Path
 
-from asparagus.checkpoint.folder import MANIFEST, NAME, REMOVING, STATE, TORN, WRITING, is_whole, manifests
+from asparagus.checkpoint.folder import (
+    MANIFEST,
+    NAME,
+    REMOVING,
+    STATE,
+    TORN,
+    WRITING,
+    Manifest,
+    is_whole,
+    manifests,
+)
 from asparagus.checkpoint.holds import holds
 from asparagus.checkpoint.retention import Rule, Stored, retained, size_told
+from asparagus.storage.fetch import is_in_store
+from asparagus.storage.kept import removed
 
 LEFTOVER = (WRITING, REMOVING)
 """What a process that was killed leaves behind."""
@@ -22,7 +34,12 @@ log = logging.getLogger("asparagus")
 def stored(checkpoints: Path) -> list[Stored]:
     """Return the checkpoints of a run with their sizes and holds, oldest step first; digests are not looked at."""
     found = manifests(checkpoints)
-    return [Stored(item, size_of(checkpoints / item.name), holds(checkpoints / item.name)) for item in found]
+    return [Stored(item, _bytes(checkpoints / item.name, item), holds(checkpoints / item.name)) for item in found]
+
+
+def _bytes(checkpoint: Path, manifest: Manifest) -> int:
+    """Return what a checkpoint takes: here, or in the store that it is in."""
+    return size_of(checkpoint) + (manifest.bytes if is_in_store(checkpoint) else 0)
 
 
 def size_of(folder: Path) -> int:
@@ -50,6 +67,7 @@ def remove(checkpoint: Path) -> bool:
         going.rename(checkpoint)
         return False
     shutil.rmtree(going)
+    removed(checkpoint)
     return True
 
 

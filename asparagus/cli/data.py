@@ -22,12 +22,14 @@ def data(arguments: Sequence[str]) -> int:
 
     from asparagus.errors import DataError, one_of
     from asparagus.paths import get_paths, load_environment
+    from asparagus.storage.tasks import put_task
 
     load_environment()
     if options.task not in MAKERS:
         raise DataError(one_of("task", options.task, MAKERS))
     root = Path(get_paths().data)
     made = make_task(options.task, root, cases=options.cases)
+    put_task(root, options.task)
     print(f"{options.task} is in {made}. Next: asp-split -t {options.task} --fn split_80_20")
     return 0
 
@@ -51,9 +53,14 @@ def split(arguments: Sequence[str]) -> int:
 
     from asparagus.data.split import make_split
     from asparagus.paths import get_paths, load_environment
+    from asparagus.storage.tasks import fetch_task, put_task
 
     load_environment()
-    print(make_split(get_paths().data, options.task, options.fn))
+    root = Path(get_paths().data)
+    fetch_task(root, options.task)
+    made = make_split(root, options.task, options.fn)
+    put_task(root, options.task)
+    print(made)
     return 0
 
 

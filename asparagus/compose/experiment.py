@@ -19,7 +19,7 @@ from asparagus.compose.site import at_site
 from asparagus.compose.spellings import older_of, spelled_our_way
 from asparagus.compose.tree import get
 from asparagus.errors import ConfigError, PipelineError
-from asparagus.paths import expanded, get_paths, get_tracking_uri
+from asparagus.paths import expanded, get_paths, get_tracking_uri, in_working_copies
 from asparagus.secrets import without_passwords
 from asparagus.spec import Paths, Spec
 
@@ -176,8 +176,10 @@ def _absolute(spec: Spec) -> Spec:
     root, resumed = spec.data.get("root"), spec.run.resume_from_checkpoint
     data = {**spec.data, "root": _path(root)} if isinstance(root, str) else spec.data
     run = dataclasses.replace(spec.run, resume_from_checkpoint=_path(resumed)) if resumed else spec.run
-    folders = {name: _path(folder) for name, folder in dataclasses.asdict(spec.paths).items() if folder}
-    return dataclasses.replace(spec, data=data, run=run, paths=Paths(**folders))
+    given = dataclasses.asdict(spec.paths)
+    folders = {name: _path(folder) for name, folder in given.items() if folder and isinstance(folder, str)}
+    paths = in_working_copies(Paths(**folders, stores=spec.paths.stores))
+    return dataclasses.replace(spec, data=data, run=run, paths=paths)
 
 
 def _path(given: str) -> str:

@@ -29,7 +29,7 @@ def at_site(paths: Paths, site: Any) -> Paths:
     """
     if not isinstance(site, dict):
         return paths
-    given = {name: str(site[name]) for name in FOLDERS if site.get(name)}
+    given: dict[str, Any] = {name: str(site[name]) for name in FOLDERS if site.get(name)}
     return dataclasses.replace(paths, **given)
 
 

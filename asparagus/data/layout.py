@@ -11,6 +11,7 @@ from typing import Any
 
 from asparagus.data import MAKERS
 from asparagus.errors import DataError, did_you_mean
+from asparagus.storage.tasks import size_in_store
 
 DATASET_FILE = "dataset.json"
 PATHS_FILE = "paths.json"
@@ -121,7 +122,7 @@ def read_test(task: Task, test_split: str | None, split: str, fold: int) -> list
     if listed is None:
         raise DataError(f"data.test_split: fold {fold} of {file} has no 'test' part. {_tests(task, file)}")
     cases = list(dict.fromkeys(_paths(file, f"fold {fold}, 'test'" if has_folds else "", listed, task)))
-    if lost := [case for case in cases if not case.is_file()]:
+    if lost := [case for case in cases if not case.is_file() and size_in_store(case) is None]:
         shown = ", ".join(str(case) for case in lost[:LOST_SHOWN]) + (", ..." if len(lost) > LOST_SHOWN else "")
         raise DataError(
             f"data.test_split: {len(lost)} of the {len(cases)} test cases in {file} are not there: {shown}. Convert or "
@@ -257,6 +258,8 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
+        if (size := size_in_store(path)) is not None:
+            return size
         raise DataError(
             f"{path}: the case file cannot be seen ({error.strerror}). Convert or copy it again."
         ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from asparagus.data.layout import known_tasks
 from asparagus.doctor.findings import Finding, Surroundings, bad, ok, warn, why
 from asparagus.paths import FAMILIES, FOLDERS, family_folders
+from asparagus.storage import kept
 
 WRITTEN = ("models", "results")
 """Folders that every training writes into; the others may be read only."""
@@ -93,6 +94,10 @@ def _folder(name: str, around: Surroundings) -> Finding:
     if around.env.get(variable) == "":
         return bad(variable, "is set, but empty", f"Set it to a folder ({FOLDERS[name]}), or unset it for {folder}.")
     where = f"{folder} ({_because(variable, around)})"
+    if (uri := around.paths.stores.get(name)) is not None:
+        told = next(kept.problems({name: uri}), "").partition(": ")[2]
+        copy = f"{uri}, here {where}"
+        return bad(variable, told, "Mend that, then: asp doctor") if told else ok(variable, copy)
     if "://" in folder:
         return warn(variable, f"{where}: URIs are not supported yet", elsewhere(name))
     problem = unwritable(Path(folder))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import BaseFileLock
 
 from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.full_disk import full_disk, is_full
@@ -42,6 +41,8 @@ from asparagus.record.run_folder import (
 from asparagus.record.standing import Standing, standing
 from asparagus.spec import OF_STAGE, Assignment, Parent, Spec
 from asparagus.stages import STAGES
+from asparagus.storage import kept
+from asparagus.storage.follow import fetch_the_rest
 
 NOT_TOLD = ("site", "paths", "run", "failures")
 """Sections of a spec whose changes are no news when a run goes on."""
@@ -112,6 +113,7 @@ def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterato
     """
     if (plan.spec.init_from or "").startswith(OF_STAGE):
         raise RecordError(f"init_from: {plan.spec.init_from} is a pipeline's own. Give a run: init_from=run:<id>/best")
+    kept.catch_up(Path(plan.spec.paths.models))
     floor, since = recorder.largest_number(), _since(plan, seen.result())
     while True:
         place = _place(plan, floor)
@@ -137,7 +139,11 @@ def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterato
     try:
         yield started
     finally:
-        place.lock.release()
+        try:
+            fetch_the_rest(place.folder.path)
+            kept.push_all(place.folder.path)
+        finally:
+            place.lock.release()
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ class _Place:
 
     run_id: int
     folder: RunFolder
-    lock: BaseFileLock
+    lock: run_folder.Held
     models: Path
     about: dict[str, str]
     found: Standing | None = None
@@ -160,6 +166,7 @@ class _Place:
         assert self.found is None
         shutil.rmtree(self.folder.path)
         self.lock.release()
+        kept.gone(self.folder.path)
         give_up(self.models, self.run_id, self.about)
 
 
@@ -172,9 +179,24 @@ def _place(plan: Plan, floor: int) -> _Place:
         if found is not None and found.finished:
             raise RecordError(f"run {found.run_id}: an identical run finished a moment ago. Launch again to see it.")
         if found is not None:
-            return _Place(found.run_id, found.folder, run_folder.hold(found.folder), models, about, found)
+            return _again(found, models, about)
         run_id, folder = _new_folder(spec, about, floor)
         return _Place(run_id, folder, run_folder.hold(folder), models, about)
+
+
+def _again(found: Standing, models: Path, about: dict[str, str]) -> _Place:
+    """Take a run that is unfinished, as it stands when nobody else has it any more."""
+    lock = run_folder.hold(found.folder)
+    try:
+        kept.pull(found.folder.path)
+        now = dataclasses.replace(found, facts=read_state(found.folder))
+    except BaseException:
+        lock.release()
+        raise
+    if now.finished:
+        lock.release()
+        raise RecordError(f"run {found.run_id}: finished a moment ago, elsewhere. Launch again to see it.")
+    return _Place(now.run_id, now.folder, lock, models, about, now)
 
 
 def about_run(plan: Plan) -> dict[str, str]:
@@ -218,8 +240,8 @@ def _since(plan: Plan, surroundings: Surroundings) -> str:
     if run_id is None:
         return ""
     try:
-        kept = find_folder(Path(plan.spec.paths.models), run_id) / "record.json"
-        before = json.loads(kept.read_text(encoding="utf-8"))
+        record = find_folder(Path(plan.spec.paths.models), run_id) / "record.json"
+        before = json.loads(record.read_text(encoding="utf-8"))
     except (RecordError, OSError) as error:
         if plan.spec.run.strict:
             raise RecordError(f"run.strict: what run {run_id} was made with cannot be compared: {error}") from error
@@ -245,12 +267,13 @@ def _go_on(plan: Plan, place: _Place, recorder: Recorder, surroundings: Surround
     _write_state(folder, plan, place.run_id, STARTING, attempt, facts.get("mlflow_run_id"), facts.get("metrics", {}))
     if plan.parent is not None and plan.parent.folder is not None:
         _tell_parent(plan.parent, place)
-    record = RunRecord.from_dict(json.loads(folder.record.read_text(encoding="utf-8")))
+    record = _of_here(RunRecord.from_dict(json.loads(folder.record.read_text(encoding="utf-8"))), plan, folder)
     offset = folder.journal.stat().st_size if folder.journal.is_file() else 0
     if attempt > 1 or news:
         journal = Journal(folder.journal)  # waits for what is left of a training that was killed
         journal.append("attempt", attempt=attempt, news=news)
         journal.close()
+    kept.push_run(folder.path)
     try:
         mlflow_run_id = recorder.open(record, mlflow_run_id=facts.get("mlflow_run_id"), attempt=attempt)
     except RecordError as error:
@@ -259,7 +282,15 @@ def _go_on(plan: Plan, place: _Place, recorder: Recorder, surroundings: Surround
         raise
     made = Begun(plan, place.run_id, mlflow_run_id, folder, attempt, offset)
     made.write_state(RUNNING, facts.get("metrics", {}))
+    kept.put(folder.state)
     return made
+
+
+def _of_here(record: RunRecord, plan: Plan, folder: RunFolder) -> RunRecord:
+    """Return what is recorded of a run, with the paths of this machine: another one may have begun it."""
+    if record.folder == str(folder.path):
+        return record
+    return dataclasses.replace(record, folder=str(folder.path), parent=plan.parent or record.parent)
 
 
 def _first_or_news(plan: Plan, place: _Place, surroundings: Surroundings) -> str:

@@ -261,7 +261,9 @@ class Desk:
 
     @staticmethod
     def _told(run_id: int, plan: Plan, folder: str) -> dict[str, Any]:
-        return {"run_id": run_id, "folder": folder, "monitor": plan.spec.checkpoint.monitor or ""}
+        paths = plan.spec.paths
+        place = {"folder": folder, "models": paths.models, "store": paths.stores.get("models")}
+        return {"run_id": run_id, **place, "monitor": plan.spec.checkpoint.monitor or ""}
 
 
 def _abandon(trainer: Any) -> None:

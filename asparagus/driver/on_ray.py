@@ -24,6 +24,8 @@ from asparagus.plan import Plan
 from asparagus.record.run_folder import RunFolder
 from asparagus.secrets import CARRIED, Sealed, WithoutSecrets, references, reveal
 from asparagus.spec import Assignment, Site, Spec
+from asparagus.storage.follow import followed
+from asparagus.storage.store import TRAVELLING
 
 if TYPE_CHECKING:
     from ray.train import Result
@@ -95,6 +97,7 @@ def worker_environment(site: Site) -> dict[str, str]:
         kept["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; saves an actor
         kept["RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING"] = "0"  # it would log to our screen: it runs here
     asparagus = {name: value for name, value in os.environ.items() if name.startswith("ASPARAGUS_")}
+    asparagus.pop("ASPARAGUS_CACHE", None)  # each machine has its own
     shown = {name: value for name, value in site.env.items() if not any(references(value))}  # Ray displays these
     return {**kept, **asparagus, "PYTHONPATH": _python_path(), **shown}
 
@@ -201,7 +204,10 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
         ),
     )
     try:
-        with chatter_to(RunFolder(folder, assignment.spec.stage).log, WithoutSecrets(assignment.spec.to_dict())):
+        with (
+            followed(folder),
+            chatter_to(RunFolder(folder, assignment.spec.stage).log, WithoutSecrets(assignment.spec.to_dict())),
+        ):
             result: Result = trainer.fit()
     except TrainingFailedError as error:
         raise _ended(assignment, error) from error
@@ -230,7 +236,12 @@ def secrets_of(spec: Spec) -> dict[str, str]:
     """Return the environment variables that the spec refers to as secrets, for workers on other machines."""
     asked = {name: value for name, value in spec.site.env.items() if any(references(value))}
     named = {name: os.environ[name] for name in references(spec.to_dict()) if name in os.environ}
-    return {**CARRIED, **named, **{name: str(reveal(value)) for name, value in asked.items()}}
+    return {**CARRIED, **named, **{name: str(reveal(value)) for name, value in asked.items()}, **_of_stores(spec)}
+
+
+def _of_stores(spec: Spec) -> dict[str, str]:
+    """Return the environment variables with which stores are reached, if there are any."""
+    return {name: os.environ[name] for name in TRAVELLING if name in os.environ} if spec.paths.stores else {}
 
 
 def _auth_hint() -> str:

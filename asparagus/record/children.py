@@ -12,6 +12,7 @@ from asparagus.checkpoint import holds
 from asparagus.record.numbers import REGISTER, all_numbers, folder_name
 from asparagus.record.run_files import children_of
 from asparagus.record.run_folder import RunFolder
+from asparagus.storage import kept
 
 Children = Mapping[tuple[int, str], set[int]]
 """Number of a run and name of its checkpoint -> the runs that started from it."""
@@ -19,14 +20,20 @@ Children = Mapping[tuple[int, str], set[int]]
 
 def run_folders(models: Path) -> Iterator[tuple[int, RunFolder]]:
     """Yield the numbers and folders of all runs that lie where they were trained, the oldest first."""
-    for run_id in all_numbers(models):
-        try:
-            about = json.loads((models / REGISTER / f"{run_id}.json").read_text(encoding="utf-8"))
-            folder = RunFolder(models / folder_name(about["task"], about["stage"], run_id), about["stage"])
-        except (OSError, ValueError, KeyError):  # a register that was cut short names no folder
-            continue
+    found = [(run_id, folder) for run_id in all_numbers(models) if (folder := _registered(models, run_id))]
+    kept.see_runs([folder.path for _, folder in found])
+    for run_id, folder in found:
         if folder.path.is_dir():
             yield run_id, folder
+
+
+def _registered(models: Path, run_id: int) -> RunFolder | None:
+    """Return where a run is registered to lie; a register that was cut short names no folder."""
+    try:
+        about = json.loads((models / REGISTER / f"{run_id}.json").read_text(encoding="utf-8"))
+        return RunFolder(models / folder_name(about["task"], about["stage"], run_id), about["stage"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def living_children(models: Path) -> Children:

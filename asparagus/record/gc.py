@@ -22,6 +22,8 @@ from asparagus.record.children import Children, children_of_checkpoint, living_c
 from asparagus.record.numbers import find_folder
 from asparagus.record.run_files import read_run
 from asparagus.record.run_folder import FINISHED, RunFolder, is_running
+from asparagus.storage import kept
+from asparagus.storage.fetch import is_in_store
 
 TRAINING = "is being trained"
 UNKNOWN = "what its run keeps cannot be read"
@@ -140,6 +142,8 @@ def free(found: Survey) -> tuple[Row, ...]:
             path = found.folder.checkpoints / row.name
             if not is_running(found.folder) and (discard(path) if row.what else remove(path)):
                 gone.append(row)
+        if gone:
+            kept.push_run(found.folder.path)
     except OSError as error:  # somebody else's run
         log.warning("run %d: %s", found.run_id, error)
     return tuple(gone)
@@ -243,7 +247,11 @@ def _torn(checkpoints: Path, found: Sequence[Stored], rule: Rule, wish: Wish) ->
         if wish.quota is None and counting == {item.name for item in left}:
             return torn
         damaged = [
-            item for item in left if item.name in counting and not is_whole(checkpoints / item.name, item.manifest)
+            item
+            for item in left
+            if item.name in counting
+            and not is_in_store(checkpoints / item.name)
+            and not is_whole(checkpoints / item.name, item.manifest)
         ]
         if not damaged:
             return torn

@@ -21,10 +21,11 @@ from filelock import FileLock
 
 from asparagus.errors import RecordError
 from asparagus.spec import Parent, TrialOf
+from asparagus.storage import kept, names
 
 OURS = Path(".asparagus")
 REGISTER = OURS / "runs"
-TRASH = OURS / "trash"
+TRASH = names.TRASH
 """`run_id=<N>/`: the folders of runs that were thrown away (`asp rm`)."""
 IDENTITIES = OURS / "identities"
 """`<identity>/<number>`: an empty file for each run of an identity."""
@@ -52,6 +53,7 @@ def claim(models: Path, *, about: Mapping[str, Any], wanted: int | None = None, 
     """
     register = models / REGISTER
     register.mkdir(parents=True, exist_ok=True)
+    kept.see_register(models, at_least=0)
     if wanted is not None:
         if wanted < 1 or not _take(register, wanted, about):
             raise RecordError(
@@ -69,13 +71,16 @@ def enter(models: Path, run_id: int, about: Mapping[str, Any]) -> None:
     for folder in _entries(models, about):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / str(run_id)).touch()
+        kept.put(folder / str(run_id))
 
 
 def give_up(models: Path, run_id: int, about: Mapping[str, Any]) -> None:
     """Forget a number that was taken a moment ago and turned out to be another machine's."""
     for folder in _entries(models, about):
         (folder / str(run_id)).unlink(missing_ok=True)
+        kept.take_away(folder / str(run_id))
     (models / REGISTER / f"{run_id}.json").unlink()
+    kept.take_away(models / REGISTER / f"{run_id}.json")
 
 
 def with_identity(models: Path, identity: str) -> list[int]:
@@ -103,12 +108,14 @@ def one_at_a_time(models: Path, identity: str) -> Iterator[None]:
     """Let nobody else begin a run of this identity during the body: of two launches at once, one finds the other's."""
     folder = models / IDENTITIES
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{identity}.lock"):
+    with FileLock(folder / f"{identity}.lock"), kept.alone(models, identity):
+        kept.see_register(models, at_least=0)
         yield
 
 
 def all_numbers(models: Path) -> list[int]:
     """Return every number that was taken under `models`, ascending."""
+    kept.see_register(models)
     return sorted(_numbers(models / REGISTER))
 
 
@@ -124,6 +131,7 @@ def find_folder(models: Path, run_id: int) -> Path:
         RecordError: No such number was taken here, its folder is gone, or there are two of them.
     """
     folder = place_of(models, run_id)
+    kept.see_run(folder)
     every = sorted(models.glob(f"[!.]*/*/{folder.name}"))
     if len(every) > 1:
         told = f"there are {len(every)} folders of it, {' and '.join(map(str, every))}"
@@ -143,6 +151,7 @@ def place_of(models: Path, run_id: int) -> Path:
     Raises:
         RecordError: No such number was taken here.
     """
+    kept.see_register(models)
     entry = models / REGISTER / f"{run_id}.json"
     if not entry.is_file():
         newest = sorted(_numbers(models / REGISTER))[-5:]
@@ -200,4 +209,7 @@ def _take(register: Path, number: int, about: Mapping[str, Any]) -> bool:
             os.link(file.name, register / f"{number}.json")  # fails if the name exists, on NFS too
         except FileExistsError:
             return False
-    return True
+    if kept.claim(register / f"{number}.json"):
+        return True
+    (register / f"{number}.json").unlink()
+    return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -21,6 +20,8 @@ from asparagus.errors import RecordError
 from asparagus.python_file import MODEL_OF
 from asparagus.record.numbers import folder_name
 from asparagus.spec import Spec
+from asparagus.storage import kept
+from asparagus.storage.holder import Holder, is_held, is_locked
 
 FINISHED = "finished"
 FAILED = "failed"
@@ -179,7 +180,22 @@ def mark(folder: RunFolder, state: str) -> None:
     write_state(folder, **{**read_state(folder), "state": state})
 
 
-def hold(folder: RunFolder) -> FileLock:
+@dataclass(frozen=True)
+class Held:
+    """A run that is this process's."""
+
+    lock: FileLock
+    holder: Holder | None
+    """In the sight of other machines, where there is a store."""
+
+    def release(self) -> None:
+        """Let it go."""
+        if self.holder is not None:
+            self.holder.release()
+        self.lock.release()
+
+
+def hold(folder: RunFolder) -> Held:
     """Take a run for this process; it is free again when the lock is released or the process dies.
 
     Raises:
@@ -197,23 +213,19 @@ def hold(folder: RunFolder) -> FileLock:
                     f"({folder.log} shows how it goes), or train a second one: run.resume=false."
                 ) from None
         else:
-            folder.driver.write_text(f"{os.getpid()}@{socket.gethostname()}\n", encoding="utf-8")
-            return lock
+            break
+    try:
+        told = kept.hold(folder.path)
+    except BaseException:
+        lock.release()
+        raise
+    folder.driver.write_text(f"{os.getpid()}@{socket.gethostname()}\n", encoding="utf-8")
+    return Held(lock, told)
 
 
 def is_running(folder: RunFolder) -> bool:
-    """Tell whether a process trains the run now."""
-    try:
-        handle = os.open(folder.lock, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    """Tell whether a process trains the run now, here or, where there is a store, on whatever machine."""
+    return is_locked(folder.lock) or is_held(folder.path)
 
 
 def _holder(folder: RunFolder) -> str:
@@ -248,8 +260,9 @@ def note_child(parent: Path, *, run_id: int, folder: Path) -> None:
     lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
     if any(line.startswith(f"{run_id}, ") for line in lines):
         return
-    handle = os.open(RunFolder(parent, "").children, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+    handle = os.open(told, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
     try:
         os.write(handle, f"{run_id}, {folder}\n".encode())
     finally:
         os.close(handle)
+    kept.put(told)

@@ -15,6 +15,7 @@ from asparagus.record.differences import describe, of_specs
 from asparagus.record.numbers import folder_name, is_taken, of_trial, with_identity, with_name
 from asparagus.record.run_folder import FINISHED, RunFolder, is_running, read_state
 from asparagus.spec import Spec, TrialOf
+from asparagus.storage import kept
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Standing:
             return f"run {self.run_id} is identical and finished: it is shown, not repeated (run.resume=false does)"
         if is_running(self.folder):
             return f"run {self.run_id} is identical and is being trained now (run.resume=false trains a second one)"
-        kept = manifests(self.folder.checkpoints)
-        start = f"from {kept[-1].name}" if kept else "from its start"
+        found = manifests(self.folder.checkpoints)
+        start = f"from {found[-1].name}" if found else "from its start"
         return f"run {self.run_id} is identical and {state}: it goes on {start} (run.resume=false starts a new one)"
 
 
@@ -60,6 +61,7 @@ def standing(spec: Spec, identity: str, *, trial: TrialOf | None = None) -> Stan
         ConfigError: The number or the name is another run's.
     """
     models = Path(spec.paths.models)
+    kept.see_register(models)
     if trial is not None and trial.last:
         return next((found for run_id in of_trial(models, trial) if (found := _at(spec, run_id))), None)
     identical = with_identity(models, identity) if identity else []
@@ -73,6 +75,7 @@ def standing(spec: Spec, identity: str, *, trial: TrialOf | None = None) -> Stan
 
 def _at(spec: Spec, run_id: int) -> Standing | None:
     folder = RunFolder(Path(spec.paths.models) / folder_name(spec.task, spec.stage, run_id), spec.stage)
+    kept.see_run(folder.path)
     return Standing(run_id, folder, read_state(folder)) if folder.path.is_dir() else None
 
 
@@ -86,6 +89,7 @@ def _must_be_free(spec: Spec, identical: list[int]) -> None:
     advice = "Leave run.id out to get the next free number."
     if run.id is not None and is_taken(models, run.id):
         folder = RunFolder(models / folder_name(spec.task, spec.stage, run.id), spec.stage)
+        kept.see_run(folder.path)
         unfinished = folder.path.is_dir() and read_state(folder).get("state") != FINISHED
         if run.id not in identical or not (run.resume and unfinished):
             raise ConfigError(f"run.id: {run.id} is taken{_by(folder, spec)}. {advice}")
@@ -93,6 +97,7 @@ def _must_be_free(spec: Spec, identical: list[int]) -> None:
         return
     for run_id in with_name(models, spec.task, spec.stage, run.name):
         folder = RunFolder(models / folder_name(spec.task, spec.stage, run_id), spec.stage)
+        kept.see_run(folder.path)
         if folder.path.is_dir() and run_id not in identical and _name_of(folder) == run.name:
             raise ConfigError(
                 f"run.name: {run.name!r} is run {run_id}'s{_by(folder, spec)}. Give this one a name of its own "

@@ -25,6 +25,7 @@ from asparagus.record.run_folder import RunFolder, is_running
 from asparagus.record.store import Store
 from asparagus.record.tracking import FOLDER
 from asparagus.secrets import without_passwords
+from asparagus.storage import kept
 
 GOING = ".removing-"
 
@@ -78,6 +79,7 @@ def bring_back(models: Path, run_id: int, store: Store) -> Moved:
         RecordError: It is not there, its parent is there too, or the store refuses.
     """
     thrown, home = models / TRASH / _name(run_id), place_of(models, run_id)
+    kept.see_run(thrown)
     if not thrown.is_dir():
         raise RecordError(f"run {run_id}: is not in the trash. {_there(models)}")
     if home.exists():
@@ -89,6 +91,7 @@ def bring_back(models: Path, run_id: int, store: Store) -> Moved:
         )
     notes = _mark(store, thrown, store.client.restore_run)
     home.parent.mkdir(parents=True, exist_ok=True)
+    kept.moved(thrown, home)
     thrown.rename(home)
     notes += _hold_parent(models, run_id, home)
     return Moved(run_id, home, size_of(home), tuple(notes))
@@ -101,6 +104,7 @@ def empty(models: Path) -> Iterator[Moved]:
         shutil.rmtree(left)
     for run_id, thrown in thrown_away(models):
         size, going = size_of(thrown), thrown.with_name(f"{GOING}{thrown.name}")
+        kept.gone(thrown)
         thrown.rename(going)  # half a run is none that could be brought back
         shutil.rmtree(going)
         yield Moved(run_id, thrown, size)
@@ -114,6 +118,7 @@ def thrown_away(models: Path) -> list[tuple[int, Path]]:
 
 def _folder(models: Path, run_id: int) -> RunFolder:
     home = place_of(models, run_id)
+    kept.see_run(home)
     if (models / TRASH / home.name).is_dir():
         raise RecordError(f"run {run_id}: is in the trash already. asp rm --empty removes it for good.")
     return RunFolder(home, home.parent.name)
@@ -166,6 +171,7 @@ def _throw(models: Path, run_id: int, folder: RunFolder, store: Store) -> Moved:
     thrown = models / TRASH / _name(run_id)
     thrown.parent.mkdir(parents=True, exist_ok=True)
     notes = _mark(store, folder.path, store.client.delete_run)
+    kept.moved(folder.path, thrown)
     try:
         folder.path.rename(thrown)
     except OSError as error:

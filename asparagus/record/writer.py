@@ -14,13 +14,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from asparagus.errors import AsparagusError, RecordError
+from asparagus.errors import AsparagusError, RecordError, StoreError
 from asparagus.record.backlog import put_off, waiting
 from asparagus.record.book import AWAY, Book
 from asparagus.record.rebuild import bring_up_to_date
 from asparagus.record.recorder import NumberTakenError, RunRecord
 from asparagus.record.run_folder import INTERRUPTED, mark
 from asparagus.record.store import Store
+from asparagus.storage import kept
 
 POLL_S = 0.25
 
@@ -81,6 +82,8 @@ class Desk:
                 os.write(screen, f"{told}  The same command goes on from its last checkpoint.\n".encode())
         for book in self._books.values():
             mark(book.folder, INTERRUPTED)
+            with contextlib.suppress(StoreError):
+                kept.put(book.folder.state)
             self._close(book, INTERRUPTED, timeout_s=30)
 
 

@@ -98,7 +98,8 @@ def for_elsewhere(spec: Spec) -> Spec:
     known = (get_tracking_uri(here), get_tracking_uri(spec.paths), f"${{secret:{TRACKING}}}")
     uri = None if spec.site.tracking_uri in known else spec.site.tracking_uri
     site = dataclasses.replace(spec.site, address="auto", tracking_uri=uri)
-    blank = dataclasses.replace(here, **dict.fromkeys(FOLDERS, ""))
+    nowhere: dict[str, Any] = dict.fromkeys(FOLDERS, "")
+    blank = dataclasses.replace(here, **nowhere)
     return dataclasses.replace(spec, site=site, paths=dataclasses.replace(blank, **own))
 
 

@@ -241,7 +241,7 @@ class Trial(Trainable):
             )
             if "refused" in begun:
                 return Over(begun["outcome"], error=begun["refused"])
-            self._stage, self._run_id, self._folder = place, begun["run_id"], Path(begun["folder"])
+            self._stage, self._run_id, self._folder = place, begun["run_id"], _folder_of(begun)
             self._compared = begun["monitor"]
             self._replay(gate)
             metrics = begun["metrics"] if begun["over"] else self._train(gate, begun)
@@ -298,6 +298,18 @@ class Trial(Trainable):
         if self._run_id is not None:
             ray.get(self._desk.end.remote(self._run_id, "failed", {}, story=story))
         return Over(outcome, error=hide(text, set(self._terms.secrets.values)) if self._terms.secrets else text)
+
+
+def _folder_of(begun: dict[str, Any]) -> Path:
+    """Return a run's folder on this machine, brought up to the store's where there is one."""
+    if begun["store"] is None:
+        return Path(begun["folder"])
+    from asparagus.storage.kept import see_run
+    from asparagus.worker.stored import home_of
+
+    folder = home_of(begun["folder"], begun["models"], begun["store"])
+    see_run(folder, at_least=0)
+    return folder
 
 
 def begun_at(assignment: Assignment) -> int:

@@ -70,9 +70,11 @@ class OnRay:
         Ray's controller may take note of it later, or never if a worker is lost before; a restarted worker looks for
         the newest whole checkpoint on disk, so this one counts from the moment that its folder has its name.
         """
+        # A working copy on another machine than the driver's is none of Ray's storage; Ray need not know of it.
+        of_rays = checkpoint.is_relative_to(ray.train.get_context().get_storage().experiment_fs_path)
         ray.train.report(
             metrics,
-            checkpoint=Checkpoint.from_directory(checkpoint),
+            checkpoint=Checkpoint.from_directory(checkpoint) if of_rays else None,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
 

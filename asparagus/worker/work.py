@@ -38,6 +38,7 @@ from asparagus.worker.leaving import LeaveInTime, pass_over_what_was_seen
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import Ranks
 from asparagus.worker.resume import check_state
+from asparagus.worker.stored import stored
 from asparagus.worker.system_metrics import measured
 
 GIVEN = ("trainer", "module", "datamodule", "ckpt_path")
@@ -57,6 +58,11 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
     Raises:
         AsparagusError: The data or the weights do not fit what was asked.
     """
+    with stored(assignment, ranks) as here:
+        return _work(here, ranks)
+
+
+def _work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
     folder = Path(assignment.folder)
     _take_place(assignment, ranks)
     with (

@@ -1,0 +1,190 @@
+"""Who trains a run, told to other machines: an object in the store that is written again every few seconds."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from asparagus.errors import RecordError, StoreError
+from asparagus.storage.mirror import Mirror, mirror_of
+from asparagus.storage.names import HOLDERS
+from asparagus.storage.store import Entry
+
+BEAT_S = 5.0
+LEASE_S = 30.0
+"""Who was silent for so long is gone, whatever machine it was on."""
+LOOK_S = 0.5
+
+log = logging.getLogger("asparagus")
+
+
+class Holder:
+    """Holds a run for this process in the sight of all machines.
+
+    Args:
+        mirror: The store.
+        folder: Of the run.
+    """
+
+    def __init__(self, mirror: Mirror, folder: Path) -> None:
+        self._mirror, self._folder = mirror, folder
+        self._key = f"{mirror.key(folder)}/{HOLDERS}/{uuid.uuid4().hex}"
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self, *, wait: bool = False) -> None:
+        """Take the run; one that was held by who is gone is free when that was silent for `LEASE_S`.
+
+        Args:
+            wait: For who is alive, too.
+
+        Raises:
+            RecordError: Another process trains it.
+            StoreError: The store cannot be reached.
+        """
+        while True:
+            self._beat()
+            others = self._others()
+            if not others:
+                break
+            self._mirror.store.delete(self._key)  # of two at once, both give way and try again
+            self._wait_for(others, wait=wait)
+        self._thread = threading.Thread(target=self._go_on_beating, name="holder", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Let the run go; what cannot be told to the store, it finds out by itself."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(BEAT_S)
+        try:
+            self._mirror.store.delete(self._key)
+        except StoreError as error:
+            log.warning("%s", error)
+
+    def _beat(self) -> None:
+        self._mirror.store.write(self._key, json.dumps(_me()).encode())
+
+    def _others(self) -> dict[str, Entry]:
+        """Return who else may train the run; those that are known to be gone are cleared away."""
+        others, gone = holders(self._mirror, self._folder, but=self._key)
+        self._mirror.store.delete_all(gone)
+        return others
+
+    def _wait_for(self, others: dict[str, Entry], *, wait: bool) -> None:
+        """Wait until one of them is gone.
+
+        Raises:
+            RecordError: One is alive: it has spoken again.
+        """
+        while True:
+            time.sleep(LOOK_S * (0.5 + random.random()))  # noqa: S311 - so that two do not meet again
+            now = self._others()
+            if now.keys() != others.keys():
+                return
+            if not wait and (spoken := [key for key in now if now[key].changed > others[key].changed]):
+                who = told_by(self._mirror, spoken[0])
+                raise RecordError(
+                    f"{self._folder}: is being trained already, by process {who.get('pid')} on {who.get('host')}. "
+                    "Wait for it, or train a second one: run.resume=false."
+                )
+
+    def _go_on_beating(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                if self._mirror.store.read(self._key) is None:
+                    log.warning(
+                        "%s: another machine has gone on with this run, since this one was silent", self._folder
+                    )
+                    return
+                self._beat()
+            except StoreError:  # it is away; so it is for the others, or they take over
+                continue
+
+
+def holders(mirror: Mirror, folder: Path, *, but: str = "") -> tuple[dict[str, Entry], list[str]]:
+    """Return who may train a run now, and who is known to be gone.
+
+    Args:
+        mirror: The store.
+        folder: Of the run.
+        but: Who does not count.
+    """
+    there = mirror.store.list(f"{mirror.key(folder)}/{HOLDERS}")
+    now = mirror.store.now() if there.keys() - {but} else 0.0
+    gone = [
+        key
+        for key, entry in there.items()
+        if key != but and (now - entry.changed > LEASE_S or _is_dead(told_by(mirror, key)))
+    ]
+    return {key: entry for key, entry in there.items() if key != but and key not in gone}, gone
+
+
+def is_held(folder: Path) -> bool:
+    """Tell whether a process trains a run now, on whatever machine; of a folder without a store, nobody knows here."""
+    mirror = mirror_of(folder)
+    return mirror is not None and bool(holders(mirror, folder)[0])
+
+
+def is_locked(file: Path) -> bool:
+    """Tell whether a process of this machine has a file locked."""
+    try:
+        handle = os.open(file, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def is_held_here(folder: Path) -> bool:
+    """Tell whether a process of this machine trains a run now."""
+    return is_locked(folder / ".lock")
+
+
+def told_by(mirror: Mirror, key: str) -> dict[str, Any]:
+    """Return what a holder says of itself."""
+    try:
+        told: dict[str, Any] = json.loads(mirror.store.read(key) or b"{}")
+    except ValueError:
+        return {}
+    return told
+
+
+def _me() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "where": _where()}
+
+
+def _where() -> str:
+    """Name what process numbers are valid in: this kernel since it started, and this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _is_dead(who: dict[str, Any]) -> bool:
+    """Tell whether a holder was a process of this machine that is not there any more."""
+    if not who.get("where") or who["where"] != _where():
+        return False
+    try:
+        os.kill(int(who["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
