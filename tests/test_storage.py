@@ -308,6 +308,27 @@ def test_a_run_is_one_machines_at_a_time(models, elsewhere, monkeypatch):
     run_folder.hold(RunFolder(elsewhere / RUN, "train_cls")).release()
 
 
+def test_who_speaks_again_on_another_machine_has_the_run(models):
+    key, ended = f"{RUN}/.holders/of-another-machine", threading.Event()
+    told = json.dumps({"pid": 1, "host": "far-away", "where": "another kernel"}).encode()
+    a_run(models)
+
+    def speak() -> None:
+        while not ended.wait(0.3):
+            Store(store_uri(models)).write(key, told)
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    try:
+        while not Store(store_uri(models)).list(RUN):
+            time.sleep(0.05)
+        with pytest.raises(RecordError, match="is being trained already, by process 1 on far-away"):
+            run_folder.hold(RunFolder(models / RUN, "train_cls"))
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_who_was_silent_for_long_has_lost_the_run_and_who_was_killed_here_at_once(models, elsewhere, monkeypatch):
     monkeypatch.setattr(holder, "LEASE_S", 3.0)
     monkeypatch.setattr(holder, "BEAT_S", 60.0)

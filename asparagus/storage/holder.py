@@ -86,17 +86,23 @@ class Holder:
         Raises:
             RecordError: One is alive: it has spoken again.
         """
+        known = [] if wait else [key for key in others if _is_of_here(told_by(self._mirror, key))]
+        if known:  # and not known to be gone
+            raise self._taken(known[0])
         while True:
             time.sleep(LOOK_S * (0.5 + random.random()))  # noqa: S311 - so that two do not meet again
             now = self._others()
             if now.keys() != others.keys():
                 return
             if not wait and (spoken := [key for key in now if now[key].changed > others[key].changed]):
-                who = told_by(self._mirror, spoken[0])
-                raise RecordError(
-                    f"{self._folder}: is being trained already, by process {who.get('pid')} on {who.get('host')}. "
-                    "Wait for it, or train a second one: run.resume=false."
-                )
+                raise self._taken(spoken[0])
+
+    def _taken(self, key: str) -> RecordError:
+        who = told_by(self._mirror, key)
+        return RecordError(
+            f"{self._folder}: is being trained already, by process {who.get('pid')} on {who.get('host')}. "
+            "Wait for it, or train a second one: run.resume=false."
+        )
 
     def _go_on_beating(self) -> None:
         while not self._ended.wait(BEAT_S):
@@ -177,9 +183,13 @@ def _where() -> str:
         return ""
 
 
+def _is_of_here(who: dict[str, Any]) -> bool:
+    return bool(who.get("where")) and who["where"] == _where()
+
+
 def _is_dead(who: dict[str, Any]) -> bool:
     """Tell whether a holder was a process of this machine that is not there any more."""
-    if not who.get("where") or who["where"] != _where():
+    if not _is_of_here(who):
         return False
     try:
         os.kill(int(who["pid"]), 0)

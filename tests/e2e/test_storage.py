@@ -28,8 +28,8 @@ from asparagus.storage.tasks import put_task
 from tests.helpers import free_port, wait_for_port
 
 ASP = Path(sys.executable).parent
-DIGITS = ["trainer.max_epochs=8", "data.batch_size=16"]
-SLOW = "+callbacks.slow={_target_:tests.fakes.Slow,seconds:0.1}"
+DIGITS = ["trainer.max_epochs=5", "data.batch_size=64"]
+SLOW = "+callbacks.slow={_target_:tests.fakes.Slow,seconds:0.03}"
 
 pytestmark = pytest.mark.e2e
 
