@@ -28,8 +28,8 @@ from asparagus.storage.tasks import put_task
 from tests.helpers import free_port, wait_for_port
 
 ASP = Path(sys.executable).parent
-DIGITS = ["trainer.max_epochs=5", "data.batch_size=64"]
-SLOW = "+callbacks.slow={_target_:tests.fakes.Slow,seconds:0.03}"
+DIGITS = ["trainer.max_epochs=6", "data.batch_size=256"]
+SLOW = "+callbacks.slow={_target_:tests.fakes.Slow,seconds:0.2}"
 
 pytestmark = pytest.mark.e2e
 
@@ -40,7 +40,7 @@ def machine(home: Path, uri: str | None) -> Iterator[None]:
     home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASPARAGUS_HOME", str(home))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home.parent}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home.parent if uri else home}/mlflow.db")
         patch.chdir(home)
         if uri is not None:
             patch.setenv("ASPARAGUS_MODELS", uri)
