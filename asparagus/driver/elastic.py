@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from typing import Any
 
 import ray
@@ -139,14 +140,18 @@ class Elastic(ElasticScalingPolicy):
     def _fell_silent(self, now: float) -> set[str]:
         """Return the nodes of this run that have not answered for too long."""
         nodes = [node for node in here(ray.nodes()).nodes if node.name in self._mine]
-        answered = answering(nodes)
+        answers = knocked(nodes)
+        answered = {name for name, answer in answers.items() if answer is Answer.YES}
         self._answered |= dict.fromkeys(answered, now)
-        return {node.name for node in nodes if now - self._answered.setdefault(node.name, now) > SILENT_S} - answered
+        silent = {node.name for node in nodes if now - self._answered.setdefault(node.name, now) > SILENT_S}
+        return (silent - answered) | {name for name, answer in answers.items() if answer is Answer.REFUSED}
 
     def _without(self, gone: set[str], workers: Iterable[Any]) -> ScalingDecision:
         """Go on without nodes; their workers are given up, or ending the group would wait for them."""
         fit = self._room()
-        log.warning("no answer from %d node(s) for %g s: room for %d workers elsewhere", len(gone), SILENT_S, fit)
+        log.warning(
+            "%d node(s) are gone, or have been silent for %g s: room for %d elsewhere", len(gone), SILENT_S, fit
+        )
         if fit < self._asked.fewest:
             return NoopDecision()  # Ray will say when it has given them up; then the run waits for nodes
         for worker in workers:
@@ -158,19 +163,34 @@ class Elastic(ElasticScalingPolicy):
         )
 
 
+class Answer(Enum):
+    """What a knock at a raylet's door comes to."""
+
+    YES = "it takes the connection"
+    REFUSED = "its machine is there and it is not"
+    NONE = "nobody can tell"
+
+
 def answering(nodes: Iterable[Node]) -> set[str]:
     """Return the ids of nodes whose raylet takes a connection."""
+    return {name for name, answer in knocked(nodes).items() if answer is Answer.YES}
+
+
+def knocked(nodes: Iterable[Node]) -> dict[str, Answer]:
+    """Return what each node answers, by id."""
     asked = [node for node in nodes if node.address is not None]
     if not asked:
-        return set()
+        return {}
     with ThreadPoolExecutor(min(DOORS, len(asked))) as pool:
-        return {node.name for node, answers in zip(asked, pool.map(_answers, asked), strict=True) if answers}
+        return {node.name: answer for node, answer in zip(asked, pool.map(_knock, asked), strict=True)}
 
 
-def _answers(node: Node) -> bool:
+def _knock(node: Node) -> Answer:
     assert node.address is not None
     try:
         socket.create_connection(node.address, timeout=KNOCK_S).close()
+    except ConnectionRefusedError:
+        return Answer.REFUSED
     except OSError:
-        return False
-    return True
+        return Answer.NONE
+    return Answer.YES

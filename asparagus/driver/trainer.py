@@ -27,6 +27,7 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import PlacementGroupHandle
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError
 from ray.util.placement_group import PlacementGroup
@@ -168,8 +169,22 @@ class OwnMachine(FixedScalingPolicy):
         """Ask nobody."""
 
 
+class EagerWorker(RayTrainWorker):
+    """A worker that imports what it will need while it is still being told what to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        threading.Thread(target=_import_lightning, daemon=True).start()
+
+
+def _import_lightning() -> None:
+    import pytorch_lightning  # noqa: F401 - for its imports
+
+
 class QuickWorkerGroup(WorkerGroup):
     """Workers that are not waited for where they are lost."""
+
+    _worker_cls = EagerWorker
 
     def __init__(self, train_run_context: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(train_run_context, *args, **kwargs)

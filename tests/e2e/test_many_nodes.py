@@ -40,7 +40,7 @@ def trained(asp, cluster, workers, *words):
 )
 def test_nodes_train_the_same_weights_as_one_node(home, asp, nodes, per_node, strategy):
     workers = nodes * per_node
-    whole, shared = {"num_cpus": workers, "labels": {"kind": "whole"}}, {"num_cpus": per_node}
+    whole, shared = {"num_cpus": workers, "labels": {"kind": "whole"}}, {"num_cpus": per_node, "memory": 2**30}
     with ray_nodes({"num_cpus": 0}, whole, *[{**shared, "labels": {"kind": "shared"}}] * nodes) as cluster:
         one = ("+resources.labels.kind=whole", "resources.placement=strict_pack")
         more = ("+resources.labels.kind=shared", f"trainer.strategy={strategy}")
