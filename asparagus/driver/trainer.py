@@ -27,7 +27,6 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import PlacementGroupHandle
-from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError
 from ray.util.placement_group import PlacementGroup
@@ -35,6 +34,7 @@ from ray.util.placement_group import PlacementGroup
 from asparagus.driver.elastic import Elastic
 from asparagus.driver.watch import ACTIVE, Watch
 from asparagus.spec import Resources
+from asparagus.worker.eager import EagerWorker
 
 ELASTIC_START_S = 15.0
 """How long an elastic group waits for its places, before it is looked anew how many there are."""
@@ -167,18 +167,6 @@ class OwnMachine(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         """Ask nobody."""
-
-
-class EagerWorker(RayTrainWorker):
-    """A worker that imports what it will need while it is still being told what to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        threading.Thread(target=_import_lightning, daemon=True).start()
-
-
-def _import_lightning() -> None:
-    import pytorch_lightning  # noqa: F401 - for its imports
 
 
 class QuickWorkerGroup(WorkerGroup):
