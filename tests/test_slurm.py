@@ -230,7 +230,7 @@ def test_a_wrong_start_is_told_in_a_line(job, words, left_out, told):
 def test_a_training_on_two_nodes_leaves_at_the_limit_and_goes_on_in_the_next_job(home, tmp_path):
     job = allocation(tmp_path / "slurm")
     job.env |= {"ASPARAGUS_HOME": str(home), "ASPARAGUS_DATA": os.environ["ASPARAGUS_DATA"]}
-    words = ["experiment/digits", "resources.workers=2", "trainer.max_epochs=400", "data.num_workers=0", "--json"]
+    words = ["experiment/digits", "resources.workers=2", "trainer.max_epochs=60", "data.num_workers=0", "--json"]
     first = job.start(*words)
     folder = _first_checkpoint(home, first)
     first.send_signal(signal.SIGUSR1)

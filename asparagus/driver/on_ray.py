@@ -34,6 +34,7 @@ STORAGE_NAME = "checkpoints"
 """Ray Train's run folder is `<run folder>/checkpoints`: a checkpoint is written once, where it stays."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 LOCAL = "local"
+LOOPBACK = "127.0.0.1"
 
 log = logging.getLogger("asparagus")
 
@@ -123,6 +124,7 @@ def _connect(site: Site, environment: dict[str, str]) -> None:
             num_cpus=site.cpus_per_node,
             num_gpus=site.gpus_per_node,
             include_dashboard=False,
+            _node_ip_address=LOOPBACK,  # else its ports are open to the network, and no token guards them
             runtime_env={"env_vars": environment},
             **common,
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import re
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ASP
 from tests.helpers import mlflow_server
 
 pytestmark = pytest.mark.e2e
@@ -26,6 +30,8 @@ admin_username = {user}
 admin_password = {password}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 """
+LOOPBACK = re.compile(r"[0-9A-F]{6}7F:|0{24}01000000:|0{16}FFFF0000[0-9A-F]{6}7F:")
+"""127.x.x.x, ::1, and the former as the latter kind, in /proc/net."""
 Asp = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -145,6 +151,53 @@ def test_a_server_with_users_records_the_run_and_the_secret_is_nowhere(secret, s
     told = recorded(server, basic)
     assert outcome["mlflow_run_id"] in told
     assert secret not in told
+
+
+def descendants(root: int) -> set[int]:
+    """Return a process and all that it started."""
+    parents = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
+    found = {root}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def listening(pids: set[int]) -> set[tuple[str, str]]:
+    """Return who of these processes listens beyond loopback, and on which address, as the kernel writes it."""
+    sockets = {}
+    for file in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in file.read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and not LOOPBACK.match(words[1]):
+                sockets[f"socket:[{words[9]}]"] = words[1]
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            name = Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0].rpartition("/")[2]
+            targets = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+            found |= {(name, sockets[target]) for target in targets if target in sockets}
+    return found
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_listens_on_loopback_alone(home):
+    command = [str(ASP / "asp-launch"), *DIGITS, "resources.workers=1"]
+    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    seen, names = set(), set()
+    while process.poll() is None:
+        pids = descendants(process.pid)
+        seen |= listening(pids)
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                names.add(Path(f"/proc/{pid}/comm").read_text().strip())
+        time.sleep(0.2)
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert {"gcs_server", "raylet"} <= names
+    assert seen == set()
 
 
 @pytest.mark.parametrize("password", ["", "of-yesterday-15"])
