@@ -165,6 +165,7 @@ def _engine(plan: Plan) -> Iterator[Engine]:
         with ray_engine(plan) as engine:
             yield engine
         return
+    import asparagus.worker.work  # noqa: F401 - seconds, while the recorder starts
     from asparagus.driver.in_process import train_here
 
     yield train_here
