@@ -110,8 +110,8 @@ BAD = {
     "empty task": ([DIGITS, "task="], ["task: no task ''"]),
     "learning rate that is no number": ([DIGITS, "optim.lr=abc"], ["optim.lr", "'abc'"]),
     "strategy that Ray workers do not run": (
-        [DIGITS, "resources=one_worker", "trainer.strategy=fsdp"],
-        ["trainer.strategy", "'fsdp'", "ddp"],
+        [DIGITS, "resources=one_worker", "trainer.strategy=xla"],
+        ["trainer.strategy", "'xla'", "ddp"],
     ),
     "accelerator on Ray": ([DIGITS, "resources=one_worker", "trainer.accelerator=gpu"], ["trainer.accelerator"]),
     "key of another experiment": ([DIGITS, "epochs=1"], ["epochs: no such key", "[command line: epochs=1]"]),
@@ -126,7 +126,7 @@ BAD = {
         ["exp_manager.create_wandb_logger: 'no'", "true or false"],
     ),
     "data root without the task": ([DIGITS, "data.root=/nonexistent"], ["'Task001_Digits' in /nonexistent"]),
-    "models on a store": ([DIGITS, "paths.models=s3://bucket/x"], ["ASPARAGUS_MODELS", "only folders"]),
+    "store of no kind that is known": ([DIGITS, "paths.models=ftp://bucket/x"], ["ftp://bucket/x", "s3://BUCKET"]),
     "negative run id": ([DIGITS, "run.id=-3"], ["run.id: -3"]),
     "patch of two numbers": (
         ["train_seg", "task=Task001_Digits", "data.patch_size=[8,8]"],
