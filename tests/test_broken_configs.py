@@ -53,7 +53,6 @@ LAUNCHED: dict[str, tuple[str, ...]] = {
     "model/unet_b_lw_dec": (*PRETRAIN, "model=unet_b_lw_dec", "+plugins=seg_Task997"),
     "plugins/seg_Task997": (*PRETRAIN, "model=unet_b_lw_dec", "+plugins=seg_Task997"),
     "sweep/hparams_search": (*DIGITS, "-m", "sweep=hparams_search", "optim.lr=1e-3,1e-2", "sweep.metric=val/accuracy"),
-    "site/cluster": (*DIGITS, "site=cluster", "resources=one_worker"),
 }
 """The words that launch a file, or have it take part; those that are left out are options chosen for the digits."""
 NOT_HERE = {
@@ -138,7 +137,8 @@ def launch_of(file: str) -> tuple[str, ...]:
     if group == "sweep":
         return (*DIGITS, "-m", f"sweep={option}", "optim.lr=1e-3,1e-2")
     roomy = ROOMY if group in ("hardware", "resources") else ()
-    return (*DIGITS, f"{group}={option}", *roomy)
+    workers = ("resources=one_worker",) if group == "site" and option != "local" else ()
+    return (*DIGITS, f"{group}={option}", *roomy, *workers)
 
 
 def keys(file: str) -> Iterator[Key]:

@@ -315,7 +315,7 @@ def test_the_options_are_those_of_the_help(name, asp):
     told = set(re.findall(r"(?m)^\s+(-[\w-]+)", told)) | set(re.findall(r"(?m)^\s+-\w+(?: \w+)?, (--?[\w-]+)", told))
     offered = set(candidates(f"asp {name} -"))
     assert {option for option in told if option.startswith("--")} <= offered
-    assert offered <= told | {"-h", "-c", "-cn", "-cd", "-m", "-p", "-t"}
+    assert offered <= told | {"-h", "-c", "-cn", "-cd", "-f", "-m", "-p", "-t"}
     assert name in OPTIONS or name == "launch" or offered == {"-h", "--help"}
 
 

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import ActorDiedError, LocalRayletDiedError, RayTaskError
 
 from asparagus.sweep.gate import DivergedError, Gate, StoppedError
-from asparagus.sweep.trial import Trial
+from asparagus.sweep.trial import Terms, Trial
 
 
 class Failing(Trial):
@@ -14,6 +14,7 @@ class Failing(Trial):
 
     def __init__(self, error, *, desk_is_gone=False):
         self.error, self.desk_is_gone, self.told = error, desk_is_gone, []
+        self._terms = Terms(1, 1, ("val/loss",))
         self._done, self._tired, self._memory, self._run_id = 0, False, 0, None
 
     def _stages(self, gate, me):

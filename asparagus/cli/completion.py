@@ -85,8 +85,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "": (*HELP, "--version"),
     "runs": (
         *(*HELP, "--stage", "--task", "--state", "--metric", "--tag"),
-        *("--sort", "--reverse", "--columns", "--limit", "--all", "--json"),
+        *("--sort", "--reverse", "--columns", "--limit", "--all", "--json", "--jobs"),
     ),
+    "logs": (*HELP, "--follow", "-f", "--rank", "--attempt", "--address"),
+    "stop": (*HELP, "--no-wait", "--address"),
     "lineage": (*HELP, "--json", "--html", "--all"),
     "show": (*HELP, "--json"),
     "diff": (*HELP, "--json"),

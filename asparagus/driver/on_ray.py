@@ -28,7 +28,7 @@ from asparagus.storage.follow import followed
 from asparagus.storage.store import TRAVELLING
 
 if TYPE_CHECKING:
-    from ray.train import Result
+    from ray.train import Result, ScalingConfig
 
 STORAGE_NAME = "checkpoints"
 """Ray Train's run folder is `<run folder>/checkpoints`: a checkpoint is written once, where it stays."""
@@ -168,7 +168,7 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
         RunError: The training failed.
     """
     from ray.exceptions import RayError
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
 
     from asparagus.driver.trainer import OurTrainer
     from asparagus.driver.watch import Watch
@@ -187,13 +187,7 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
         ray_ends_with_run=plan.spec.site.address == LOCAL,
         placement_group=placement_group,
         train_loop_config={"assignment": assignment.to_dict(), "secrets": Sealed(secrets_of(assignment.spec))},
-        scaling_config=ScalingConfig(
-            num_workers=(asked.fewest, asked.workers) if asked.is_elastic else plan.workers,
-            use_gpu=plan.gpus_per_worker > 0,
-            resources_per_worker=plan.bundle,
-            placement_strategy=asked.placement.upper(),
-            label_selector=asked.labels or None,
-        ),
+        scaling_config=_scaling(plan),
         run_config=RunConfig(
             name=STORAGE_NAME,
             storage_path=str(folder),
@@ -217,6 +211,20 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
         raise failure(assignment, error, hint=_auth_hint()) from error
     outcome: dict[str, Any] = result.return_value
     return outcome
+
+
+def _scaling(plan: Plan) -> ScalingConfig:
+    """Return how many workers there are, what each needs, and where they stand."""
+    from ray.train import ScalingConfig
+
+    asked = plan.spec.resources
+    return ScalingConfig(
+        num_workers=(asked.fewest, asked.workers) if asked.is_elastic else plan.workers,
+        use_gpu=plan.gpus_per_worker > 0,
+        resources_per_worker=plan.bundle,
+        placement_strategy=asked.placement.upper(),
+        label_selector=asked.labels or None,
+    )
 
 
 def _ended(assignment: Assignment, error: Exception) -> AsparagusError:
