@@ -66,7 +66,7 @@ LONG_FORMS = (
     "tests/e2e/test_stores.py::test_ray_workers_put_a_run_into_the_store_and_read_their_data_from_one",
     "tests/e2e/test_users.py::test_a_ray_of_our_own_listens_on_loopback_alone",
     "tests/e2e/test_users.py::test_a_server_with_users_records_the_run_and_the_secret_is_nowhere[user and password]",
-    "tests/test_disk_full.py::test_a_full_disk_ends_the_run_cleanly_and_the_same_command_goes_on[4052-No checkpoint was written yet.]",
+    "tests/test_disk_full.py::test_a_full_disk_ends_the_run_cleanly_and_the_same_command_goes_on[4052-No checkpoint was written yet.]",  # noqa: E501
     "tests/test_predictions.py::test_a48_two_workers_test_every_case_once_and_find_what_one_process_finds",
     "tests/test_secrets.py::test_the_password_of_the_tracking_uri_is_not_recorded",
     "tests/test_strategies.py::test_either_strategy_goes_on_from_the_others_file_and_trains_the_same[fsdp-4-resumed]",
