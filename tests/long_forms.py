@@ -78,4 +78,9 @@ LONG_FORMS = (
     "tests/e2e/test_failures_by_kind.py::test_a_loss_that_is_no_number_ends_the_run_before_such_weights_are_kept",
     "tests/e2e/test_failures_by_kind.py::test_memory_that_the_kernel_refuses_ends_the_run_with_what_to_lower",
     "tests/e2e/test_from_a_laptop.py::test_a_run_on_this_machine_is_stopped_by_its_number_and_goes_on",
+    "tests/e2e/test_many_nodes.py::test_nodes_train_the_same_weights_as_one_node[2x1]",
+    "tests/e2e/test_failures_by_kind.py::test_the_first_rank_that_failed_is_named_and_all_have_said_their_last",
+    "tests/test_rebuild.py::test_what_a_store_could_not_be_told_is_told_while_the_next_run_is_recorded",
+    "tests/test_record.py::test_a_store_that_cannot_be_reached_is_one_clear_error",
+    "tests/test_strategies.py::test_either_strategy_goes_on_from_the_others_file_and_trains_the_same[ddp-4-resumed]",
 )
