@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from asparagus.data.split import make_split
 from asparagus.optim import REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS
 from asparagus.registry import CALLBACKS, DATAMODULES, DATASETS, MODULES, NETWORKS, SCRIPTS
 from tests.helpers import free_port, make_bucket, s3_server, wait_for_port
-from tests.long_forms import LONG_FORMS
+from tests.long_forms import LONG_FORMS, LONG_TABLES, ROWS_PER_SHORT_ROW
 
 ASP = Path(sys.executable).parent
 RAY_CPUS = 2
@@ -24,8 +25,11 @@ RAY_CPUS = 2
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the long forms as slow."""
+    rows: Counter[str] = Counter()
     for item in items:
-        if item.nodeid in LONG_FORMS:
+        table = item.nodeid.partition("[")[0]
+        rows[table] += 1
+        if item.nodeid in LONG_FORMS or (table in LONG_TABLES and rows[table] % ROWS_PER_SHORT_ROW):
             item.add_marker(pytest.mark.slow)
 
 

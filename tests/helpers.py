@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -18,6 +19,26 @@ from typing import Any
 import pytest
 
 START_S = 90
+
+ROOT = Path(__file__).parent.parent
+PLAIN_HYDRA = f"""
+from hydra import compose, initialize_config_dir
+with initialize_config_dir(version_base="1.3", config_dir={str(ROOT / "configs")!r}):
+    print(compose("experiment/digits", overrides=["hydra.searchpath=['file://{ROOT / "launch"}']"]))
+"""
+"""Hydra composing an experiment of ours, and nothing else: what a speed is compared with."""
+
+
+def seconds(command: list[str], cwd: Path) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, cwd=cwd, capture_output=True, check=True)
+    return time.perf_counter() - started
+
+
+def side_by_side(ours: list[str], other: list[str], cwd: Path) -> tuple[float, float]:
+    """Return the median of three of each, taken in turns, so that a busy machine slows both."""
+    pairs = [(seconds(ours, cwd), seconds(other, cwd)) for _ in range(3)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
 def free_port() -> int:

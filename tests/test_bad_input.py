@@ -798,7 +798,7 @@ def refused(words: list[str], home: Path, capsys: pytest.CaptureFixture[str]) ->
     """Launch, see that it is refused as it should be, and return what was said."""
     started = time.process_time()
     assert run("launch", words) == 2
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 5  # it imports no torch and asks no store: half a second on a laptop
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ")

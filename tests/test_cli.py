@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from asparagus.cli.launch import plan_request
 from asparagus.cli.main import COMMANDS
 from asparagus.compose import Request
 from asparagus.plan import Plan
+from tests.helpers import PLAIN_HYDRA, side_by_side
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -36,31 +35,12 @@ loaded = {name.partition(".")[0] for name in sys.modules}
 print(json.dumps({"status": status, "heavy": sorted(loaded & set(HEAVY))}))
 """.replace("HEAVY", repr(HEAVY))
 
-# What a dry run has to be measured against: Hydra alone, composing the same file.
-PLAIN_HYDRA = f"""
-from hydra import compose, initialize_config_dir
-with initialize_config_dir(version_base="1.3", config_dir={str(ROOT / "configs")!r}):
-    print(compose({DIGITS!r}, overrides=["hydra.searchpath=['file://{ROOT / "launch"}']"]))
-"""
-
 HELP_S, HELP_RATIO = 0.25, 8
 DRY_RUN_S, DRY_RUN_RATIO = 0.8, 6
 
 
 def everything_under(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
-
-
-def seconds(command: list[str], cwd: Path) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, cwd=cwd, capture_output=True, check=True)
-    return time.perf_counter() - started
-
-
-def side_by_side(ours: list[str], other: list[str], cwd: Path) -> tuple[float, float]:
-    """Return the median of three of each, taken in turns, so that a busy machine slows both."""
-    pairs = [(seconds(ours, cwd), seconds(other, cwd)) for _ in range(3)]
-    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
 def test_help_lists_every_command(asp):

@@ -14,6 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # MLflow needs pandas for tables alone, takes it for not installed, and is there a third sooner. No table is logged.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
+
 from asparagus.errors import AsparagusError, RecordError, StoreError
 from asparagus.record.backlog import put_off, waiting
 from asparagus.record.book import AWAY, Book
