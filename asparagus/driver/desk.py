@@ -53,6 +53,14 @@ class Planner(Protocol):
         """
 
 
+@dataclasses.dataclass
+class Turn:
+    """How far the workers of a trial are, and how far they may go."""
+
+    arrived: int = -1
+    let: int = -1
+
+
 class Desk:
     """Begins and ends runs. Its methods may be called from many threads.
 
@@ -90,6 +98,7 @@ class Desk:
         self._changed = threading.Condition()
         self._held: dict[int, tuple[Begun, ExitStack]] = {}
         self._of_trial: dict[tuple[int, int], tuple[int, Any]] = {}
+        self._turns: dict[int, Turn] = {}
         self._busy: dict[str, int] = {}  # an actor -> the trial that it took last
         self._sweep_id = 0
 
@@ -157,6 +166,7 @@ class Desk:
             ended = {"over": True, "metrics": made.facts.get("metrics", {})}
             return self._told(made.run_id, plan, str(made.folder.path)) | ended
         self._of_trial[number, stage] = made.run_id, trainer
+        self._turns[made.run_id] = Turn()
         exploit = self._exploit(made, values, pointer)
         assignment = dataclasses.replace(made.assignment, exploit=exploit)
         return self._told(made.run_id, plan, str(made.folder.path)) | {
@@ -171,6 +181,21 @@ class Desk:
         made = dataclasses.replace(made, plan=plan, attempt=made.attempt + 1)
         self._held[run_id] = made, stack
         return made
+
+    def arrive(self, run_id: int, epoch: int) -> bool:
+        """Take note that the workers of a trial have ended an epoch; tells whether they go on."""
+        turn = self._turns.setdefault(run_id, Turn())
+        turn.arrived = max(turn.arrived, epoch)
+        return epoch <= turn.let
+
+    def arrived(self, run_id: int) -> int:
+        """Return the last epoch that the workers of a trial have ended in this attempt, -1 before the first."""
+        return self._turns.setdefault(run_id, Turn()).arrived
+
+    def let(self, run_id: int, epoch: int) -> None:
+        """Let the workers of a trial go on after an epoch."""
+        turn = self._turns.setdefault(run_id, Turn())
+        turn.let = max(turn.let, epoch)
 
     def end(self, run_id: int, state: str, metrics: dict[str, float], *, story: str = "") -> None:
         """End a run: its folder says so when this returns, the tracking store soon after."""

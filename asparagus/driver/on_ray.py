@@ -156,13 +156,14 @@ def _must_fit(plan: Plan) -> None:
     must_hold(here(ray.nodes(), state.get_cluster_config()), plan.spec.resources)
 
 
-def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> dict[str, Any]:
+def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None, desk: Any = None) -> dict[str, Any]:
     """Train an assignment on Ray Train's workers; returns what `work` does.
 
     Args:
         plan: Its plan.
         assignment: What the workers are told.
         placement_group: Where they have places already; None reserves them.
+        desk: Of the sweep that they wait for after each epoch; None for a run by itself.
 
     Raises:
         RunError: The training failed.
@@ -186,7 +187,11 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None) -> d
         patience_s=plan.spec.site.start_timeout_s,
         ray_ends_with_run=plan.spec.site.address == LOCAL,
         placement_group=placement_group,
-        train_loop_config={"assignment": assignment.to_dict(), "secrets": Sealed(secrets_of(assignment.spec))},
+        train_loop_config={
+            "assignment": assignment.to_dict(),
+            "secrets": Sealed(secrets_of(assignment.spec)),
+            "desk": desk,
+        },
         scaling_config=_scaling(plan),
         run_config=RunConfig(
             name=STORAGE_NAME,

@@ -275,12 +275,12 @@ def _held_here(plan: SweepPlan) -> int | None:
     return max(1, plan.held_by([node["Resources"] for node in ray.nodes() if node["Alive"]]) or 1)
 
 
-def _nested(plan: dict[str, Any], assignment: Any, placement_group: Any) -> dict[str, Any]:
+def _nested(plan: dict[str, Any], assignment: Any, placement_group: Any, desk: Any) -> dict[str, Any]:
     """Train one stage of a trial on Ray Train's workers, in the places that Tune has reserved."""
     from asparagus.driver.on_ray import fit
     from asparagus.plan import Plan
 
-    return fit(Plan.from_dict(plan), assignment, placement_group=placement_group)
+    return fit(Plan.from_dict(plan), assignment, placement_group=placement_group, desk=desk)
 
 
 def _limits(plan: SweepPlan, folder: RunFolder) -> Limits:

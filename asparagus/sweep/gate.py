@@ -49,10 +49,6 @@ class Gate:
         if self.answers.get() is STOP:
             raise StoppedError
 
-    def tell(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Tell of an epoch, and do not wait: the training is in other processes."""
-        self.reports.put((epoch, metrics))
-
     def go_on(self) -> None:
         """Let the training go on."""
         self.answers.put(None)

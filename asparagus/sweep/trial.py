@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
 import threading
 import traceback
@@ -25,7 +26,7 @@ from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.holds import child, hold, release
 from asparagus.errors import AsparagusError, NanLossError, RecordError
 from asparagus.failure import is_out_of_memory
-from asparagus.journal import JournalReader
+from asparagus.journal import Event, JournalReader
 from asparagus.secrets import hide
 from asparagus.spec import Assignment
 
@@ -42,8 +43,8 @@ STATM_PAGES = 1
 LOST = (RayActorError, NodeDiedError, LocalRayletDiedError, ObjectLostError, RaySystemError)
 """What a process, its machine or the way to it being gone is told as; an error of the task itself is another one."""
 
-Nested = Callable[[dict[str, Any], Assignment, Any], dict[str, Any]]
-"""Trains an assignment on workers of its own, given plan and places; returns what `work` does."""
+Nested = Callable[[dict[str, Any], Assignment, Any, Any], dict[str, Any]]
+"""Trains an assignment on workers of its own, given plan, places and desk; returns what `work` does."""
 
 
 @dataclass(frozen=True)
@@ -273,19 +274,23 @@ class Trial(Trainable):
         return metrics
 
     def _train_on_workers(self, gate: Gate, plan: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
-        """Have Ray Train's workers train, and read in the run's journal how far they are."""
+        """Have Ray Train's workers train; they wait after each epoch until the sweep has heard of it."""
         from asparagus.sweep.gate import StoppedError
 
         assert self._terms.nested is not None
         reader = JournalReader(Path(assignment.folder) / "journal.jsonl", begun_at(assignment))
         pool = ThreadPoolExecutor(1)
-        trained = pool.submit(self._terms.nested, plan, assignment, self._placement_group)
+        trained = pool.submit(self._terms.nested, plan, assignment, self._placement_group, self._desk)
         pool.shutdown(wait=False)
+        measured: list[Event] = []
         while True:
             over, _ = wait([trained], timeout=FOLLOW_S)
-            for event in reader.read():
-                if event["kind"] == "epoch":
-                    gate.tell(event["epoch"], event["values"])
+            measured += [event for event in reader.read() if event["kind"] == "epoch"]
+            arrived = ray.get(self._desk.arrived.remote(assignment.run_id)) if measured and not over else math.inf
+            while measured and measured[0]["epoch"] <= arrived:
+                event = measured.pop(0)
+                gate.report(event["epoch"], event["values"])
+                ray.get(self._desk.let.remote(assignment.run_id, event["epoch"]))
             if gate.stopped.is_set():
                 raise StoppedError  # this process ends, and its workers with it
             if over:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -19,6 +19,9 @@ from asparagus.failure_policy import halved
 from asparagus.secrets import hide, references
 from asparagus.spec import Assignment
 from asparagus.worker.here import HERE
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +34,10 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     assignment = Assignment.from_dict(config["assignment"])
     names = HERE.secrets = set(references(assignment.spec.to_dict()))
     try:
-        return work(replace(assignment, spec=halved(assignment.spec, HERE.halvings)), OnRay())
+        return work(
+            replace(assignment, spec=halved(assignment.spec, HERE.halvings)),
+            OnRay(_gate(config["desk"], assignment.run_id)),
+        )
     except Exception as error:
         _last_words(error, names)
         if not names or isinstance(error, AsparagusError):
@@ -40,6 +46,15 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
         text = hide(f"{type(error).__name__}: {error}", names)
         story = hide("".join(traceback.format_exception(error)), names)
     raise RuntimeError(f"{text}\n{story}")
+
+
+def _gate(desk: Any, run_id: int) -> list[Callback]:
+    """Return what waits for a sweep after each epoch, if there is one."""
+    if desk is None:
+        return []
+    from asparagus.worker.turn import AtTheDesk
+
+    return [AtTheDesk(desk, run_id)]
 
 
 def _last_words(error: BaseException, secrets: set[str]) -> None:

@@ -37,11 +37,16 @@ STRATEGIES = (*DDP_OPTIONS, FSDP, *DEEPSPEED)
 
 
 class OnRay:
-    """The ranks of a Ray Train worker group."""
+    """The ranks of a Ray Train worker group.
+
+    Args:
+        callbacks: What whoever started the group has to hear of the training.
+    """
 
     alone = False
 
-    def __init__(self) -> None:
+    def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
+        self._callbacks = callbacks
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
@@ -79,8 +84,8 @@ class OnRay:
         )
 
     def callbacks(self) -> Sequence[Callback]:
-        """Return none: the controller asks."""
-        return ()
+        """Return those of whoever started the group."""
+        return self._callbacks
 
 
 class RayEnvironment(LightningEnvironment):
