@@ -1,0 +1,30 @@
+"""Where a sweep's workers of their own wait after each epoch: whether they go on is decided in another process."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+ASK_S = 0.05
+
+
+class AtTheDesk(Checkpoint):
+    """Has workers of their own wait for the sweep, whose trial follows them in another process.
+
+    Args:
+        desk: The sweep's.
+        run_id: Of the run that they train.
+    """
+
+    def __init__(self, desk: Any, run_id: int) -> None:
+        self._desk, self._run_id = desk, run_id
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's
+        """Say that the epoch has ended, its checkpoint whole, and wait; the other ranks wait for the first one."""
+        while trainer.is_global_zero and not ray.get(self._desk.arrive.remote(self._run_id, trainer.current_epoch)):
+            time.sleep(ASK_S)
+        trainer.strategy.barrier()
