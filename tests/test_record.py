@@ -127,7 +127,7 @@ def test_a_store_that_cannot_be_reached_is_one_clear_error(tmp_path):
 
 def test_a_fresh_sqlite_store_opened_by_many_processes_at_once_works(tmp_path):
     """Stock MLflow 3.17 lets them race in the migration: most of them crash."""
-    code = "import sys; from asparagus.record.store import Store; print(Store(sys.argv[1]).largest_number())"
+    code = "import sys; from asparagus.record.store import Store; print(len(list(Store(sys.argv[1]).runs())))"
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db"]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)]
     assert [(process.communicate()[0].strip(), process.returncode) for process in started] == [("0", 0)] * 8

@@ -126,11 +126,6 @@ class Store:
                 return Path(self.client.download_artifacts(run.info.run_id, name, str(folder)))
         return None
 
-    def largest_number(self) -> int:
-        """Return the largest run number recorded here, 0 for none."""
-        newest = (run.data.tags.get(RUN_ID, "") for _, run in zip(range(PAGE), self.runs(), strict=False))
-        return max((int(number) for number in newest if number.isdigit()), default=0)
-
     def checkpoint_model(self, run: Run, checkpoint: Path, manifest: Manifest) -> LoggedModel:
         """Return the logged model that stands for a checkpoint of `run`; made, as the run's output, if not there."""
         return self.checkpoint_models(run, checkpoint.parent, [manifest])[0]

@@ -21,6 +21,7 @@ if __name__ == "__main__":
 from asparagus.errors import AsparagusError, RecordError, StoreError
 from asparagus.record.backlog import put_off, waiting
 from asparagus.record.book import AWAY, Book
+from asparagus.record.reader import Reader, open_reader
 from asparagus.record.rebuild import bring_up_to_date
 from asparagus.record.recorder import NumberTakenError, RunRecord
 from asparagus.record.run_folder import INTERRUPTED, mark
@@ -38,6 +39,7 @@ class Desk:
         self._tried: set[int] = set()
         self._reach = lambda: Store(uri, artifacts)
         self._store: Store | None = None
+        self._reader: Reader | None = None
         self._books: dict[int, Book] = {}
         with contextlib.suppress(RecordError):  # ahead of the first question; a store that is away is that one's answer
             self._store = self._reach()
@@ -48,11 +50,17 @@ class Desk:
         self._store = self._store or self._reach()
         return self._store
 
+    @property
+    def reader(self) -> Reader:
+        """The store, for questions: MLflow's own way would fetch whole runs, for each trial of a sweep."""
+        self._reader = self._reader or open_reader(self.store.uri)
+        return self._reader
+
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         """Carry out one command."""
         match command["do"]:
             case "largest":
-                return {"largest": self.store.largest_number()}
+                return {"largest": self.reader.largest_number()}
             case "open":
                 record, known = RunRecord.from_dict(command["record"]), command["mlflow_run_id"]
                 book = Book(self.store, record, mlflow_run_id=known, attempt=command["attempt"])
