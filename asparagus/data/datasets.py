@@ -134,7 +134,8 @@ class CaseDataset(Dataset[Item]):
         # A sampler of someone else's gives indices alone: what is random then follows torch's own stream.
         epoch, index = (int(torch.randint(2**31, ())), key) if isinstance(key, int) else key
         case = self._case(index)
-        rng = np.random.default_rng([self.seed, epoch, index]) if self.train else None
+        random = self.train and (self.augment or self._is_cut(case))
+        rng = np.random.default_rng([self.seed, epoch, index]) if random else None  # not for nothing: it takes a while
         image, mask = self._cut(case, rng)
         if rng is not None and self.augment:
             # image and label mirror together: one tensor
@@ -169,6 +170,10 @@ class CaseDataset(Dataset[Item]):
         if len(shape) == self.dimensions:
             return image, mask
         return image[..., 0], None if mask is None else mask[..., 0]
+
+    def _is_cut(self, case: Loaded) -> bool:
+        shape = tuple(case.image.shape[1:])
+        return self._size(shape) != shape
 
     def _size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the size to cut out of a case of this shape; 2D on 3D is a crop one voxel deep."""
