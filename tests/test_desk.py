@@ -84,6 +84,20 @@ def test_a_trial_has_a_run_that_goes_on_until_it_ends(a_desk, home):
     assert (shown["run_id"], shown["over"], shown["metrics"]) == (2, True, {"val/accuracy": 0.9})
 
 
+def test_workers_of_a_trial_wait_after_each_epoch_until_they_are_let_on_and_again_in_the_next_attempt(a_desk):
+    desk, _ = a_desk("optim.lr=1e-3,1e-2")
+    run_id = desk.begin(0, 0, {"optim.lr": 1e-3}, trainer=("a", None))["run_id"]
+    assert desk.arrived(run_id) == -1
+    assert not desk.arrive(run_id, 0)
+    assert desk.arrived(run_id) == 0
+    desk.let(run_id, 0)
+    assert desk.arrive(run_id, 0)
+    assert not desk.arrive(run_id, 1)
+    desk.begin(0, 0, {"optim.lr": 1e-3}, trainer=("a", None))  # put aside, and taken up again
+    assert desk.arrived(run_id) == -1
+    assert not desk.arrive(run_id, 0)
+
+
 def test_two_trials_with_the_same_values_are_two_runs(a_desk):
     desk, _ = a_desk("optim.lr=1e-3,1e-2")
     runs = {desk.begin(number, 0, {"optim.lr": 1e-3})["run_id"] for number in range(2)}
