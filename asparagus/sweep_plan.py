@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.filesize import decimal
+
 from asparagus.errors import PlanError
 from asparagus.plan import Plan
 from asparagus.record.sweeps import SWEEP
@@ -35,6 +37,8 @@ class SweepPlan:
     options: SweepOptions
     words: tuple[str, ...] = ()
     """What was typed: the config and the overrides."""
+    checkpoint_bytes: tuple[int | None, ...] = ()
+    """Of a checkpoint of each stage; None where no earlier run tells."""
 
     @property
     def last(self) -> Plan:
@@ -188,10 +192,15 @@ class SweepPlan:
         return f"{name}: {', '.join(told_rungs)} epochs, about"
 
     def _kept(self) -> str:
+        """Say how many checkpoints the rule of retention leaves, and how much room they take."""
         rule = self.last.spec.checkpoint
         each = 1 + rule.keep_best
         trials = min(self.trials, self.options.keep_best or self.trials)
-        return f"at most {each} of each run, of {trials} trials: {each * trials * len(self.stages)} in all"
+        number = f"at most {each} of each run, of {trials} trials: {each * trials * len(self.stages)} in all"
+        known = [size for size in self.checkpoint_bytes if size is not None]
+        if not known or len(known) < len(self.stages):
+            return f"{number}; how large is known from the first run of this network on"
+        return f"{number}, {decimal(each * trials * sum(known))} if they are as large as those of an earlier run"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as nested plain values."""

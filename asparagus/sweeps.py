@@ -18,6 +18,7 @@ from asparagus.compose.space import ComposedSweep, compose_sweep, settled
 from asparagus.compose.trial import config_with, request_with
 from asparagus.errors import ConfigError
 from asparagus.plan import Plan
+from asparagus.record.sizes import checkpoint_bytes
 from asparagus.space import sample
 from asparagus.spec import OF_STAGE, Spec
 from asparagus.sweep_plan import SweepPlan, must_fit
@@ -104,7 +105,8 @@ def plan_sweep(request: Request, *, look: Callable[[Spec], Findings] = check) ->
     first = sample(composed.space)
     plans = tuple(planner.plan(place, first, before=None) for place in range(len(stages)))
     names = tuple(stage.name or plan.spec.stage for stage, plan in zip(stages, plans, strict=True))
-    plan = SweepPlan(plans, names, composed.space, options, words=_typed(request))
+    weights = tuple(checkpoint_bytes(stage.spec) for stage in plans)
+    plan = SweepPlan(plans, names, composed.space, options, words=_typed(request), checkpoint_bytes=weights)
     _check(plan, planner, composed)
     must_fit(plan)
     return plan, planner

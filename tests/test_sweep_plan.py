@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from rich.filesize import decimal
+
+import asparagus
+from asparagus.checkpoint.folder import manifests
 from asparagus.compose import Request
 from asparagus.errors import RequestError
 from asparagus.sweeps import plan_sweep
@@ -52,3 +57,13 @@ def test_rungs_are_told_before_anything_is_trained(planned):
 def test_what_is_kept_on_disk_is_told_before_anything_is_trained(planned):
     assert "at most 2 of each run, of 4 trials: 8 in all" in planned().describe()
     assert "of 1 trials: 2 in all" in planned("sweep.keep_best=1").describe()
+
+
+def test_how_much_room_they_take_is_told_from_an_earlier_run_of_the_same_network(planned, home):
+    unknown = "8 in all; how large is known from the first run of this network on"
+    assert unknown in planned().describe()
+    outcome = asparagus.launch("experiment/digits", ["trainer.max_epochs=1"])
+    (written, *_) = manifests(Path(outcome.folder) / "checkpoints")
+    assert written.bytes > 1000
+    assert f"8 in all, {decimal(8 * written.bytes)} if they are as large" in planned().describe()
+    assert unknown in planned("model.cls_net.hidden=[7]").describe()
