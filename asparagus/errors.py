@@ -85,9 +85,17 @@ class HungError(RunError):
 
 
 class LeftError(AsparagusError):
-    """The training was told to leave (SIGTERM, a preemption notice), and has: the same command goes on."""
+    """The training was told to leave (SIGTERM, a preemption notice), and has: the same command goes on.
+
+    Args:
+        followed: Not this rank was told, but another one.
+    """
 
     exit_status = 130
+
+    def __init__(self, *told: object, followed: bool = False) -> None:
+        super().__init__(*told)
+        self.followed = followed
 
 
 def one_of(what: str, value: object, allowed: Iterable[str], *, see: str = "") -> str:

@@ -76,6 +76,8 @@ class Death:
     node: str = ""
     killed: bool = False
     """It said nothing: its process was gone."""
+    followed: bool = False
+    """It left because another rank was told to."""
 
     @property
     def fingerprint(self) -> tuple[str, int]:
@@ -147,12 +149,15 @@ def death_of(
     story = "" if lost else "".join(traceback.format_exception(error))
     told = "its process is gone: killed, or lost with its node" if lost and kind_of(error) is Kind.LOST else text
     when = time.time() if when is None else when
-    return Death(rank, kind_of(error), told, story, when, step, host, node, killed=lost)
+    followed = isinstance(error, LeftError) and error.followed
+    return Death(rank, kind_of(error), told, story, when, step, host, node, killed=lost, followed=followed)
 
 
 def first_of(deaths: Mapping[int, Death]) -> Death:
     """Return the rank that ended first: not one that only followed, and of the others the earliest."""
-    return min(deaths.values(), key=lambda death: (death.kind is Kind.COLLATERAL, death.when, death.rank))
+    return min(
+        deaths.values(), key=lambda death: (death.kind is Kind.COLLATERAL, death.followed, death.when, death.rank)
+    )
 
 
 def write_death(path: Path, death: Death) -> None:

@@ -81,6 +81,13 @@ def test_the_first_rank_is_the_earliest_of_those_that_did_not_follow():
     assert first_of(deaths).rank == 2
 
 
+def test_who_was_told_to_leave_is_named_and_not_who_left_with_it_a_moment_before():
+    told = death_of(LeftError("a SIGTERM to rank 0"), rank=0, when=2.0)
+    with_it = death_of(LeftError("another rank was told to leave", followed=True), rank=1, when=1.0)
+    assert first_of({0: told, 1: with_it}) == told
+    assert Death.from_dict(with_it.to_dict()) == with_it
+
+
 def test_last_words_survive_the_file_and_half_of_one_is_none(tmp_path):
     told = death_of(ValueError("boom"), rank=3, step=17, host="node7", when=5.0)
     write_death(tmp_path / "deep" / "rank=3.json", told)

@@ -26,6 +26,7 @@ from asparagus.errors import LeftError
 ASK_S = 0.5
 """How often ranks ask one another; counted in steps, so that all ask at the same one."""
 MOST_STEPS = 1000
+FOLLOWED = "another rank was told to leave"
 
 log = logging.getLogger("asparagus")
 
@@ -94,7 +95,8 @@ class LeaveInTime(Checkpoint):
     def _end(self, trainer: Trainer, why: str, metrics: dict[str, float]) -> LeftError:
         """Write the checkpoint."""
         checkpoint = self._writer.write_now(trainer, metrics)
-        return LeftError(f"{why}: it has left after step {trainer.global_step}, with {checkpoint.name}.")
+        told = f"{why}: it has left after step {trainer.global_step}, with {checkpoint.name}."
+        return LeftError(told, followed=why == FOLLOWED)
 
     def _agreed(self, trainer: Trainer) -> str:
         """Return why to leave, if any rank was told to; all ranks ask at the same step."""
@@ -107,7 +109,7 @@ class LeaveInTime(Checkpoint):
         torch.distributed.all_reduce(mine, op=torch.distributed.ReduceOp.MAX)
         leave, self._every = (int(value) for value in mine.tolist())
         self._passed, self._since = 0, time.monotonic()
-        return (why or "another rank was told to leave") if leave else ""
+        return (why or FOLLOWED) if leave else ""
 
 
 def _answer_sigterm_ourselves(trainer: Trainer) -> None:

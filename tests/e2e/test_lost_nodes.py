@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 
 from asparagus.checkpoint.folder import manifests
 from asparagus.journal import JournalReader
+from tests.clusters import ray_nodes
 from tests.conftest import ASP
-from tests.helpers import free_port, wait_for_port
 
 WORDS = ("experiment/digits", "trainer.max_epochs=4", "resources=one_worker", "--json", "site=cluster")
 SLOW = "+callbacks.slow={_target_: tests.fakes.Slow, seconds: 0.2}"
@@ -21,21 +20,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow, pytest.mark.ti
 
 
 @pytest.fixture
-def two_nodes(tmp_path, monkeypatch):
-    """The address of a Ray with two nodes, one worker each."""
+def two_nodes(monkeypatch):
+    """The address of a Ray with a head, which the launch hangs on, and two nodes with a place each."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    port, processes = free_port(), []
-    common = ["--block", "--num-cpus=1", "--disable-usage-stats"]
-    environment = {**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-    for place in (["--head", f"--port={port}", "--include-dashboard=false"], [f"--address=127.0.0.1:{port}"]):
-        with (tmp_path / "ray.log").open("a") as log:
-            command = [str(ASP / "ray"), "start", *place, *common]
-            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
-        wait_for_port(port, timeout=60)
-    yield f"127.0.0.1:{port}"
-    for process in reversed(processes):
-        process.terminate()
-        process.wait(timeout=60)
+    monkeypatch.setenv("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
+    with ray_nodes({"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
+        yield cluster.address
 
 
 def folder_of(home) -> Path:
