@@ -84,6 +84,10 @@ class HungError(RunError):
     """A worker has made no step for longer than `failures.hung_after_min`."""
 
 
+class StoreAwayError(RecordError):
+    """The tracking store does not answer, or not as it should: it may do so again in a while."""
+
+
 class LeftError(AsparagusError):
     """The training was told to leave (SIGTERM, a preemption notice), and has: the same command goes on.
 

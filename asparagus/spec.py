@@ -283,6 +283,8 @@ class Exploit:
     """Of the other one."""
     optim: dict[str, tuple[float, float]] = field(default_factory=dict)
     """The optimizer's settings that are others from here on, by name: the other one's, and this one's."""
+    after: str | None = None
+    """The newest checkpoint of this one's own when it took over: once there is another one, that is gone on from."""
 
 
 @dataclass(frozen=True)

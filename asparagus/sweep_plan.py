@@ -193,8 +193,10 @@ class SweepPlan:
 
     def _kept(self) -> str:
         """Say how many checkpoints the rule of retention leaves, and how much room they take."""
-        rule = self.last.spec.checkpoint
+        rule, epochs = self.last.spec.checkpoint, self.last.spec.trainer.get("max_epochs")
         each = 1 + rule.keep_best
+        if rule.keep_every_n_epochs and isinstance(epochs, int) and epochs > 0:
+            each += epochs // rule.keep_every_n_epochs
         trials = min(self.trials, self.options.keep_best or self.trials)
         number = f"at most {each} of each run, of {trials} trials: {each * trials * len(self.stages)} in all"
         known = [size for size in self.checkpoint_bytes if size is not None]
@@ -215,6 +217,7 @@ class SweepPlan:
             "trials": self.trials,
             "concurrency": self.concurrency,
             "identity": self.identity,
+            "checkpoint_bytes": list(self.checkpoint_bytes),
         }
 
 

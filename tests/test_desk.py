@@ -88,14 +88,16 @@ def test_workers_of_a_trial_wait_after_each_epoch_until_they_are_let_on_and_agai
     desk, _ = a_desk("optim.lr=1e-3,1e-2")
     run_id = desk.begin(0, 0, {"optim.lr": 1e-3}, trainer=("a", None))["run_id"]
     assert desk.arrived(run_id) == -1
-    assert not desk.arrive(run_id, 0)
+    assert not desk.arrive(run_id, 1, 0)
     assert desk.arrived(run_id) == 0
     desk.let(run_id, 0)
-    assert desk.arrive(run_id, 0)
-    assert not desk.arrive(run_id, 1)
+    assert desk.arrive(run_id, 1, 0)
+    assert not desk.arrive(run_id, 1, 1)
     desk.begin(0, 0, {"optim.lr": 1e-3}, trainer=("a", None))  # put aside, and taken up again
+    desk.let(run_id, 0)
+    assert not desk.arrive(run_id, 1, 0)  # one of those that are ending
     assert desk.arrived(run_id) == -1
-    assert not desk.arrive(run_id, 0)
+    assert desk.arrive(run_id, 2, 0)
 
 
 def test_two_trials_with_the_same_values_are_two_runs(a_desk):
@@ -158,6 +160,7 @@ def test_a_trial_goes_on_from_another_ones_state_with_settings_of_its_own(a_desk
     pointer = {"number": 0, "run_id": better["run_id"], "checkpoint": str(checkpoint), "values": {"optim.lr": 0.01}}
     taken = desk.begin(1, 0, {"optim.lr": 0.012}, pointer=pointer)
     exploit = {"checkpoint": str(checkpoint), "run_id": better["run_id"], "optim": {"lr": (0.01, 0.012)}}
+    exploit |= {"after": manifests(Path(worse["folder"]) / "checkpoints")[-1].name}
     assert taken["run_id"] == worse["run_id"]
     assert taken["assignment"]["exploit"] == exploit
     assert taken["assignment"]["spec"]["optim"]["lr"] == 0.012

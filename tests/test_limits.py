@@ -31,8 +31,12 @@ def test_time_counts_over_all_launches_and_only_while_it_runs():
 
 def test_gpu_hours_count_every_gpu():
     clock = Clock()
-    limits = Limits(gpu_seconds=3600, gpus=4, clock=clock)
-    clock.now += 899
+    limits = Limits(gpu_seconds=3600, gpus=2, clock=clock)
+    clock.now += 1000  # nothing is being trained yet
+    limits.running(2)
+    clock.now += 800
+    limits.running(1)  # the other place stands empty
+    clock.now += 199
     limits.look(list)
     assert limits.kind is None
     clock.now += 1

@@ -276,9 +276,10 @@ def test_a_cap_ends_the_search_and_stopped_trials_say_why(tuned):
     search.limits.end(CAPPED, "sweep.time: 60 s of 60 s are used")
     assert search.proposals.is_finished()
     assert search.proposals.next_trial() is None
-    search.stop(trial, 2, 0.3)
+    search.proposals.close()  # Tune ends it, and tells nobody
     assert search.states() == ["PRUNED"]
     assert search.outcomes() == {0: "capped"}
+    assert search.ended == [(0, "pruned", {METRIC: 0.25})]
     assert search.study.facts(0)["asparagus.error"] == "sweep.time: 60 s of 60 s are used"
 
 

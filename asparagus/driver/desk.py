@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.holds import child, hold
 from asparagus.driver.begin import Begun, Surroundings, begun, looking
-from asparagus.errors import RecordError, RequestError
+from asparagus.errors import RecordError, RequestError, StoreAwayError
 from asparagus.plan import Plan
 from asparagus.record.numbers import enter
 from asparagus.record.recorder import Recorder
@@ -29,7 +30,8 @@ from asparagus.record.standing import Standing, standing
 from asparagus.secrets import Sealed, hide, references, reveal
 from asparagus.spec import Exploit, TrialOf
 
-WAIT_S = 0.5
+AWAY_S = 600.0
+"""How long a trial waits for a tracking store that is away."""
 CLOSE_S = 300.0
 EXPLOIT = "exploit.json"
 """In the folder of a run that went on from another one's state: which, and after which checkpoint of its own."""
@@ -55,8 +57,9 @@ class Planner(Protocol):
 
 @dataclasses.dataclass
 class Turn:
-    """How far the workers of a trial are, and how far they may go."""
+    """How far the workers of an attempt of a trial are, and how far they may go."""
 
+    attempt: int
     arrived: int = -1
     let: int = -1
 
@@ -95,10 +98,11 @@ class Desk:
         self._closing = ThreadPoolExecutor(1, thread_name_prefix="close")
         self._planning = threading.Lock()  # Hydra has one state for a whole process
         self._shared = threading.Lock()
-        self._changed = threading.Condition()
         self._held: dict[int, tuple[Begun, ExitStack]] = {}
         self._of_trial: dict[tuple[int, int], tuple[int, Any]] = {}
         self._turns: dict[int, Turn] = {}
+        self._plans: dict[int, tuple[Any, Plan]] = {}
+        self._away: dict[int, float] = {}
         self._busy: dict[str, int] = {}  # an actor -> the trial that it took last
         self._sweep_id = 0
 
@@ -134,12 +138,18 @@ class Desk:
             pointer: The state of another trial to go on from.
 
         Returns:
-            `run_id`, `folder`, `monitor`, `over`, then `metrics` or `assignment` and `plan`; or `refused`, `outcome`.
+            `run_id`, `folder`, `monitor`, `over`, then `metrics` or `assignment` and `plan`; or `refused`, `outcome`;
+            or `wait`, why it is to be asked again in a while: no thread of the desk waits for another trial.
         """
         try:
-            return self._begin(number, stage, values, before=before, trainer=trainer, pointer=pointer)
+            begun = self._begin(number, stage, values, before=before, trainer=trainer, pointer=pointer)
+        except StoreAwayError as error:
+            away = time.monotonic() - self._away.setdefault(number, time.monotonic())
+            return {"wait": str(error)} if away < AWAY_S else {"refused": str(error), "outcome": "failed"}
         except RequestError as error:
             return {"refused": str(error), "outcome": "failed"}
+        self._away.pop(number, None)
+        return begun
 
     def _begin(
         self,
@@ -157,16 +167,18 @@ class Desk:
         if trainer is not None:
             self._busy[trainer[0]] = number
         last = stage == self._planner.stages - 1
-        with self._planning:
-            plan = self._planner.plan(stage, values, before=before)
+        plan = self._planned(number, stage, values, before)
         plan = dataclasses.replace(plan, trial=TrialOf(self._sweep_id, number, stage, last))
         ours = taken is not None and taken[0] in self._held
         made = self._again(taken[0], plan) if taken and ours else self._hold_or_find(plan)
+        if made is None:
+            return {"wait": "another trial trains what this one starts from"}
+        self._plans.pop(number, None)
         if isinstance(made, Standing):
             ended = {"over": True, "metrics": made.facts.get("metrics", {})}
             return self._told(made.run_id, plan, str(made.folder.path)) | ended
         self._of_trial[number, stage] = made.run_id, trainer
-        self._turns[made.run_id] = Turn()
+        self._turns[made.run_id] = Turn(made.attempt)
         exploit = self._exploit(made, values, pointer)
         assignment = dataclasses.replace(made.assignment, exploit=exploit)
         return self._told(made.run_id, plan, str(made.folder.path)) | {
@@ -182,25 +194,29 @@ class Desk:
         self._held[run_id] = made, stack
         return made
 
-    def arrive(self, run_id: int, epoch: int) -> bool:
-        """Take note that the workers of a trial have ended an epoch; tells whether they go on."""
-        turn = self._turns.setdefault(run_id, Turn())
+    def arrive(self, run_id: int, attempt: int, epoch: int) -> bool:
+        """Take note that the workers of a trial have ended an epoch; tells whether they go on.
+
+        Those of an attempt that is over are about to end, and wait for it.
+        """
+        turn = self._turns[run_id]
+        if turn.attempt != attempt:
+            return False
         turn.arrived = max(turn.arrived, epoch)
         return epoch <= turn.let
 
     def arrived(self, run_id: int) -> int:
         """Return the last epoch that the workers of a trial have ended in this attempt, -1 before the first."""
-        return self._turns.setdefault(run_id, Turn()).arrived
+        return self._turns[run_id].arrived
 
     def let(self, run_id: int, epoch: int) -> None:
         """Let the workers of a trial go on after an epoch."""
-        turn = self._turns.setdefault(run_id, Turn())
+        turn = self._turns[run_id]
         turn.let = max(turn.let, epoch)
 
     def end(self, run_id: int, state: str, metrics: dict[str, float], *, story: str = "") -> None:
         """End a run: its folder says so when this returns, the tracking store soon after."""
-        with self._changed:
-            held = self._held.pop(run_id, None)
+        held = self._held.pop(run_id, None)
         if held is None:
             return
         made, stack = held
@@ -215,9 +231,7 @@ class Desk:
         except OSError as error:
             log.warning("run %d: its end cannot be written (%s): it counts as unfinished", run_id, error.strerror)
         stack.close()
-        with self._changed:
-            self._closing.submit(self._close, run_id, state)
-            self._changed.notify_all()
+        self._closing.submit(self._close, run_id, state)
 
     def end_trial(self, number: int, state: str, metrics: dict[str, float]) -> None:
         """End whatever run of a trial is held."""
@@ -241,19 +255,26 @@ class Desk:
         except RecordError as error:
             log.warning("%s", error)
 
-    def _hold_or_find(self, plan: Plan) -> Begun | Standing:
-        """Begin a run or go on with it, unless it has ended by itself; one that another trial trains is waited for."""
+    def _planned(self, number: int, stage: int, values: dict[str, Any], before: Sequence[int]) -> Plan:
+        """Plan once for a trial that asks again and again."""
+        asked = (stage, json.dumps(values, sort_keys=True, default=str), tuple(before))
+        known = self._plans.get(number)
+        if known is not None and known[0] == asked:
+            return known[1]
+        with self._planning:
+            plan = self._planner.plan(stage, values, before=before)
+        self._plans[number] = asked, plan
+        return plan
+
+    def _hold_or_find(self, plan: Plan) -> Begun | Standing | None:
+        """Begin a run or go on with it, unless it has ended by itself; None while another trial trains it."""
         assert plan.trial is not None
-        while True:
-            with nullcontext() if plan.trial.last else self._shared:
-                found = standing(plan.spec, plan.identity, trial=plan.trial)
-                if found is not None and found.finished:
-                    return found
-                taken = found is not None and (found.run_id in self._held or is_running(found.folder))
-                if plan.trial.last or not taken:
-                    return self._hold(plan)
-            with self._changed:
-                self._changed.wait(WAIT_S)
+        with nullcontext() if plan.trial.last else self._shared:
+            found = standing(plan.spec, plan.identity, trial=plan.trial)
+            if found is not None and found.finished:
+                return found
+            taken = found is not None and (found.run_id in self._held or is_running(found.folder))
+            return self._hold(plan) if plan.trial.last or not taken else None
 
     def _hold(self, plan: Plan) -> Begun:
         """Begin a run, and keep it."""
@@ -273,15 +294,15 @@ class Desk:
         newest = own[-1].name if own else None
         if pointer is None:
             before = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
-            return Exploit(**before["exploit"]) if before and before["after"] == newest else None
+            return Exploit(**before) if before and before["after"] == newest else None
         changed = {
             key.removeprefix(OPTIM): (float(pointer["values"][key]), float(value))
             for key, value in values.items()
             if key.startswith(OPTIM) and pointer["values"].get(key) != value
         }
-        exploit = Exploit(pointer["checkpoint"], pointer["run_id"], changed)
+        exploit = Exploit(pointer["checkpoint"], pointer["run_id"], changed, newest)
         hold(Path(exploit.checkpoint), child(made.run_id))
-        write_json(noted, {"exploit": dataclasses.asdict(exploit), "after": newest})
+        write_json(noted, dataclasses.asdict(exploit))
         return exploit
 
     @staticmethod

@@ -146,6 +146,7 @@ def _searched(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
     folder = RunFolder(Path(sweep["folder"]), SWEEP)
     watcher({"kind": "sweep", "run_id": sweep["run_id"], "folder": str(folder.path), "attempt": sweep["attempt"]})
     state, metrics, reason = FAILED, {}, None
+    study = None
     try:
         study = _study(plan, folder)
         _inherit(plan, study)
@@ -156,10 +157,12 @@ def _searched(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
         state = INTERRUPTED
         raise
     finally:
-        if state != INTERRUPTED:
-            watcher({"kind": "drawing"})
-            draw(_study(plan, folder), folder, plan.metrics)
-        ray.get(desk.close.remote(state, metrics))
+        try:
+            if study is not None and state != INTERRUPTED:
+                watcher({"kind": "drawing"})
+                draw(study, folder, plan.metrics)
+        finally:
+            ray.get(desk.close.remote(state, metrics))
     if state == INTERRUPTED:
         raise KeyboardInterrupt
     if state == FAILED:
@@ -198,7 +201,11 @@ def _run(
             _interrupts(proposals, limits, watcher),
             chatter_to(folder.log, WithoutSecrets(plan.last.spec.to_dict())),
         ):
-            _tune(plan, proposals, limits, desk, folder.path / TUNE / f"attempt{sweep['attempt']}")
+            limits.look(lambda: _folders(plan, sweep["run_id"]))
+            proposals.count()
+            if limits.kind is None:  # else what ended it before would end it again, with trials that have just begun
+                _tune(plan, proposals, limits, desk, folder.path / TUNE / f"attempt{sweep['attempt']}")
+            proposals.close()
     if limits.kind == STOPPED or (proposals.draining and study.counted() < plan.trials):
         return INTERRUPTED, limits.reason
     return (FAILED if limits.kind in (HOPELESS, WRONG) else FINISHED), limits.reason
@@ -298,7 +305,7 @@ def _limits(plan: SweepPlan, folder: RunFolder) -> Limits:
         patience=options.patience,
         max_failures=options.max_failures,
         spent=(float(before[0]), float(before[1])),
-        gpus=sum(bundle.get("GPU", 0) for bundle in plan.bundles) * (plan.concurrency or 1),
+        gpus=sum(bundle.get("GPU", 0) for bundle in plan.bundles),
     )
 
 

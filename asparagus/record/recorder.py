@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from asparagus.errors import RecordError
+from asparagus.errors import RecordError, StoreAwayError
 from asparagus.secrets import without_passwords
 from asparagus.spec import Parent
 
@@ -162,7 +162,7 @@ class Recorder:
             )
         reply: dict[str, Any] = json.loads(answer)
         if "error" in reply:
-            raise RecordError(without_passwords(reply["error"]))
+            raise StoreAwayError(without_passwords(reply["error"]))
         return reply
 
     def _last_words(self) -> str:

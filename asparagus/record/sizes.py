@@ -11,7 +11,7 @@ from asparagus.checkpoint.folder import manifests
 from asparagus.record.run_folder import RunFolder
 from asparagus.spec import Spec
 
-LOOKED_AT = 50
+LOOKED_AT = 10
 """So many runs, the newest first."""
 
 
@@ -19,9 +19,12 @@ def checkpoint_bytes(spec: Spec) -> int | None:
     """Return the bytes of a checkpoint of the newest run of this stage, task, network and optimizer; None of none."""
     for folder in itertools.islice(_newest_first(Path(spec.paths.models) / spec.task / spec.stage), LOOKED_AT):
         run = RunFolder(folder, spec.stage)
-        written = manifests(run.checkpoints)
-        if written and run.plan.is_file() and _decides(_spec_of(run)) == _decides(spec.to_dict()):
-            return max(one.bytes for one in written)
+        try:
+            written = manifests(run.checkpoints)
+            if written and _decides(_spec_of(run)) == _decides(spec.to_dict()):
+                return max(one.bytes for one in written)
+        except (OSError, ValueError, KeyError, TypeError):  # not ours to read, half written, of an older version
+            continue
     return None
 
 

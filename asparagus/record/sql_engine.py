@@ -30,7 +30,7 @@ def open_engine(uri: str) -> sa.Engine:
     try:
         url = sa.make_url(uri)
         if url.get_backend_name() != "sqlite":
-            return sa.create_engine(url)
+            return sa.create_engine(url, pool_pre_ping=True)  # a server that was restarted has hung up
         path = _file_of(url, uri)
         return sa.create_engine("sqlite://", creator=lambda: _open_file(path), poolclass=sa.pool.NullPool)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:

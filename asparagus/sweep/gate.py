@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,27 @@ class AtTheGate(Checkpoint):
         """Report the epoch and wait."""
         metrics = scalars(trainer)
         self._gate.report(trainer.current_epoch, metrics)
-        lost = [
-            name
-            for name, value in metrics.items()
-            if (name in self._watched or name.startswith("train/loss")) and not math.isfinite(value)
-        ]
-        if lost:
-            raise DivergedError(f"{', '.join(sorted(lost))} is no number any more, in epoch {trainer.current_epoch}")
+        must_be_numbers(trainer.current_epoch, metrics, self._watched)
+
+
+def must_be_numbers(epoch: int, metrics: Mapping[str, float], watched: Sequence[str]) -> None:
+    """Refuse to go on with a training that has lost its way.
+
+    Args:
+        epoch: That has ended.
+        metrics: Measured in it.
+        watched: Those that have to be numbers, besides every `train/loss`.
+
+    Raises:
+        DivergedError: One of them is not.
+    """
+    lost = [
+        name
+        for name, value in metrics.items()
+        if (name in watched or name.startswith("train/loss")) and not math.isfinite(value)
+    ]
+    if lost:
+        raise DivergedError(f"{', '.join(sorted(lost))} is no number any more, in epoch {epoch}")
 
 
 class TrialRanks(InProcess):

@@ -25,7 +25,7 @@ class Limits:
         patience: Trials without a better one.
         max_failures: Trials that failed by themselves.
         spent: Seconds, and GPU seconds, that earlier launches took.
-        gpus: That run at a time.
+        gpus: Of one trial.
         clock: Seconds.
     """
 
@@ -42,15 +42,24 @@ class Limits:
     """Why it ends; None while it goes on."""
     kind: str | None = None
     _looked: float = field(default=-DISK_S, init=False)
+    _at_once: int = field(default=0, init=False)
+    _since: float = field(init=False)
+    _gpu_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         """Start the clock."""
-        self.started = self.clock()
+        self.started = self._since = self.clock()
+
+    def running(self, trials: int) -> None:
+        """Take note of how many trials are being trained from now on: each has its GPUs."""
+        self._gpu_seconds, self._since, self._at_once = self._gpu_seconds_now(), self.clock(), trials
+
+    def _gpu_seconds_now(self) -> float:
+        return self._gpu_seconds + (self.clock() - self._since) * self._at_once * self.gpus
 
     def used(self) -> tuple[float, float]:
         """Return the seconds, and the GPU seconds, of all launches so far."""
-        here = self.clock() - self.started
-        return self.spent[0] + here, self.spent[1] + here * self.gpus
+        return self.spent[0] + self.clock() - self.started, self.spent[1] + self._gpu_seconds_now()
 
     def look(self, folders: Callable[[], Iterable[Path]]) -> None:
         """See whether time or disk are used up.

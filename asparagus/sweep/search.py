@@ -125,6 +125,7 @@ class Proposals(SearchAlgorithm):
 
     def next_trial(self) -> TuneTrial | None:
         """Return one more trial, if one is wanted now."""
+        self._limits.running(self._running())
         beyond = 0 if self._concurrency is None else self._out() - self._concurrency
         if self._limits.kind or (self._concurrency is not None and beyond >= self._spare):
             return None
@@ -152,6 +153,10 @@ class Proposals(SearchAlgorithm):
         tune_trials = (live.tune_trial for live in self._live.values())
         return sum(one.waits or one.status != TuneTrial.PAUSED for one in tune_trials)
 
+    def _running(self) -> int:
+        """Return how many are being trained at this moment."""
+        return sum(live.tune_trial.status == TuneTrial.RUNNING for live in self._live.values())
+
     def _next(self) -> Proposal | None:
         if self._waiting:
             return self._waiting.pop(0)
@@ -172,6 +177,7 @@ class Proposals(SearchAlgorithm):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take note of an epoch."""
+        self._limits.running(self._running())
         live = self._live.get(trial_id)
         if live is not None and "outcome" not in result:
             self._note(live, result)
@@ -192,7 +198,7 @@ class Proposals(SearchAlgorithm):
 
     def _must_be_reported(self, metrics: dict[str, float]) -> None:
         """End the sweep if what it compares is not measured; an epoch without validation measures less."""
-        if not any(name.startswith("val/") for name in metrics) and metrics:
+        if not any(name.startswith("val/") for name in metrics):
             return
         lacking = [name for name in self.terms.metrics if name not in metrics]
         known = ", ".join(sorted(metrics)) or "none"
@@ -216,7 +222,13 @@ class Proposals(SearchAlgorithm):
             if result and "epoch" in result:  # of the epoch that it was stopped at, Tune tells here alone
                 self._note(live, result)
             self._stopped(live)
-        self._count()
+        self.count()
+        self._limits.running(self._running())
+
+    def close(self) -> None:
+        """Take note of the trials that were cut off when the search was ended: Tune tells of those to nobody."""
+        for trial_id in list(self._live):
+            self._stopped(self._live.pop(trial_id))
 
     def _ended(self, live: Live, result: dict[str, Any]) -> None:
         """Take note of a trial that ended by itself, one way or the other."""
@@ -278,7 +290,8 @@ class Proposals(SearchAlgorithm):
             }
         )
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """See whether too many have failed, or too many were no better."""
         self._limits.count(failures=self._study.failures(), without_better=self._study.without_better())
 
 

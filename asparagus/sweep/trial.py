@@ -13,7 +13,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 POINTER = "pointer.json"
 FOLLOW_S = 0.1
+WAIT_S = 2.0
+"""How long at most between two questions to the desk."""
 ABANDON_S = 600.0
 """How long an epoch may take that a stopped trial is in the middle of."""
 STATM_PAGES = 1
@@ -235,11 +237,7 @@ class Trial(Trainable):
         before: list[int] = []
         metrics: dict[str, float] = {}
         for place in range(self._terms.stages):
-            begun = ray.get(
-                self._desk.begin.remote(
-                    self._number, place, self._values, before=before, trainer=me, pointer=self._pointer
-                )
-            )
+            begun = self._begun(gate, place, before, me)
             if "refused" in begun:
                 return Over(begun["outcome"], error=begun["refused"])
             self._stage, self._run_id, self._folder = place, begun["run_id"], _folder_of(begun)
@@ -248,6 +246,22 @@ class Trial(Trainable):
             metrics = begun["metrics"] if begun["over"] else self._train(gate, begun)
             before.append(begun["run_id"])
         return Over("finished", metrics)
+
+    def _begun(self, gate: Gate, place: int, before: list[int], me: Any) -> dict[str, Any]:
+        """Ask the desk to begin a stage, again and again while it has to wait."""
+        from asparagus.sweep.gate import StoppedError
+
+        pause = FOLLOW_S
+        while True:
+            asked = self._desk.begin.remote(
+                self._number, place, self._values, before=before, trainer=me, pointer=self._pointer
+            )
+            begun: dict[str, Any] = ray.get(asked)
+            if "wait" not in begun:
+                return begun
+            if gate.stopped.wait(pause):
+                raise StoppedError
+            pause = min(2 * pause, WAIT_S)
 
     def _replay(self, gate: Gate) -> None:
         """Tell again what was measured before: whoever compares may have forgotten it."""
@@ -275,13 +289,11 @@ class Trial(Trainable):
 
     def _train_on_workers(self, gate: Gate, plan: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
         """Have Ray Train's workers train; they wait after each epoch until the sweep has heard of it."""
-        from asparagus.sweep.gate import StoppedError
+        from asparagus.sweep.gate import StoppedError, must_be_numbers
 
         assert self._terms.nested is not None
         reader = JournalReader(Path(assignment.folder) / "journal.jsonl", begun_at(assignment))
-        pool = ThreadPoolExecutor(1)
-        trained = pool.submit(self._terms.nested, plan, assignment, self._placement_group, self._desk)
-        pool.shutdown(wait=False)
+        trained = _apart(self._terms.nested, plan, assignment, self._placement_group, self._desk)
         measured: list[Event] = []
         while True:
             over, _ = wait([trained], timeout=FOLLOW_S)
@@ -290,11 +302,13 @@ class Trial(Trainable):
             while measured and measured[0]["epoch"] <= arrived:
                 event = measured.pop(0)
                 gate.report(event["epoch"], event["values"])
+                must_be_numbers(event["epoch"], event["values"], self._terms.metrics)
                 ray.get(self._desk.let.remote(assignment.run_id, event["epoch"]))
             if gate.stopped.is_set():
                 raise StoppedError  # this process ends, and its workers with it
             if over:
-                return trained.result()
+                outcome: dict[str, Any] = trained.result()
+                return outcome
 
     def _lost(self, outcome: str, error: BaseException) -> Over:
         """Write down a training that failed."""
@@ -303,6 +317,20 @@ class Trial(Trainable):
         if self._run_id is not None:
             ray.get(self._desk.end.remote(self._run_id, "failed", {}, story=story))
         return Over(outcome, error=hide(text, set(self._terms.secrets.values)) if self._terms.secrets else text)
+
+
+def _apart(call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Call something on a thread that does not keep the process alive, as one of a pool would."""
+    future: Future[Any] = Future()
+
+    def carry_out() -> None:
+        try:
+            future.set_result(call(*arguments))
+        except BaseException as error:  # noqa: BLE001 - whoever waits has to hear of it
+            future.set_exception(error)
+
+    threading.Thread(target=carry_out, name="workers", daemon=True).start()
+    return future
 
 
 def _folder_of(begun: dict[str, Any]) -> Path:

@@ -36,7 +36,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     try:
         return work(
             replace(assignment, spec=halved(assignment.spec, HERE.halvings)),
-            OnRay(_gate(config["desk"], assignment.run_id)),
+            OnRay(_gate(config["desk"], assignment)),
         )
     except Exception as error:
         _last_words(error, names)
@@ -48,13 +48,13 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     raise RuntimeError(f"{text}\n{story}")
 
 
-def _gate(desk: Any, run_id: int) -> list[Callback]:
+def _gate(desk: Any, assignment: Assignment) -> list[Callback]:
     """Return what waits for a sweep after each epoch, if there is one."""
     if desk is None:
         return []
     from asparagus.worker.turn import AtTheDesk
 
-    return [AtTheDesk(desk, run_id)]
+    return [AtTheDesk(desk, assignment.run_id, assignment.attempt)]
 
 
 def _last_words(error: BaseException, secrets: set[str]) -> None:

@@ -18,13 +18,15 @@ class AtTheDesk(Checkpoint):
     Args:
         desk: The sweep's.
         run_id: Of the run that they train.
+        attempt: Which attempt at it they are.
     """
 
-    def __init__(self, desk: Any, run_id: int) -> None:
-        self._desk, self._run_id = desk, run_id
+    def __init__(self, desk: Any, run_id: int, attempt: int) -> None:
+        self._desk, self._run_id, self._attempt = desk, run_id, attempt
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's
         """Say that the epoch has ended, its checkpoint whole, and wait; the other ranks wait for the first one."""
-        while trainer.is_global_zero and not ray.get(self._desk.arrive.remote(self._run_id, trainer.current_epoch)):
+        here = (self._run_id, self._attempt, trainer.current_epoch)
+        while trainer.is_global_zero and not ray.get(self._desk.arrive.remote(*here)):
             time.sleep(ASK_S)
         trainer.strategy.barrier()

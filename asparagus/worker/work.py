@@ -28,7 +28,7 @@ from asparagus.checkpoint.transfer import take_over
 from asparagus.errors import ConfigError, LeftError
 from asparagus.journal import JOURNAL, Journal, JournalReader
 from asparagus.secrets import WithoutSecrets, references
-from asparagus.spec import Assignment, Spec
+from asparagus.spec import Assignment, Exploit, Spec
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 from asparagus.worker.beat import Beat, watched_alone
 from asparagus.worker.elastic import WorldSizes, at_size, by_hand
@@ -148,7 +148,7 @@ def build(
             "logger": [JournalLogger(journal, folder), *parts.loggers(folder, first=ranks.rank == 0)],
             "callbacks": [
                 *parts.callbacks(),
-                *([OtherSettings(assignment.exploit.optim)] if assignment.exploit else []),
+                *([OtherSettings(other.optim)] if (other := _taken_over(assignment)) else []),
                 Heartbeat(journal),
                 *([WorldSizes(journal)] if spec.resources.is_elastic else []),
                 Predictions(folder, spec.task, Path(assignment.parent.checkpoint).stem if assignment.parent else "now"),
@@ -163,16 +163,23 @@ def build(
     return trainer, module, parts.datamodule
 
 
+def _taken_over(assignment: Assignment) -> Exploit | None:
+    """Return the other trial's state to go on from, until there is a checkpoint of one's own behind it."""
+    own = newest_whole(Path(assignment.folder) / "checkpoints")
+    taken = assignment.exploit
+    return taken if taken is not None and (own.name if own else None) == taken.after else None
+
+
 def _start(assignment: Assignment, module: pl.LightningModule) -> Path | None:
     """Return the state to go on from: the run's own newest, else the one that it was told to resume.
 
     Raises:
         RunError: The latter cannot be gone on from.
     """
-    if assignment.exploit is not None:
-        log.info("going on from %s, of run %d", assignment.exploit.checkpoint, assignment.exploit.run_id)
-        return Path(assignment.exploit.checkpoint) / STATE
     start = newest_whole(Path(assignment.folder) / "checkpoints")
+    if (other := _taken_over(assignment)) is not None:
+        log.info("going on from %s, of run %d", other.checkpoint, other.run_id)
+        return Path(other.checkpoint) / STATE
     if start is not None:
         log.info("going on from %s", start)
         return start / STATE

@@ -264,7 +264,7 @@ def test_population_based_training_exploits_trials_with_workers_of_their_own(hom
     assert exploits
     for file in exploits:
         noted = json.loads(file.read_text())
-        old, new = noted["exploit"]["optim"]["lr"]
+        old, new = noted["optim"]["lr"]
         assert old != new
         place = file.parent / "checkpoints"
         last = manifests(place)[-1].name

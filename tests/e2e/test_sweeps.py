@@ -232,6 +232,21 @@ def test_schedulers_stop_trials_and_optuna_hears_of_it(asp, home, scheduler):
 
 
 @pytest.mark.slow
+def test_a_cap_leaves_no_trial_that_runs_for_ever_and_the_same_command_trains_nothing_more(asp, home):
+    slow = "+callbacks.slow={_target_: tests.fakes.Slow, seconds: 0.1}"
+    words = (*SWEEP, "optim.lr=interval(1e-3,1e-1)", "sweep.trials=50", "sweep.time=6s", "trainer.max_epochs=9", slow)
+    outcome = launched(asp, *words)
+    counted = states(study_of(home))
+    assert set(counted) <= {"COMPLETE", "PRUNED"}
+    assert counted["PRUNED"] >= 1
+    children = children_of(store_of(home), outcome["sweep_id"])
+    assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
+    assert len(children) == counted.total()
+    launched(asp, *words)
+    assert states(study_of(home)) == counted
+
+
+@pytest.mark.slow
 def test_population_based_training_goes_on_from_better_states_with_mutated_rates(asp, home):
     launched(
         asp, *SWEEP, "optim.lr=interval(1e-3,1e-1)", "sweep.scheduler=pbt", "sweep.trials=4", "trainer.max_epochs=8"
@@ -239,7 +254,7 @@ def test_population_based_training_goes_on_from_better_states_with_mutated_rates
     exploits = [json.loads(file.read_text()) for file in (home / "models").glob("*/train_cls/*/exploit.json")]
     assert exploits
     for file in (home / "models").glob("*/train_cls/*/exploit.json"):
-        told = json.loads(file.read_text())["exploit"]
+        told = json.loads(file.read_text())
         new = told["optim"]["lr"][1]
         place = file.parent / "checkpoints"
         state = torch.load(place / manifests(place)[-1].name / "checkpoint.ckpt", weights_only=True)
