@@ -41,6 +41,11 @@ class Nodes:
         os.kill(pid, signal.SIGKILL)
         return time.time()
 
+    def of(self, worker: int) -> Any:
+        """Return the node of a worker, by its process: raylets start their own."""
+        parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+        return next(node for node in self.others if node.all_processes["raylet"][0].process.pid == parent)
+
     def end(self) -> None:
         """End all of it."""
         self._cluster.shutdown()

@@ -21,11 +21,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow, pytest.mark.ti
 
 @pytest.fixture
 def two_nodes(monkeypatch):
-    """The address of a Ray with a head, which the launch hangs on, and two nodes with a place each."""
+    """A Ray with a head, which the launch hangs on, and two nodes with a place each."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
     with ray_nodes({"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
-        yield cluster.address
+        yield cluster
 
 
 def folder_of(home) -> Path:
@@ -34,7 +34,7 @@ def folder_of(home) -> Path:
 
 def test_a_node_whose_gpu_breaks_is_left_out(home, asp, two_nodes):
     broken = f"+callbacks.broken={{_target_: tests.fakes.RaiseOnce, kind: hardware, mark: {home}/struck, times: 2}}"
-    done = asp("asp-launch", *WORDS, f"site.address={two_nodes}", broken, "failures.hardware=2", timeout=600)
+    done = asp("asp-launch", *WORDS, f"site.address={two_nodes.address}", broken, "failures.hardware=2", timeout=600)
     assert done.returncode == 0, done.stderr
     places = folder_of(home) / "post_mortem"
     first, second = (json.loads((places / f"attempt={number}/post_mortem.json").read_text()) for number in (1, 2))
@@ -43,7 +43,7 @@ def test_a_node_whose_gpu_breaks_is_left_out(home, asp, two_nodes):
 
 
 def test_a_notice_that_a_node_is_taken_away_moves_the_run_to_the_other_one(home, two_nodes):
-    command = [str(ASP / "asp-launch"), *WORDS, SLOW, f"site.address={two_nodes}"]
+    command = [str(ASP / "asp-launch"), *WORDS, SLOW, f"site.address={two_nodes.address}"]
     process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     reader, starts, steps = JournalReader(folder_of(home) / "journal.jsonl"), [], 0
     while steps < 5 and process.poll() is None:
@@ -51,8 +51,14 @@ def test_a_notice_that_a_node_is_taken_away_moves_the_run_to_the_other_one(home,
             starts += [event] if event["kind"] == "start" else []
             steps += event["kind"] == "metrics"
         time.sleep(0.1)
-    node = Path(f"/proc/{starts[0]['pid']}/environ").read_bytes().split(b"RAY_NODE_ID=")[1].split(b"\0")[0].decode()
-    drain = ["drain-node", f"--address={two_nodes}", f"--node-id={node}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
+    assert starts, process.communicate()
+    node = two_nodes.of(starts[0]["pid"])
+    drain = [
+        "drain-node",
+        f"--address={two_nodes.address}",
+        f"--node-id={node.node_id}",
+        "--reason=DRAIN_NODE_REASON_PREEMPTION",
+    ]
     drain += ["--reason-message=spot", "--deadline-remaining-seconds=120"]
     subprocess.run([str(ASP / "ray"), *drain], check=True, capture_output=True)
     out, err = process.communicate(timeout=500)
