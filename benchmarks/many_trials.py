@@ -211,6 +211,7 @@ def search_alone(trials: int) -> None:  # noqa: C901 - with a trial inside, whic
             look=lambda: None,
             folder=Path(name) / ".tune/attempt1",
             reuse=True,
+            pending=1,
         )
         if study.counted() != trials:
             sys.exit(f"{study.counted()} of {trials} trials are over")
