@@ -56,6 +56,7 @@ bench: $(STAMP)  ## the figures of DESIGN 7, side by side with the stock ways
 	$(BIN)/python benchmarks/record.py
 	$(BIN)/python benchmarks/many_runs.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/recovery.py
 
 clean:  ## remove the environment and what tools left
 	rm -rf $(VENV) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

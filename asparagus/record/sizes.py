@@ -40,4 +40,5 @@ def _spec_of(run: RunFolder) -> dict[str, Any]:
 
 def _decides(spec: dict[str, Any]) -> tuple[Any, Any]:
     """Return what decides how much there is to keep: weights, and the optimizer's state of each."""
-    return json.loads(json.dumps(spec["model"])), (spec["optim"] or {}).get("name")
+    model = json.loads(json.dumps(spec["model"]))  # as it comes back from a file: no tuples
+    return model, (spec["optim"] or {}).get("name")
