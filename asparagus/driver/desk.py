@@ -144,6 +144,8 @@ class Desk:
         try:
             begun = self._begin(number, stage, values, before=before, trainer=trainer, pointer=pointer)
         except StoreAwayError as error:
+            if number not in self._away:
+                log.warning("trial %d waits for the tracking store, up to %d min: %s", number, AWAY_S / 60, error)
             away = time.monotonic() - self._away.setdefault(number, time.monotonic())
             return {"wait": str(error)} if away < AWAY_S else {"refused": str(error), "outcome": "failed"}
         except RequestError as error:
