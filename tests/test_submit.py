@@ -33,7 +33,7 @@ from asparagus.submit import address as addresses
 from asparagus.submit import cargo
 from asparagus.submit.address import address_of
 from asparagus.submit.elsewhere import for_cluster, sweep_for_cluster
-from asparagus.submit.jobs import Cluster, _Lines, print_worker_log
+from asparagus.submit.jobs import LOG_BEGINS, Cluster, _Lines, print_worker_log
 from asparagus.submit.package import LIMIT, must_be_small, package_of, write_zip
 from tests.helpers import free_port
 
@@ -432,7 +432,7 @@ def test_the_command_that_a_cluster_prints_a_workers_log_with_finds_it(tmp_path,
         file.write_text(f"{number} {other}")
     command = print_worker_log(f"{tmp_path}/a run's", rank, attempt, follow=False)
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode == 0, done.stdout) == (said is not None, said or "")
+    assert (done.returncode == 0, done.stdout) == (said is not None, f"{LOG_BEGINS}\n{said or ''}")
 
 
 def test_the_log_of_one_worker_of_one_attempt_is_found_and_others_are_named(tmp_path):

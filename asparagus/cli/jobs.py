@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,7 +187,7 @@ def _print(file: Path, run: RunFolder, *, follow: bool) -> int:
 
 def _print_from_afar(cluster: Cluster, job: Job, options: argparse.Namespace) -> int:
     """Have the cluster print a worker's log: it lies in the run's folder, which is not seen from here."""
-    from asparagus.submit.jobs import print_worker_log
+    from asparagus.submit.jobs import LOG_BEGINS, print_worker_log
 
     if job.folder is None:
         raise SubmitError(f"job {job.job_id} has not begun a run yet. What it says: asp logs {job.job_id}")
@@ -195,7 +195,9 @@ def _print_from_afar(cluster: Cluster, job: Job, options: argparse.Namespace) ->
     name = f"asp-look-{secrets.token_hex(6)}"
     cluster.look(command, name)
     try:
-        ended = cluster.follow(name, _print_line)
+        lines = _printed_after(LOG_BEGINS)
+        next(lines)
+        ended = cluster.follow(name, lines.send)
     finally:
         cluster.forget(name)
     if ended.exit_status != 0:
@@ -204,6 +206,9 @@ def _print_from_afar(cluster: Cluster, job: Job, options: argparse.Namespace) ->
     return 0
 
 
-def _print_line(line: str) -> None:
-    if not line.startswith("Running entrypoint for job "):
-        print(line, flush=True)
+def _printed_after(first: str) -> Generator[None, str, None]:
+    """Take lines, and print those that come after the first one of these words."""
+    while (yield) != first:
+        pass
+    while True:
+        print((yield), flush=True)

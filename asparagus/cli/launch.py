@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asparagus.errors import PipelineError
+from asparagus.faults import REHEARSE
 from asparagus.ray_job import job_id
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ config in Python (train_2D.py). An OVERRIDE is Hydra's:
   asp-launch finetune_seg task=Task997_LauritSynSeg init_from=run:1/best --dry-run
   asp-launch experiment/digits -m optim.lr='tag(log,interval(1e-4,1e-1))' model.net.width=64,128 sweep.trials=20
   asp-launch experiment/digits --submit http://head:8265    on a cluster; Ctrl-C leaves it alone
+  asp-launch experiment/digits rehearse=kill_worker@step=50      what breaks, on a cluster that is simulated here
   asp-launch train_cls --help               the groups to choose from, and every key with its default
   asp-launch experiment/digits --info optim.lr     which file or override set it
 
@@ -99,6 +101,13 @@ def launch(arguments: Sequence[str]) -> int:
     if shown := _shown(request, options):
         print(shown)
         return 0
+    return _carried_out(request, options)
+
+
+def _carried_out(request: Request, options: argparse.Namespace) -> int:
+    """Do what is asked for: break it, send it away, search, or run it here; returns the exit status."""
+    if any(word.startswith(REHEARSE) for word in request.overrides):
+        return _rehearse(request, options)
     if options.submit is not None:
         return _submit(request, options)
     if job_id() is not None:
@@ -113,6 +122,20 @@ def launch(arguments: Sequence[str]) -> int:
         return _pipeline(request, options) if names_a_stage(request) else _run(request, options)
     except PipelineError:
         return _pipeline(request, options)
+
+
+def _rehearse(request: Request, options: argparse.Namespace) -> int:
+    """Break something in a run on a simulated cluster, and report what that cost."""
+    from asparagus.cli.rehearse import rehearse
+    from asparagus.errors import ConfigError
+
+    flags = {"--submit": options.submit is not None, "-m": options.multirun}
+    if others := [flag for flag, given in flags.items() if given]:
+        raise ConfigError(
+            f"rehearse: goes with one run on a cluster of its own on this machine, not with {', '.join(others)}. Leave "
+            "one of them out."
+        )
+    return rehearse(request, only_checked=options.dry_run or options.check, as_json=options.json)
 
 
 def _submit(request: Request, options: argparse.Namespace) -> int:

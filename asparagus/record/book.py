@@ -135,7 +135,7 @@ class Book:
             if file.is_file():
                 client.log_artifact(run_id, str(file))
         client.log_dict(run_id, {"command": record.command, **record.machine}, "environment.json")
-        params = [Param(_name(key), value) for key, value in record.params.items()]
+        params = [Param(recorded_name(key), value) for key, value in record.params.items()]
         last = max(0, (len(params) - 1) // BATCH["params"] * BATCH["params"])
         for start in range(0, last, BATCH["params"]):
             client.log_batch(run_id, params=params[start : start + BATCH["params"]])
@@ -190,7 +190,7 @@ class Book:
             if step > self._reached.get(key, -1):
                 self._reached[key] = step
                 if end > self._written:
-                    self._pending.append((end, Metric(_name(key), value, stamp, step)))
+                    self._pending.append((end, Metric(recorded_name(key), value, stamp, step)))
 
     def _note_written(self, end: int) -> None:
         """Remember how far the store has the journal; a line is done when the batch after its last metric begins."""
@@ -311,6 +311,6 @@ def _edges(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield from ((f"{TAG}{key}", str(value)) for key, value in known.items() if value is not None)
 
 
-def _name(key: str) -> str:
+def recorded_name(key: str) -> str:
     """Return a metric's or param's name with what MLflow refuses replaced by `_`, and cut to its 250 characters."""
     return ODD_CHARACTERS.sub("_", key)[:250]

@@ -113,6 +113,13 @@ class Store:
             return []
         return list(self.client.search_runs(ids, f"tags.`{RUN_ID}` = '{run_id}'", run_view_type=ViewType.ALL))
 
+    def points(self, run_id: int) -> list[tuple[str, int]]:
+        """Return the metric values of the run of this number by name and step, each as often as it is there."""
+        if (run := self.run_of(run_id)) is None:
+            return []
+        told = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        return [(name, point.step) for name, points in told.items() for point in points]
+
     def numbered(self, run_id: int | None) -> dict[int, str]:
         """Return the MLflow run id of the run of this number, if there is one; asked once, for a sweep has many."""
         if run_id is not None and run_id not in self._numbered and (run := self.run_of(run_id)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shlex
 import time
@@ -32,6 +33,8 @@ SILENCE_S = 45.0
 LOST_S = 90.0
 """How long a cluster may be away before we stop following."""
 PAUSE_S = 0.5
+LOG_BEGINS = "### the log begins"
+"""What comes before it is Ray's own: that it starts the command, and more since 2.60."""
 STOP_S = 120
 """How long a job that is stopped may take to write its checkpoint and its record."""
 STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
@@ -291,7 +294,7 @@ class _Lines:
 
 
 def print_worker_log(folder: str, rank: int, attempt: int | None, *, follow: bool) -> str:
-    """Return the command with which a cluster prints the log of one worker, and what is added to it.
+    """Return the command with which a cluster prints `LOG_BEGINS`, the log of one worker, and what is added to it.
 
     Args:
         folder: Of the run, as the cluster sees it.
@@ -300,8 +303,9 @@ def print_worker_log(folder: str, rank: int, attempt: int | None, *, follow: boo
         follow: Go on until it is stopped.
     """
     logs, which = shlex.quote(f"{folder}/logs"), "*" if attempt is None else str(attempt)
+    begin = f"echo {shlex.quote(LOG_BEGINS)}"
     newest = f"$(ls -1dv {logs}/attempt={which}/rank={rank}.log 2>/dev/null | tail -n 1)"
-    return f'exec tail -n +1 {"-F " if follow else ""}"{newest}" 2>/dev/null'
+    return f'{begin}; exec tail -n +1 {"-F " if follow else ""}"{newest}" 2>/dev/null'
 
 
 def _job(details: Any) -> Job:
@@ -320,6 +324,8 @@ def _client(address: str) -> JobSubmissionClient:
     """Return Ray's client; one that does not wait for ever."""
     use_token_if_there_is_one()
     from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of each connection's end
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:

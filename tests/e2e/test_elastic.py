@@ -13,8 +13,9 @@ import torch
 
 from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.transfer import read_weights
+from asparagus.faults.nodes import ray_nodes
 from asparagus.record.store import Store
-from tests.clusters import events_of, ray_nodes, wait_for
+from tests.clusters import events_of, wait_for
 from tests.conftest import ASP
 from tests.networks import can_have_networks, networks
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from asparagus.checkpoint.folder import manifests
+from asparagus.faults.nodes import ray_nodes
 from asparagus.journal import JournalReader
-from tests.clusters import ray_nodes
 from tests.conftest import ASP
 
 WORDS = ("experiment/digits", "trainer.max_epochs=4", "resources=one_worker", "--json", "site=cluster")

@@ -10,7 +10,8 @@ import torch
 
 from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.transfer import read_weights
-from tests.clusters import events_of, ray_nodes
+from asparagus.faults.nodes import ray_nodes
+from tests.clusters import events_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 WORDS = ["experiment/digits", "trainer.max_epochs=2", "optim.name=sgd", "optim.lr=0.1"]
