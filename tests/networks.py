@@ -92,7 +92,8 @@ class Networks:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-        for space in self._spaces:
+        for space in self._spaces:  # the cable bears the same name, and would go a moment after its namespace
+            subprocess.run(["ip", "link", "del", space], check=False)
             subprocess.run(["ip", "netns", "del", space], check=False)
         subprocess.run(["ip", "link", "del", BRIDGE], check=False)
 

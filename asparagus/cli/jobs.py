@@ -195,7 +195,7 @@ def _print_from_afar(cluster: Cluster, job: Job, options: argparse.Namespace) ->
     name = f"asp-look-{secrets.token_hex(6)}"
     cluster.look(command, name)
     try:
-        lines = _printed_after(LOG_BEGINS)
+        lines = _printed_after(LOG_BEGINS, f"Running entrypoint for job {name}:")
         next(lines)
         ended = cluster.follow(name, lines.send)
     finally:
@@ -206,9 +206,11 @@ def _print_from_afar(cluster: Cluster, job: Job, options: argparse.Namespace) ->
     return 0
 
 
-def _printed_after(first: str) -> Generator[None, str, None]:
-    """Take lines, and print those that come after the first one of these words."""
+def _printed_after(first: str, but: str) -> Generator[None, str, None]:
+    """Take lines, and print those that come after the first one of these words, but those that begin like Ray's own."""
     while (yield) != first:
         pass
     while True:
-        print((yield), flush=True)
+        line = yield
+        if not line.startswith(but):
+            print(line, flush=True)

@@ -6,16 +6,16 @@ import contextlib
 import math
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from asparagus.errors import RunError
 from asparagus.plan import Plan
@@ -46,8 +46,12 @@ class Nodes:
         return self._cluster.add_node(wait=True, **has)
 
     def kill(self, node: Any) -> float:
-        """Kill a node's raylet, as a machine goes; returns when."""
-        os.kill(_raylet(node), signal.SIGKILL)
+        """Kill a node's raylet and the workers that it started, as a machine goes; returns when."""
+        raylet = psutil.Process(_raylet(node))
+        workers = raylet.children()
+        for process in (raylet, *workers):  # the raylet first, or it would still tell of the workers' end
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         return time.time()
 
     def give_notice(self, node: Any) -> None:
@@ -65,7 +69,7 @@ class Nodes:
 
     def of(self, worker: int) -> Any:
         """Return the node of a worker, by its process: raylets start their own."""
-        parent = int(Path(f"/proc/{worker}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        parent = psutil.Process(worker).ppid()
         return next(node for node in self.others if _raylet(node) == parent)
 
     def end(self) -> None:
@@ -85,8 +89,8 @@ def ray_nodes(head: dict[str, Any], *others: dict[str, Any]) -> Iterator[Nodes]:
 
 
 @contextmanager
-def simulated(plan: Plan) -> Iterator[Nodes]:
-    """Have a head, a node for each worker and one to spare; other clusters of this machine are not touched by it."""
+def simulated(plan: Plan, spare: int) -> Iterator[Nodes]:
+    """Have a head, a node for each worker, and some to spare; other clusters of this machine are not touched by it."""
     places = max(1, plan.workers)
     together = places if plan.spec.resources.placement == "strict_pack" else 1
     node = {"num_cpus": max(1, math.ceil(plan.cpus_per_worker * together))}
@@ -94,10 +98,24 @@ def simulated(plan: Plan) -> Iterator[Nodes]:
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     # Ray notes its newest cluster in this folder, where `address: auto` finds it; the user's own note is elsewhere.
-    with tempfile.TemporaryDirectory(prefix="asp-", ignore_cleanup_errors=True) as folder:
-        os.environ.update({**variables, "RAY_TMPDIR": folder})
-        with ray_nodes({"num_cpus": 0}, *[node] * (places // together + 1)) as nodes:
-            yield nodes
+    with (
+        tempfile.TemporaryDirectory(prefix="asp-", ignore_cleanup_errors=True) as folder,
+        _set({**variables, "RAY_TMPDIR": folder}),
+        ray_nodes({"num_cpus": 0}, *[node] * (places // together + spare)) as nodes,
+    ):
+        yield nodes
+
+
+@contextmanager
+def _set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have some environment variables for a while: Ray's processes, and ours, inherit them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def free_port() -> int:

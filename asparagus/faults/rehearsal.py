@@ -29,6 +29,8 @@ from asparagus.journal import JOURNAL, JournalReader
 from asparagus.plan import Plan
 
 POLL_S = 0.05
+PATIENCE_S = 900.0
+"""So long without a step, and it is given up."""
 LOG = "launch.log"
 PLOT = "rehearsal.png"
 REPORT = "rehearsal.json"
@@ -62,7 +64,7 @@ class Rehearsal:
         with contextlib.ExitStack() as around:
             tracking = self._tracking(around)
             (self._folder / LOG).touch()
-            cluster = around.enter_context(simulated(self._plan))
+            cluster = around.enter_context(simulated(self._plan, _spare(self._faults)))
             finished = self._train(cluster, tracking)
             report = self._report(tracking, finished=finished, seconds=time.monotonic() - begun)
         steps = steps_in(self._seen)
@@ -93,6 +95,9 @@ class Rehearsal:
                     if process.returncode == 0 or ended <= may_return:
                         return process.returncode == 0
                     may_return, process = ended, self._launch(cluster, tracking)
+                if self._stands_still():
+                    self._say(f"no step for {PATIENCE_S / 60:.0f} min: given up")
+                    return False
                 time.sleep(POLL_S)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -133,6 +138,11 @@ class Rehearsal:
             yield "~resources.labels"
         if self._plan.parent is not None:  # its number is of the user's own record
             yield f"init_from='{self._plan.parent.checkpoint}'"
+
+    def _stands_still(self) -> bool:
+        """Tell whether nothing has happened for too long."""
+        signs = [self._folder / LOG, *self._seen.iterdir()]
+        return time.time() - max(sign.stat().st_mtime for sign in signs) > PATIENCE_S
 
     def _waiting(self) -> Iterator[Fault]:
         """Yield the faults that the training has come to."""
@@ -185,6 +195,11 @@ class Rehearsal:
             steps=max((step.step for step in steps), default=0),
             folder=str(self._folder),
         )
+
+
+def _spare(faults: Sequence[Fault]) -> int:
+    """Return how many nodes more than workers are needed: one for each that goes."""
+    return sum(fault.kind in (KILL_NODE, PREEMPT_NODE) for fault in faults)
 
 
 def _books(models: Path, uri: str) -> reports.Books | None:

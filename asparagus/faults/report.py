@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asparagus.faults.asked import Fault
+from asparagus.faults.asked import KILL_TRACKING, Fault
 from asparagus.faults.witness import Step
 
 INCHES = (9.0, 4.0)
@@ -59,7 +59,7 @@ class Report:
     def is_good(self) -> bool:
         """Whether everything struck, the training finished, and nothing is missing or double."""
         whole = self.books is not None and not self.books.doubles and not self.books.missing
-        return self.finished and whole and all(cost.still_s is not None for cost in self.costs)
+        return self.finished and whole and all(cost.struck is not None for cost in self.costs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as nested plain values."""
@@ -78,7 +78,9 @@ class Report:
 
     def _told(self, cost: Cost) -> str:
         if cost.struck is None:
-            return f"NEVER REACHED: the training ended at step {self.steps}"
+            return f"NEVER REACHED: the training ended at step {self.steps}; name an earlier one"
+        if cost.still_s is None and self.finished:
+            return "nothing: the training finished before it was felt"
         if cost.still_s is None:
             return "NOT SURVIVED: no step came after it (launch.log says why)"
         return f"{cost.still_s:>12.1f} s  {cost.steps_twice:>17}"
@@ -104,21 +106,16 @@ def costs(faults: Sequence[Fault], struck: Sequence[float | None], steps: Sequen
         struck: When each did, seconds since the epoch.
         steps: Of rank 0, as they were taken.
     """
-    ends = [*[at for at in struck[1:] if at is not None], float("inf")]
-    return tuple(
-        Cost(fault, at) if at is None else _cost(fault, at, end, steps)
-        for fault, at, end in zip(faults, struck, ends + [float("inf")] * len(faults), strict=False)
-    )
+    return tuple(_cost(fault, at, steps) for fault, at in zip(faults, struck, strict=True))
 
 
-def _cost(fault: Fault, struck: float, end: float, steps: Sequence[Step]) -> Cost:
-    before = [step for step in steps if step.time <= struck]
+def _cost(fault: Fault, struck: float | None, steps: Sequence[Step]) -> Cost:
+    before = [step for step in steps if struck is not None and step.time <= struck]
     known = {step.pid for step in before}
-    after = [step for step in steps if struck < step.time < end]
-    fresh = [step for step in after if step.pid not in known]
+    after = [step for step in steps[len(before) :] if fault.kind == KILL_TRACKING or step.pid not in known]
     if not after or not before:
         return Cost(fault, struck)
-    first = fresh[0] if fresh else after[0]
+    first = after[0]
     last = [step for step in steps if step.time < first.time][-1]
     return Cost(fault, struck, first.time - last.time, max(0, last.step - first.step + 1))
 

@@ -34,7 +34,7 @@ LOST_S = 90.0
 """How long a cluster may be away before we stop following."""
 PAUSE_S = 0.5
 LOG_BEGINS = "### the log begins"
-"""What comes before it is Ray's own: that it starts the command, and more since 2.60."""
+"""What comes before it is Ray's own. Ray also says that it starts the command, before this or after it."""
 STOP_S = 120
 """How long a job that is stopped may take to write its checkpoint and its record."""
 STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}

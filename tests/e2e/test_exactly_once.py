@@ -217,3 +217,31 @@ def test_a_tracking_server_that_is_killed_at_any_moment(home, seed, undisturbed,
     finally:
         os.killpg(servers[-1].pid, signal.SIGKILL)
         servers[-1].wait()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", ["one"])
+def test_twenty_kills_in_one_training(home, asp, seed):
+    """Workers, nodes and the driver, one after the other, at steps drawn at random."""
+    rng, words = random.Random(seed), ("resources.workers=2", "data.batch_size=1")
+    kinds = [*["kill_worker"] * 10, *["kill_node"] * 5, *["kill_driver"] * 5]
+    rng.shuffle(kinds)
+    steps = sorted(rng.sample(range(2, EPOCHS * 40), len(kinds)))
+    faults = ",".join(f"{kind}@step={step}" for kind, step in zip(kinds, steps, strict=True))
+    expected = finish(home, *words)
+    done = asp("asp-launch", *WORDS, *words, "run.max_failures=50", f"rehearse={faults}", timeout=3000)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert len(report["costs"]) == LONG
+    assert report["launches"] == 6
+    rehearsed = Path(report["folder"])
+    (folder,) = rehearsed.glob("models/*/*/run_id=*")
+    trained = weights({"folder": folder})
+    for name, weight in weights(expected).items():
+        assert torch.equal(weight, trained[name]), name
+    store = Store(f"sqlite:///{rehearsed}/results/mlflow.db")
+    found = histories(store, store.run_of(1).info.run_id)
+    undisturbed_ones = histories(Store(f"sqlite:///{home}/results/mlflow.db"), expected["mlflow_run_id"])
+    assert found == undisturbed_ones

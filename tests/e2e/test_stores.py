@@ -25,6 +25,7 @@ from asparagus.storage import kept
 from asparagus.storage.names import working_copy
 from asparagus.storage.store import Store
 from asparagus.storage.tasks import put_task
+from tests import clusters
 from tests.helpers import free_port, wait_for_port
 
 ASP = Path(sys.executable).parent
@@ -156,6 +157,7 @@ def test_nodes_without_a_common_folder_train_a_run_that_the_driver_follows(asp, 
                 nodes.append(subprocess.Popen(line, env=environment, stdout=log, stderr=log, start_new_session=True))
             wait_for_port(port, 60)
         monkeypatch.setenv("ASPARAGUS_CACHE", str(home / "cache-head"))
+        clusters.wait_for(lambda: clusters.nodes_of(f"127.0.0.1:{port}") == len(nodes), 60)
         asked = ["resources.workers=2", f"site.address=127.0.0.1:{port}", "site.nodes=null", "trainer.max_epochs=4"]
         done = asp("asp-launch", "experiment/digits", *asked, "--json")
         assert done.returncode == 0, done.stderr
