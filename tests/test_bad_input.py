@@ -352,7 +352,7 @@ OPTIM = {
     "learning rate without end": ([DIGITS, "optim.lr=inf"], ["optim.lr: inf"]),
     "negative momentum": ([DIGITS, "optim=sgd", "optim.momentum=-1"], ["optim.momentum: -1 is too small"]),
     "nesterov without momentum": ([DIGITS, "optim=sgd", "optim.momentum=0"], ["optim.nesterov", "optim.momentum"]),
-    "parameters to optimize": ([DIGITS, "optim.params=[1]"], ["optim.params", "filled in"]),
+    "parameters to optimize": ([DIGITS, "optim.params=[1]"], ["optim.params", "a section of dotted paths"]),
     "no optimizer": ([DIGITS, "optim.name=null"], ["optim.name: is missing", "adamw"]),
     "optimizer that is not there": (
         [DIGITS, "optim._target_=torch.optim.Adamm"],

@@ -9,9 +9,28 @@ import pytest
 import torch
 
 from asparagus.errors import ConfigError
-from asparagus.optim import OPTIMIZERS, SCHEDULES
+from asparagus.optim import OPTIMIZERS, SCHEDULER_CLASSES, SCHEDULES
 from asparagus.optim.build import build_optimizer
-from asparagus.optim.schedules import Shape, build_schedule, constant, cosine, linear
+from asparagus.optim.formulas import (
+    Shape,
+    constant,
+    cosine,
+    inverse_square_root,
+    linear,
+    noam,
+    noam_hold,
+    polynomial,
+    polynomial_hold,
+    sawtooth,
+    square,
+    square_root,
+    warmup,
+    warmup_cosine,
+    warmup_hold,
+)
+from asparagus.optim.groups import parameter_groups
+from asparagus.optim.polynomial import PolynomialLR
+from asparagus.optim.schedules import build_schedule, split, stepping_of
 
 SHAPE = Shape(lr=0.1, max_steps=100, warmup_steps=10, min_lr=0.01)
 
@@ -145,7 +164,292 @@ def test_wrong_schedules_are_named(config, max_steps, match):
         build_schedule(torch.optim.SGD(weights(), lr=0.1), config, max_steps)
 
 
-@pytest.mark.parametrize("path", [*SCHEDULES.values(), *OPTIMIZERS.values()])
+@pytest.mark.parametrize("path", [*SCHEDULES.values(), *SCHEDULER_CLASSES.values(), *OPTIMIZERS.values()])
 def test_the_tables_name_what_exists(path):
     module, _, name = path.rpartition(".")
     assert callable(getattr(importlib.import_module(module), name))
+
+
+# ---- the formulas of SEEDS B16, written down a second time, at every step of several settings ----
+
+SETTINGS = [Shape(0.1, 100, 10, 0.01), Shape(0.1, 100, 0, 0.0), Shape(2.0, 37, 5, 1e-3), Shape(1e-3, 1000, 333, 1e-5)]
+
+
+def by_hand(name, s, x, **more):  # noqa: C901, N806, PLR0911, PLR0912 - the table of SEEDS, row by row
+    L, M, W, m = x.lr, x.max_steps, x.warmup_steps, x.min_lr
+    H, C, p, d, r = (more.get(key) for key in ("hold_steps", "constant_steps", "power", "d_model", "decay_rate"))
+    if name == "noam":
+        s = max(1, s)
+        if s > M:
+            return m
+        value = L * d**-0.5 * (min(s**-0.5, s * W**-1.5) if W else s**-0.5)
+        return max(value, m) if s > W else value
+    if name == "cosine" and C:
+        if s < W:
+            return L * s / W
+        D = M - (C + W)
+        return m + (L - m) * 0.5 * (1 + math.cos(math.pi * (s - W) / D)) if s < W + D else m
+    if name == "warmup_cosine" and s < W:
+        return L * (0.001 + 0.999 * s / W)
+    if W > 0 and s <= W and name != "warmup_cosine":
+        return L * (s + 1) / (W + 1)
+    if s > M:
+        return m
+    t, T = s - W, M - W
+    if name in ("warmup", "warmup_hold"):
+        return L
+    if name == "square":
+        return max(m, L * ((T - t) / T) ** 2)
+    if name == "square_root":
+        return max(m, L * ((M - s) / M) ** 0.5)
+    if name in ("cosine", "warmup_cosine"):
+        return m + (L - m) * 0.5 * (1 + math.cos(math.pi * t / T))
+    if name == "linear":
+        return m + (1 - t / T) * (L - m)
+    if name == "inverse_square_root":
+        return L / ((s + 1) / (W + 1)) ** 0.5
+    if name == "polynomial":
+        return m + (L - m) * (1 - t / T) ** p
+    if name == "polynomial_hold":
+        begin = max(W, W + H)
+        return L if s < W + H else m + (L - m) * (1 - (s - begin) / (M - begin)) ** p
+    assert name == "noam_hold"
+    return L if s < W + H else max(m, L * max(1, W**r) / max(1, (s - H) ** r))
+
+
+@pytest.mark.parametrize("shape", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    ("function", "more"),
+    [
+        (warmup, {}),
+        (warmup_hold, {"hold_steps": 7}),
+        (square, {}),
+        (square_root, {}),
+        (cosine, {}),
+        (cosine, {"constant_steps": 6}),
+        (warmup_cosine, {}),
+        (linear, {}),
+        (inverse_square_root, {}),
+        (polynomial, {"power": 0.5}),
+        (polynomial, {"power": 2.0}),
+        (polynomial_hold, {"hold_steps": 9, "power": 1.0}),
+        (noam, {"d_model": 64}),
+        (noam_hold, {"hold_steps": 4, "decay_rate": 0.5}),
+    ],
+)
+def test_b16_every_formula_at_every_step(function, more, shape):
+    if function is noam_hold and shape.warmup_steps == 0:
+        with pytest.raises(ValueError, match="needs warmup_steps"):
+            function(5, shape, **more)
+        return
+    for step in range(int(shape.max_steps) + 3):
+        assert function(step, shape, **more) == pytest.approx(by_hand(function.__name__, step, shape, **more)), step
+
+
+def test_b16_the_hold_of_polynomial_hold_ends_and_never_overshoots():
+    values = [polynomial_hold(step, Shape(0.1, 20, 4), hold_steps=6) for step in range(22)]
+    assert max(values) == 0.1  # upstream's inverted condition goes to .22375
+    assert values[4:11] == [0.1] * 7
+    assert values[11] < 0.1
+    assert values[20:] == [0.0, 0.0]
+
+
+ATOMMICS = {
+    "WarmupPolicy": warmup,
+    "SquareAnnealing": square,
+    "CosineAnnealing": cosine,
+    "WarmupAnnealing": linear,
+    "InverseSquareRootAnnealing": inverse_square_root,
+    "SquareRootAnnealing": square_root,
+    "PolynomialDecayAnnealing": polynomial,
+    "PolynomialHoldDecayAnnealing": polynomial_hold,
+}
+
+
+@pytest.mark.parametrize("name", ATOMMICS)
+def test_b15_a_block_as_atommic_writes_it_follows_the_formula(name):
+    block = {"name": name, "min_lr": 0.01, "last_epoch": -1, "warmup_ratio": 0.1, "max_steps": -1}
+    block |= {"monitor": "val_loss", "reduce_on_plateau": False}
+    assert rates(block, 100) == pytest.approx([ATOMMICS[name](step, SHAPE) for step in range(100)])
+
+
+def test_b19_a_share_of_all_steps_does_for_every_number_of_steps():
+    held = {"name": "PolynomialHoldDecayAnnealing", "warmup_ratio": 0.1, "hold_ratio": 0.2}
+    assert rates(held, 100) == rates({"name": "polynomial_hold", "warmup_steps": 10, "hold_steps": 20}, 100)
+    with pytest.raises(ConfigError, match="hold_steps=3 and hold_ratio=0.1 are two answers"):
+        rates({"name": "polynomial_hold", "hold_steps": 3, "hold_ratio": 0.1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "interval", "expected"),
+    [
+        ({"name": "StepLR", "step_size": 2, "gamma": 0.5, "max_steps": 50}, "step", [0.1, 0.1, 0.05, 0.05, 0.025]),
+        ({"name": "ExponentialLR", "gamma": 0.5}, "epoch", [0.1, 0.05, 0.025, 0.0125]),
+        ({"name": "CyclicLR", "base_lr": 0.1, "max_lr": 0.3, "step_size_up": 2}, "step", [0.1, 0.2, 0.3, 0.2, 0.1]),
+    ],
+)
+def test_b18_torchs_schedulers_by_name_and_how_they_are_stepped(config, interval, expected):
+    assert stepping_of(config)["interval"] == interval
+    optimizer = torch.optim.SGD(weights(), lr=0.1, momentum=0.9)
+    schedule = build_schedule(optimizer, config, 100)
+    seen = []
+    for _ in expected:
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx(expected)
+
+
+def test_b18_reduce_on_plateau_is_stepped_after_epochs_on_what_it_watches():
+    config = {"name": "ReduceLROnPlateau", "monitor": "val/loss", "patience": 0, "reduce_on_plateau": True}
+    stepping = {"interval": "epoch", "frequency": 1, "monitor": "val/loss", "name": "ReduceLROnPlateau"}
+    assert stepping_of(config) == stepping
+    schedule = build_schedule(torch.optim.SGD(weights(), lr=0.1), config, 100)
+    assert isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
+def test_b21_lists_are_several_schedules_on_one_optimizer():
+    both = split({"name": ["cosine", "StepLR"], "min_lr": [0.0, None], "step_size": 3})
+    assert [one["name"] for one in both] == ["cosine", "StepLR"]
+    assert both[0]["step_size"] == both[1]["step_size"] == 3
+    with pytest.raises(ConfigError, match="2 names, and other numbers of {'min_lr': 3}"):
+        split({"name": ["cosine", "linear"], "min_lr": [0.0, 0.0, 0.0]})
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_d25_polynomial_lr_at_every_step(power):
+    optimizer = torch.optim.SGD(weights(), lr=0.1)
+    schedule = PolynomialLR(optimizer, 40, warmup_epochs=2, iters_per_epoch=5, warmup_lr=0.02, lr_pow=power)
+    for step in range(45):
+        warm = 0.02 + 0.08 * step / 10
+        expected = warm if step < 10 else 0.1 * (1 - (step - 10) / 30) ** power if step < 40 else 0.0
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected), step
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({}, "give warmup_iters, or"),
+        ({"warmup_epochs": 2}, "iters_per_epoch"),
+        ({"warmup_iters": 50}, "is below the 50"),
+    ],
+)
+def test_d25_a_warm_up_that_cannot_be_known_is_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        PolynomialLR(torch.optim.SGD(weights(), lr=0.1), 40, **arguments)
+
+
+def test_a36_warmup_cosine_is_torchs_linear_and_cosine_in_sequence():
+    ours = [warmup_cosine(step, Shape(0.1, 60, 20)) for step in range(60)]
+    optimizer = torch.optim.SGD(weights(), lr=0.1)
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1e-3, total_iters=20)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    torchs = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, fall], milestones=[20])
+    for step in range(60):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(ours[step], abs=1e-9), step
+        optimizer.step()
+        torchs.step()
+
+
+def test_a36_the_sawtooth_trains_what_is_new_first_and_then_all_of_it():
+    old, new = Shape(0.1, 100, 10, is_decoder=False), Shape(0.1, 100, 10)
+    assert [sawtooth(step, old, decoder_warmup_steps=20) for step in range(20)] == [0.0] * 20
+    assert sawtooth(0, new, decoder_warmup_steps=20) == pytest.approx(1e-4)
+    assert sawtooth(10, new, decoder_warmup_steps=20) == pytest.approx(0.1 * (0.001 + 0.999 / 2))
+    for step in range(20, 101):
+        together = sawtooth(step, new, decoder_warmup_steps=20)
+        assert together == sawtooth(step, old, decoder_warmup_steps=20) == warmup_cosine(step - 20, Shape(0.1, 80, 10))
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.ModuleDict({part: torch.nn.Linear(2, 2) for part in ("encoder", "decoder", "head")})
+
+
+def test_a36_the_sawtooth_knows_a_decoder_by_where_its_weights_begin():
+    config = {"lr": 0.1, "sched": {"name": "sawtooth", "decoder_warmup_steps": 2}}
+    rest, new = parameter_groups(Net(), config, ("decoder.", "head."))
+    assert (len(rest["params"]), len(new["params"])) == (2, 4)
+    optimizer = torch.optim.SGD([rest, new], lr=0.1)
+    build_schedule(optimizer, config["sched"], 10)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0, 1e-4])
+    with pytest.raises(ConfigError, match="this network has none"):
+        parameter_groups(torch.nn.Linear(2, 2), config, ("decoder.",))
+
+
+def test_c10_parts_by_dotted_path_have_settings_of_their_own_and_the_rest_has_the_sections():
+    config = {"name": "Adam", "lr": 3e-4, "params": {".net.encoder": {"lr": 1e-5}, ".net.head.weight": {}}}
+    groups = parameter_groups(Net(), config)
+    assert [group["name"] for group in groups] == ["net.encoder", "net.head.weight", "rest"]
+    optimizer = build_optimizer(config, groups)
+    assert [(len(group["params"]), group["lr"]) for group in optimizer.param_groups] == [
+        (2, 1e-5),
+        (1, 3e-4),
+        (3, 3e-4),
+    ]
+
+
+def test_c10_weights_that_need_no_gradient_are_in_no_group():
+    module = Net()
+    module.net["encoder"].requires_grad_(False)
+    assert len(parameter_groups(module, {})[0]["params"]) == 4
+    with pytest.raises(ConfigError, match="all are frozen"):
+        parameter_groups(module.requires_grad_(False), {})
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        ({"net.encoder": {}}, "a path begins with a dot"),
+        ({".net.encodr": {}}, r"No parameter .net.encodr in Net. Did you mean '.net.encoder'"),
+        ({".net": {}, ".net.head": {}}, r".net and .net.head both name net.head"),
+    ],
+)
+def test_c11_wrong_paths_are_named(params, match):
+    with pytest.raises(ConfigError, match=match):
+        parameter_groups(Net(), {"params": params})
+
+
+# ---- optimizers by value ----
+
+
+def walked(config, gradients, start=(1.0, -2.0)):
+    weight = torch.nn.Parameter(torch.tensor(start))
+    optimizer = build_optimizer(config, [weight])
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+    return weight.detach()
+
+
+GRADIENTS = [(0.3, -0.4), (0.1, 0.2), (-0.5, 0.05)]
+
+
+def test_b13_novograd_by_value():
+    lr, (b1, b2), eps, wd = 0.1, (0.95, 0.98), 1e-8, 0.01
+    p, m, v = torch.tensor([1.0, -2.0]), torch.zeros(2), None
+    for gradient in map(torch.tensor, GRADIENTS):
+        norm = gradient.norm() ** 2
+        v = norm if v is None else b2 * v + (1 - b2) * norm
+        m = b1 * m + gradient / (v.sqrt() + eps) + wd * p
+        p = p - lr * m
+    torch.testing.assert_close(walked({"name": "novograd", "lr": lr, "weight_decay": wd}, GRADIENTS), p)
+
+
+@pytest.mark.parametrize("wd", [0.0, 0.1])
+def test_b14_lion_by_value_and_its_weight_decay_is_a_share_of_the_weight(wd):
+    lr, (b1, b2) = 0.1, (0.9, 0.999)
+    p, m = torch.tensor([1.0, -2.0]), torch.zeros(2)
+    for gradient in map(torch.tensor, GRADIENTS):
+        p = p * (1 - lr * wd) - lr * torch.sign(b1 * m + (1 - b1) * gradient)
+        m = b2 * m + (1 - b2) * gradient
+    config = {"name": "lion", "lr": lr, "weight_decay": wd, "betas": (b1, b2)}
+    torch.testing.assert_close(walked(config, GRADIENTS), p)
+
+
+def test_b8_the_documented_names_are_there():
+    names = "sgd adam adamw adadelta adamax adagrad rmsprop rprop novograd lion adafactor radam"
+    assert set(names.split()) <= OPTIMIZERS.keys()

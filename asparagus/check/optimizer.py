@@ -6,15 +6,30 @@ import math
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
+from asparagus.check.signature import signature_of
 from asparagus.check.target import call, is_open, nameless, target
 from asparagus.errors import one_of
-from asparagus.optim import OPTIMIZERS, REGISTERED_OPTIMIZERS, REGISTERED_SCHEDULERS, SCHEDULES, STEPPING
+from asparagus.optim import (
+    DERIVED,
+    OPTIMIZERS,
+    REGISTERED_OPTIMIZERS,
+    REGISTERED_SCHEDULERS,
+    SCHEDULER_CLASSES,
+    SCHEDULES,
+    STEPPING,
+    canonical,
+)
+from asparagus.optim import (
+    ENDLESS as ENDLESS_SCHEDULES,
+)
 from asparagus.spec import ENDLESS, Spec
 from asparagus.targets import SPECIAL
 
 GIVEN = frozenset({"params"})
 SCHEDULE_GIVEN = frozenset({"optimizer", "max_steps"})
+FORMULA_GIVEN = frozenset({"step", "shape"})
 """Arguments that the module fills in."""
+RATIO, OF_STEPS = "_ratio", "_steps"
 NOT_NEGATIVE = ("weight_decay", "eps", "momentum", "lr_decay", "initial_accumulator_value")
 SPANS: dict[str, tuple[float, float]] = {
     "warmup_steps": (0, math.inf),
@@ -23,7 +38,7 @@ SPANS: dict[str, tuple[float, float]] = {
     "max_steps": (ENDLESS, math.inf),
 }
 """Numbers of a schedule, each from and to."""
-SCHEDULE_KEYS = frozenset({"name", *SPANS})
+SCHEDULE_KEYS = frozenset({"name", *SPANS, *STEPPING, *DERIVED})
 STEPS = ("warmup_steps", "max_steps")
 
 
@@ -38,15 +53,15 @@ def optimizer(spec: Spec) -> Iterator[str]:
         yield one_of("optim.name", name, [*OPTIMIZERS, *REGISTERED_OPTIMIZERS])
     else:
         path = str(path or OPTIMIZERS[str(name).lower()])
-        arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", *SPECIAL)}
+        arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", "params", *SPECIAL)}
         yield from call("optim", path, arguments, GIVEN)
-    if "params" in optim:
-        yield "optim.params: is filled in by the module: all of its weights that need gradients. Leave it out."
+    yield from _groups(optim.get("params"))
     yield from _lr(optim.get("lr"))
     if known and "_target_" not in optim:
         yield from _numbers(optim)
     if isinstance(sched := optim.get("sched"), dict) and sched:
-        yield from _own_schedule(sched) if "_target_" in sched else _schedule(spec, sched)
+        for one in _each(sched):
+            yield from _one_schedule(spec, one)
     elif sched:
         yield f"optim.sched: {sched!r} given, but it is a section, e.g. {{name: cosine, warmup_ratio: 0.05}}."
 
@@ -69,26 +84,75 @@ def _numbers(optim: dict[str, Any]) -> Iterator[str]:
         yield "optim.nesterov: needs optim.momentum above 0, and no optim.dampening."
 
 
+def _groups(params: Any) -> Iterator[str]:
+    """Check what has settings of its own; whether the module has such parts, only torch can tell (`--check`)."""
+    if params is None:
+        return
+    if not isinstance(params, dict):
+        yield "optim.params: is a section of dotted paths, each with its settings: {.net.encoder: {lr: 1e-5}}."
+        return
+    for path, settings in params.items():
+        if not str(path).startswith("."):
+            yield f"optim.params.{path}: a path begins with a dot: '.{path}'."
+        if isinstance(settings, dict) and "lr" in settings:
+            yield from (problem.replace("optim.lr", f"optim.params.{path}.lr") for problem in _lr(settings["lr"]))
+
+
+def _each(sched: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the schedules of a section, one for each name of a list (SEEDS B21)."""
+    names = sched.get("name")
+    if not isinstance(names, list):
+        return [sched]
+    return [
+        {key: value[n] if isinstance(value, list) and n < len(value) else value for key, value in sched.items()}
+        for n in range(len(names))
+    ]
+
+
+def _one_schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
+    if path := SCHEDULER_CLASSES.get(canonical(sched.get("name"))) if "_target_" not in sched else None:
+        yield from _own_schedule({**sched, "_target_": path})
+    else:
+        yield from _own_schedule(sched) if "_target_" in sched else _schedule(spec, sched)
+
+
 def _own_schedule(sched: dict[str, Any]) -> Iterator[str]:
     """Check a scheduler by its `_target_`, and how Lightning is told to step it."""
     if sched.get("interval") not in (None, "step", "epoch"):
         yield one_of("optim.sched.interval", sched["interval"], ("step", "epoch"))
-    arguments = {key: value for key, value in sched.items() if key not in ("name", *STEPPING)}
+    arguments = {key: value for key, value in sched.items() if key not in ("name", "max_steps", *STEPPING, *DERIVED)}
     yield from target("optim.sched", arguments, SCHEDULE_GIVEN)
 
 
 def _schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
-    if not isinstance(name := sched.get("name"), str) or name not in SCHEDULES:
-        yield one_of("optim.sched.name", name, [*SCHEDULES, *REGISTERED_SCHEDULERS])
-    for key in sched.keys() - SCHEDULE_KEYS:
-        yield one_of(f"optim.sched.{key}", key, SCHEDULE_KEYS)
-    if sched.get("warmup_steps") is not None and sched.get("warmup_ratio") is not None:
-        yield "optim.sched: warmup_steps and warmup_ratio exclude each other. Give one of them."
+    name = sched.get("name")
+    if not isinstance(name, str) or canonical(name) not in SCHEDULES:
+        yield one_of("optim.sched.name", name, [*SCHEDULES, *SCHEDULER_CLASSES, *REGISTERED_SCHEDULERS])
+        return
+    for what in sorted({key.removesuffix(RATIO) for key in sched if key.endswith(RATIO)}):
+        if sched.get(what + RATIO) is not None and sched.get(what + OF_STEPS) is not None:
+            yield f"optim.sched: {what}_steps and {what}_ratio exclude each other. Give one of them."
+    yield from _further(sched, SCHEDULES[canonical(name)])
     yield from _schedule_numbers(sched)
     lr, lowest = spec.optim.get("lr"), sched.get("min_lr")
     if _number(lr) and _number(lowest) and lowest > lr:
         yield f"optim.sched.min_lr: {lowest:g} is above optim.lr: {lr:g}. Lower it, or raise optim.lr."
     yield from _end(spec, sched)
+
+
+def _further(sched: dict[str, Any], path: str) -> Iterator[str]:
+    """Check what a formula takes besides the common numbers; of steps, a share of all does as well."""
+    signature = signature_of(path)
+    takes = set(signature.parameters) - FORMULA_GIVEN if signature else set()
+    shares = {name.removesuffix(OF_STEPS) + RATIO: name for name in takes if name.endswith(OF_STEPS)}
+    known = SCHEDULE_KEYS | takes | shares.keys()
+    for key in sched.keys() - known:
+        yield one_of(f"optim.sched.{key}", key, known - {*STEPPING, *DERIVED})
+    for key in shares.keys() & sched.keys():
+        if not _number(sched[key]) or not 0 <= sched[key] <= 1:
+            yield f"optim.sched.{key}: {sched[key]!r} is no number from 0 to 1."
+    given = {shares.get(key, key): 0 if key in shares else sched[key] for key in sched.keys() & (takes | shares.keys())}
+    yield from call("optim.sched", path, given, FORMULA_GIVEN, named_by="name")
 
 
 def _schedule_numbers(sched: dict[str, Any]) -> Iterator[str]:
@@ -105,7 +169,8 @@ def _schedule_numbers(sched: dict[str, Any]) -> Iterator[str]:
 
 def _end(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
     """Check that a schedule which spans the training knows where that ends."""
-    needs_end = sched.get("name") not in (None, "constant") or sched.get("warmup_ratio")
+    in_shares = any(key.endswith(RATIO) and value for key, value in sched.items())
+    needs_end = canonical(sched.get("name")) not in ("", *ENDLESS_SCHEDULES) or in_shares
     asked = (spec.trainer.get("max_epochs"), spec.trainer.get("max_steps"), sched.get("max_steps"))
     if spec.run.mode == "fit" and needs_end and all(end in (None, ENDLESS) for end in asked):
         yield (

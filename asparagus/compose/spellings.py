@@ -78,6 +78,17 @@ LOGGERS = {
     "create_tensorboard_logger": ("tensorboard", {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}),
     "create_wandb_logger": ("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger"}),
 }
+OF_MANAGER = (
+    *("name", "checkpoint_callback_params.{monitor,mode,save_top_k}", "wandb_logger_kwargs", "ema"),
+    *("create_early_stopping_callback", "early_stopping_callback_params", "max_time_per_run"),
+)
+FREEZE = "asparagus.callbacks.freezing.FreezeUpdates"
+EMA = "pytorch_lightning.callbacks.EMAWeightAveraging"
+EARLY_STOPPING = "pytorch_lightning.callbacks.EarlyStopping"
+STOPPING = {"monitor": "val/loss", "mode": "min", "min_delta": 0.001, "patience": 10}
+"""What ATOMMIC's early stopping is, unless told otherwise."""
+ALWAYS_SO = ("create_checkpoint_callback", "resume_ignore_no_checkpoint", "create_preemption_callback")
+"""Switches of what is always done here."""
 TRAINERS = ("pytorch_lightning.Trainer", "lightning.Trainer", "lightning.pytorch.Trainer")
 """What `trainer._target_` may be: there is one Trainer."""
 
@@ -99,7 +110,7 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
     _null_means_so(tree)
     for old, new in RENAMED.items():
         _move(tree, old, new, problems)
-    for step in (_names, _own_module, _loggers, _parent, hardware, run_gpus, _trainer):
+    for step in (_names, _own_module, _freezing, _manager, _loggers, _parent, hardware, run_gpus, _trainer):
         step(tree, problems)
     devices_to_workers(tree, gpus, problems)
     return tree
@@ -199,6 +210,39 @@ def _own_module(tree: Tree, problems: list[str]) -> None:  # noqa: ARG001 - one 
             model.pop("net")
 
 
+def _freezing(tree: Tree, problems: list[str]) -> None:
+    """`model.freeze_updates: {enabled: true, modules: {encoder: 200}}` (SEEDS B22)."""
+    for where in ("model.freeze_updates", "freeze_updates"):
+        section = pop(tree, where)
+        if isinstance(section, dict):
+            put(tree, "callbacks.freeze_updates", {"_target_": FREEZE, **section})
+        elif section is not None:
+            problems.append(f"{where}: {section!r} given, but it is a section: {{modules: {{encoder: 200}}}}.")
+
+
+def _manager(tree: Tree, problems: list[str]) -> None:
+    """What ATOMMIC's exp_manager adds to a training: averaged weights, an early end, a limit of time (SEEDS B.2)."""
+    manager = tree.get("exp_manager")
+    if not isinstance(manager, dict):
+        return
+    ema = manager.pop("ema", None) or {}
+    if ema.get("enable") or ema.get("enabled"):
+        if ema.get("validate_original_weights"):
+            problems.append(
+                "exp_manager.ema.validate_original_weights: the averaged ones are validated here. Leave it out."
+            )
+        section: dict[str, Any] = {"_target_": EMA, "decay": ema.get("decay", 0.999)}
+        section["update_every_n_steps"] = ema.get("every_n_steps", 1)
+        put(tree, "callbacks.ema", section | ({"device": "cpu"} if ema.get("cpu_offload") else {}))
+    stopping = manager.pop("early_stopping_callback_params", None) or {}
+    if manager.pop("create_early_stopping_callback", None):
+        put(tree, "callbacks.early_stopping", {"_target_": EARLY_STOPPING, **STOPPING, **stopping})
+    if (limit := manager.pop("max_time_per_run", None)) is not None:
+        put(tree, "trainer.max_time", limit)
+    for key in ALWAYS_SO:
+        manager.pop(key, None)
+
+
 def _loggers(tree: Tree, problems: list[str]) -> None:
     """`exp_manager.create_tensorboard_logger: true` (ATOMMIC)."""
     manager = tree.get("exp_manager")
@@ -212,9 +256,7 @@ def _loggers(tree: Tree, problems: list[str]) -> None:
             problems.append(f"exp_manager.{key}: {wanted!r} given, but it is true or false.")
         elif wanted:
             put(tree, f"logger.{name}", {**section, **(options if name == "wandb" else {})})
-    manager.pop("create_checkpoint_callback", None)
-    manager.pop("resume_ignore_no_checkpoint", None)  # a run without one goes on from its start
-    ours = [*LOGGERS, "name", "checkpoint_callback_params.{monitor,mode,save_top_k}", "wandb_logger_kwargs"]
+    ours = [*LOGGERS, *OF_MANAGER]
     for key, value in manager.items():
         if value not in ({}, None, False, {"enable": False}):
             known = f"Of exp_manager, these are known here: {', '.join(ours)}."

@@ -9,15 +9,19 @@ from typing import Any
 from torch.optim import Optimizer
 
 from asparagus.errors import ConfigError, did_you_mean, one_of
-from asparagus.optim import OPTIMIZERS
+from asparagus.optim import OPTIMIZER_DEFAULTS, OPTIMIZERS
 from asparagus.targets import locate, parameters_of
 
-# `name` or `_target_` choose the class and `sched` belongs to the schedule; all else is the constructor's.
-OURS = ("name", "sched", "_target_")
+# `name` or `_target_` choose the class, `sched` is the schedule's, `params` the groups'; the rest is the constructor's.
+OURS = ("name", "sched", "_target_", "params")
 
 
 def build_optimizer(config: Mapping[str, Any], parameters: Iterable[Any]) -> Optimizer:
     """Build the optimizer called `config["name"]` with the section's other keys as its arguments.
+
+    Args:
+        config: The section `optim`.
+        parameters: Weights, or groups of them (`parameter_groups`).
 
     Raises:
         ConfigError: no name, an unknown name, no lr (torch's defaults are nobody's choice), or an unknown argument.
@@ -26,7 +30,8 @@ def build_optimizer(config: Mapping[str, Any], parameters: Iterable[Any]) -> Opt
     optimizer: Any = locate(str(path), key="optim") if path else optimizer_class(config.get("name"))
     if config.get("lr") is None:
         raise ConfigError("optim.lr: missing; every optimizer needs one. Set it, e.g. optim.lr=1e-3.")
-    arguments = {key: value for key, value in config.items() if key not in OURS}
+    defaults = {} if path else OPTIMIZER_DEFAULTS.get(str(config.get("name")).lower(), {})
+    arguments = defaults | {key: value for key, value in config.items() if key not in OURS}
     _check_names(optimizer, arguments)
     try:
         built: Optimizer = optimizer(parameters, **arguments)

@@ -1,86 +1,90 @@
-"""Learning-rate schedules: pure functions of the step, after ATOMMIC's and NeMo's annealing family (SEEDS B16).
-
-s: 0-based step, W: warm-up steps, M: max_steps, L: base learning rate, m: min_lr, s' = s - W, M' = M - W.
-"""
+"""From the section `optim.sched` to a scheduler that Lightning steps; the formulas are in `formulas`."""
 
 from __future__ import annotations
 
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from asparagus.errors import ConfigError, did_you_mean, one_of
-from asparagus.optim import SCHEDULES, STEPPING
+from asparagus.optim import BY_EPOCH, DERIVED, ENDLESS, SCHEDULER_CLASSES, SCHEDULES, STEPPING, canonical
+from asparagus.optim.formulas import Shape
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 
 KEYS = ("name", "warmup_steps", "warmup_ratio", "min_lr", "max_steps")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers that a schedule depends on."""
-
-    lr: float
-    max_steps: float
-    """`inf` for a training without an end."""
-    warmup_steps: int = 0
-    min_lr: float = 0.0
-
+NOT_THEIRS = ("name", *STEPPING, *DERIVED)
+"""Keys that no scheduler class takes."""
+RATIO, STEPS = "_ratio", "_steps"
+DECODER = "decoder"
+"""What a parameter group of new weights is called."""
 
 Schedule = Callable[[int, Shape], float]
 
 
-def constant(step: int, shape: Shape) -> float:
-    """Warm up to L, then stay there."""
-    return _warmup(step, shape) or shape.lr
-
-
-def cosine(step: int, shape: Shape) -> float:
-    """Warm up, then m + (L - m) * (1 + cos(pi * s'/M')) / 2, and m after M (NeMo's CosineAnnealing)."""
-    return _warmup(step, shape) or _decay(step, shape, lambda done: 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def linear(step: int, shape: Shape) -> float:
-    """Warm up, then m + (L - m) * (1 - s'/M'), and m after M (NeMo's WarmupAnnealing, polynomial with power 1)."""
-    return _warmup(step, shape) or _decay(step, shape, lambda done: 1 - done)
-
-
 def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None, max_steps: float) -> LRScheduler:
-    """Return the schedule that `optim.sched` describes, to be stepped after every optimizer step.
+    """Return the schedule that `optim.sched` describes.
 
-    A `_target_` names a class of torch's kind instead: it is called with the optimizer and the section's other keys,
-    and with `max_steps` if it takes one and the section names none.
+    A `_target_`, or a name of `SCHEDULER_CLASSES`, is a class of torch's kind: it is called with the optimizer and the
+    section's other keys, and with `max_steps` if it takes one and the section names none. Every other name is a
+    formula, to be stepped after every optimizer step.
 
     Args:
         optimizer: Each of its groups follows the schedule from its own learning rate.
-        sched_config: `name`, `warmup_steps` or `warmup_ratio`, `min_lr`, `max_steps` (-1 or absent: as computed).
+        sched_config: `name`, `warmup_steps` or `warmup_ratio`, `min_lr`, `max_steps` (-1 or absent: as computed), and
+            what the formula takes besides; of a number of steps, the share of all (`hold_ratio`) does as well.
             None or empty: a constant learning rate.
         max_steps: Optimizer steps of the whole training, computed from trainer and data; -1 or inf when endless.
 
     Raises:
         ConfigError: an unknown key or name, both kinds of warm-up, no known end, or `min_lr` above the lr.
     """
-    if sched_config and "_target_" in sched_config:
-        return _of_class(optimizer, sched_config, max_steps)
-    config = {"name": "constant", **(sched_config or {})}
-    schedule = _schedule(config)
+    config = {key: value for key, value in (sched_config or {}).items() if key not in DERIVED}
+    if path := config.get("_target_") or SCHEDULER_CLASSES.get(canonical(config.get("name"))):
+        return _of_class(optimizer, {**config, "_target_": path}, max_steps)
+    config = {"name": "constant", **{key: value for key, value in config.items() if key not in STEPPING}}
+    function = _function(config["name"])
     end = _end(config, max_steps)
-    warmup = _warmup_steps(config, end)
-    shapes = [_shape(group["lr"], end, warmup, config) for group in optimizer.param_groups]
-    return LambdaLR(optimizer, [_factor(schedule, shape) for shape in shapes])
+    further = _further(function, config, end)
+    warmup = _steps(config, "warmup", end)
+    shapes = [
+        _shape(group["lr"], end, warmup, config, is_decoder=group.get("name", DECODER) == DECODER)
+        for group in optimizer.param_groups
+    ]
+    try:
+        return LambdaLR(optimizer, [_factor(partial(function, **further), shape) for shape in shapes])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim.sched: {error}.") from error
+
+
+def split(sched_config: Mapping[str, Any] | None) -> list[Mapping[str, Any] | None]:
+    """Return the sections of a section whose values are lists: several schedules at once, stepped in turn (SEEDS B21).
+
+    Raises:
+        ConfigError: The lists are of several lengths.
+    """
+    names = (sched_config or {}).get("name")
+    if not isinstance(names, (list, tuple)) or sched_config is None:
+        return [sched_config]
+    lists = {key: value for key, value in sched_config.items() if isinstance(value, (list, tuple))}
+    if wrong := {key: len(value) for key, value in lists.items() if len(value) != len(names)}:
+        raise ConfigError(f"optim.sched: {len(names)} names, and other numbers of {wrong}. Give one value, or as many.")
+    return [{**sched_config, **{key: value[n] for key, value in lists.items()}} for n in range(len(names))]
 
 
 def stepping_of(sched_config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return how Lightning steps the schedule: every `step`, unless the section says otherwise (SEEDS D5, D24)."""
-    asked = {key: value for key, value in (sched_config or {}).items() if key in STEPPING and value is not None}
-    if sched_config and sched_config.get("name") and sched_config["name"] not in SCHEDULES:
-        asked["name"] = sched_config["name"]
-    return {"interval": "step", "frequency": 1, **asked}
+    """Return how Lightning steps the schedule: every `step`, unless the section or the class says otherwise."""
+    config = sched_config or {}
+    asked = {key: value for key, value in config.items() if key in STEPPING and value is not None}
+    path, name = str(config.get("_target_", "")), canonical(config.get("name"))
+    if name and name not in SCHEDULES:
+        asked["name"] = config["name"]
+    by_epoch = name in BY_EPOCH or path.rpartition(".")[2] in BY_EPOCH
+    return {"interval": "epoch" if by_epoch else "step", "frequency": 1, **asked}
 
 
 def _of_class(optimizer: Optimizer, config: Mapping[str, Any], max_steps: float) -> LRScheduler:
@@ -88,24 +92,10 @@ def _of_class(optimizer: Optimizer, config: Mapping[str, Any], max_steps: float)
     extra: dict[str, Any] = {"optimizer": optimizer}
     if "max_steps" in takes and config.get("max_steps") in (None, -1):
         extra["max_steps"] = int(max_steps)
-    arguments = {key: value for key, value in config.items() if key not in ("name", *STEPPING, *extra)}
+    dropped = (*NOT_THEIRS, *extra, *(() if "max_steps" in takes else ("max_steps",)))
+    arguments = {key: value for key, value in config.items() if key not in dropped}
     schedule: LRScheduler = instantiate(arguments, key="optim.sched", extra=extra)
     return schedule
-
-
-def _warmup(step: int, shape: Shape) -> float | None:
-    """Return L * (s+1)/(W+1) while W > 0 and s <= W, then None."""
-    if shape.warmup_steps > 0 and step <= shape.warmup_steps:
-        return shape.lr * (step + 1) / (shape.warmup_steps + 1)
-    return None
-
-
-def _decay(step: int, shape: Shape, curve: Callable[[float], float]) -> float:
-    """Return m + (L - m) * curve(s'/M'), or m when s > M."""
-    length = shape.max_steps - shape.warmup_steps
-    if step > shape.max_steps or length <= 0:
-        return shape.min_lr
-    return shape.min_lr + (shape.lr - shape.min_lr) * curve((step - shape.warmup_steps) / length)
 
 
 def _factor(schedule: Schedule, shape: Shape) -> Callable[[int], float]:
@@ -113,16 +103,25 @@ def _factor(schedule: Schedule, shape: Shape) -> Callable[[int], float]:
     return lambda step: schedule(step, shape) / shape.lr if shape.lr else 1.0
 
 
-def _schedule(config: Mapping[str, Any]) -> Schedule:
-    for key in config:
-        if key not in KEYS:
-            raise ConfigError(f"optim.sched.{key}: not known. {did_you_mean(key, KEYS)} Known: {', '.join(KEYS)}.")
-    name = str(config["name"]).lower()
-    if name not in SCHEDULES:
-        raise ConfigError(one_of("optim.sched.name", config["name"], SCHEDULES))
-    module, _, function = SCHEDULES[name].rpartition(".")
-    found: Schedule = getattr(importlib.import_module(module), function)
+def _function(name: object) -> Callable[..., float]:
+    path = SCHEDULES.get(canonical(name))
+    if path is None:
+        raise ConfigError(one_of("optim.sched.name", name, [*SCHEDULES, *SCHEDULER_CLASSES]))
+    module, _, function = path.rpartition(".")
+    found: Callable[..., float] = getattr(importlib.import_module(module), function)
     return found
+
+
+def _further(function: Callable[..., float], config: Mapping[str, Any], end: float) -> dict[str, Any]:
+    """Return what a formula takes besides the common numbers, shares of all steps made steps."""
+    takes = [name for name in parameters_of(function) if name not in ("step", "shape")]
+    ratios = [name.removesuffix(STEPS) + RATIO for name in takes if name.endswith(STEPS)]
+    known = (*KEYS, *takes, *ratios)
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"optim.sched.{key}: not known. {did_you_mean(key, known)} Known: {', '.join(known)}.")
+    stepped = {name: _steps(config, name.removesuffix(STEPS), end) for name in takes if name.endswith(STEPS)}
+    return stepped | {name: config[name] for name in takes if name in config and not name.endswith(STEPS)}
 
 
 def _end(config: Mapping[str, Any], computed: float) -> float:
@@ -131,7 +130,7 @@ def _end(config: Mapping[str, Any], computed: float) -> float:
     end = computed if given is None or given < 0 else given
     if 0 <= end < math.inf:
         return float(end)
-    if config["name"] != "constant" or config.get("warmup_ratio"):
+    if canonical(config["name"]) not in ENDLESS or any(key.endswith(RATIO) for key in config):
         raise ConfigError(
             f"optim.sched: {config['name']} needs to know where training ends. "
             "Set trainer.max_epochs, trainer.max_steps or optim.sched.max_steps."
@@ -139,21 +138,22 @@ def _end(config: Mapping[str, Any], computed: float) -> float:
     return math.inf
 
 
-def _warmup_steps(config: Mapping[str, Any], end: float) -> int:
-    steps, ratio = config.get("warmup_steps"), config.get("warmup_ratio")
+def _steps(config: Mapping[str, Any], what: str, end: float) -> int:
+    """Return a number of steps that is given as such or as a share of all."""
+    steps, ratio = config.get(what + STEPS), config.get(what + RATIO)
     if steps is not None and ratio is not None:
         raise ConfigError(
-            f"optim.sched: warmup_steps={steps} and warmup_ratio={ratio} are two answers to one question; keep one."
+            f"optim.sched: {what}_steps={steps} and {what}_ratio={ratio} are two answers to one question; keep one."
         )
     if ratio is not None and not 0 <= ratio <= 1:
-        raise ConfigError(f"optim.sched.warmup_ratio: {ratio} is not within 0 to 1.")
+        raise ConfigError(f"optim.sched.{what}_ratio: {ratio} is not within 0 to 1.")
     return int(steps or 0) if ratio is None else int(ratio * end)
 
 
-def _shape(lr: float, end: float, warmup: int, config: Mapping[str, Any]) -> Shape:
+def _shape(lr: float, end: float, warmup: int, config: Mapping[str, Any], *, is_decoder: bool) -> Shape:
     lowest = float(config.get("min_lr") or 0.0)
     if lowest > lr:
         raise ConfigError(
             f"optim.sched.min_lr: {lowest:g} is above the learning rate {lr:g}. Lower it, or raise optim.lr."
         )
-    return Shape(lr=float(lr), max_steps=end, warmup_steps=warmup, min_lr=lowest)
+    return Shape(lr=float(lr), max_steps=end, warmup_steps=warmup, min_lr=lowest, is_decoder=is_decoder)

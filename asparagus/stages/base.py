@@ -8,9 +8,11 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
+from asparagus.checkpoint.transfer import DECODER
 from asparagus.errors import ConfigError
 from asparagus.optim.build import build_optimizer
-from asparagus.optim.schedules import build_schedule, stepping_of
+from asparagus.optim.groups import parameter_groups
+from asparagus.optim.schedules import build_schedule, split, stepping_of
 
 
 class StageModule(pl.LightningModule):
@@ -83,11 +85,7 @@ class StageModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return optimizer and per-step schedule; its length comes from trainer, data and real world size."""
-        optimizer = build_optimizer(self.optim_config, [p for p in self.parameters() if p.requires_grad])
-        steps = self.trainer.estimated_stepping_batches
-        sched = self.optim_config.get("sched")
-        schedule = build_schedule(optimizer, sched, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **stepping_of(sched)}}
+        return configured(self, self.optim_config, self.trainer.estimated_stepping_batches)
 
     def log_train(self, loss: Tensor, batch_size: int) -> None:
         """Log `train/loss` and `optim/lr` of this step, and `train/loss_epoch`, the epoch's mean over all ranks."""
@@ -106,6 +104,25 @@ class StageModule(pl.LightningModule):
     def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the predictions file says of all test cases together; nothing where a stage adds nothing."""
         return {}
+
+
+def configured(module: nn.Module, optim: Mapping[str, Any], max_steps: float) -> Any:
+    """Return what `configure_optimizers` of any LightningModule may return, from a section `optim`.
+
+    Args:
+        module: Whose weights are trained.
+        optim: The section.
+        max_steps: Optimizer steps of the training: `trainer.estimated_stepping_batches`.
+
+    Raises:
+        ConfigError: Something in the section does not fit; its key is named.
+    """
+    optimizer = build_optimizer(optim, parameter_groups(module, optim, DECODER))
+    schedules = [
+        {"scheduler": build_schedule(optimizer, sched, max_steps), **stepping_of(sched)}
+        for sched in split(optim.get("sched"))
+    ]
+    return [optimizer], schedules
 
 
 def by_case(batch: Mapping[str, Any], found: Iterable[Any]) -> dict[str, Any] | None:

@@ -44,6 +44,8 @@ from asparagus.worker.system_metrics import measured
 GIVEN = ("trainer", "module", "datamodule", "ckpt_path")
 """What a script of the user's own is called with, in the order of `Trainer.fit`."""
 
+FREEZES = "asparagus.callbacks.freezing.FreezeUpdates"
+
 log = logging.getLogger("asparagus")
 
 
@@ -130,7 +132,7 @@ def build(
     parts = Parts(spec, ranks)
     module = parts.module
     writer = CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets)
-    ours = ranks.trainer_arguments(spec.trainer.get("strategy") or "auto")
+    ours = ranks.trainer_arguments(_strategy(spec, ranks))
     asked = parts.trainer_arguments()
     if spec is not assignment.spec and not module.automatic_optimization:
         asked = by_hand(asked, assignment.spec)
@@ -244,6 +246,14 @@ def _begin_from(assignment: Assignment, module: torch.nn.Module, journal: Journa
 
 def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=2) + "\n"
+
+
+def _strategy(spec: Spec, ranks: Ranks) -> str:
+    """Return the strategy that is asked for; where parts freeze, ranks must not wait for gradients of theirs."""
+    asked = str(spec.trainer.get("strategy") or "auto")
+    freezes = any((section or {}).get("_target_") == FREEZES for section in spec.callbacks.values())
+    waits = freezes and not ranks.alone and asked in ("auto", "ddp")
+    return "ddp_find_unused_parameters_true" if waits else asked
 
 
 @contextmanager

@@ -225,10 +225,10 @@ def test_a_tracking_server_that_is_killed_at_any_moment(home, seed, undisturbed,
 @pytest.mark.parametrize("seed", ["one"])
 def test_twenty_kills_in_one_training(home, asp, seed):
     """Workers, nodes and the driver, one after the other, at steps drawn at random."""
-    rng, words = random.Random(seed), ("resources.workers=2", "data.batch_size=1")
+    rng, words = random.Random(seed), ("resources.workers=2", "data.batch_size=16")
     kinds = [*["kill_worker"] * 10, *["kill_node"] * 5, *["kill_driver"] * 5]
     rng.shuffle(kinds)
-    steps = sorted(rng.sample(range(2, EPOCHS * 40), len(kinds)))
+    steps = sorted(rng.sample(range(2, EPOCHS * STEPS_PER_EPOCH), len(kinds)))
     faults = ",".join(f"{kind}@step={step}" for kind, step in zip(kinds, steps, strict=True))
     expected = finish(home, *words)
     done = asp("asp-launch", *WORDS, *words, "run.max_failures=50", f"rehearse={faults}", timeout=3000)
