@@ -149,6 +149,12 @@ class Transfer:
 
     decoder: bool = True
     strict: bool = False
+    include: list[str] = field(default_factory=list)
+    """Only weights whose names have one of these in them; empty: all."""
+    exclude: list[str] = field(default_factory=list)
+    """None whose names have one of these in them."""
+    rename: dict[str, str] = field(default_factory=dict)
+    """Beginnings of the source's names, and what they are here: `{backbone.: net.encoder.}`."""
 
 
 @dataclass(frozen=True)

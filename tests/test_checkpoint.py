@@ -21,6 +21,7 @@ from asparagus.checkpoint.folder import (
 )
 from asparagus.checkpoint.transfer import read_weights, transfer
 from asparagus.errors import RecordError, RunError
+from asparagus.spec import Transfer
 
 
 def write(folder, epoch, score, *, mode="max"):
@@ -95,7 +96,7 @@ def network(out=3):
 
 def test_transfer_takes_what_fits_and_says_what_became_of_the_rest():
     source, target = network(out=3), network(out=5)
-    report = transfer(target, source.state_dict(), source="run 1", decoder=True, strict=False)
+    report = transfer(target, source.state_dict(), source="run 1")
     assert torch.equal(target.net.encoder.weight, source.net.encoder.weight)
     assert torch.equal(target.net.decoder.weight, source.net.decoder.weight)
     assert report.taken == ["net.decoder.bias", "net.decoder.weight", "net.encoder.bias", "net.encoder.weight"]
@@ -105,7 +106,7 @@ def test_transfer_takes_what_fits_and_says_what_became_of_the_rest():
 
 def test_transfer_leaves_the_decoder_behind_when_told_to():
     source, target = network(), network()
-    report = transfer(target, source.state_dict(), source="x", decoder=False, strict=False)
+    report = transfer(target, source.state_dict(), Transfer(decoder=False), source="x")
     assert report.taken == ["net.encoder.bias", "net.encoder.weight"]
     assert not torch.equal(target.net.decoder.weight, source.net.decoder.weight)
 
@@ -113,14 +114,78 @@ def test_transfer_leaves_the_decoder_behind_when_told_to():
 def test_transfer_strips_what_compile_adds_to_names():
     source, target = network(), network()
     weights = {name.replace("net.", "net._orig_mod."): value for name, value in source.state_dict().items()}
-    assert len(transfer(target, weights, source="x", decoder=True, strict=True).taken) == 6
+    assert len(transfer(target, weights, Transfer(strict=True), source="x").taken) == 6
+
+
+def stem(channels, kind=torch.nn.Conv3d):
+    return torch.nn.Sequential(kind(channels, 4, 3), torch.nn.ReLU(), kind(4, 4, 3))
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.Conv3d])
+def test_a31_the_first_kernel_grows_from_one_channel_to_several_and_answers_the_same(kind):
+    source, target = stem(1, kind), stem(3, kind)
+    report = transfer(target, source.state_dict(), source="x")
+    assert report.changed == {"0.weight": "1 channel to 3, each 1/3 of it"}
+    image = torch.randn(1, 1, *[9] * (target[0].weight.ndim - 2))
+    torch.testing.assert_close(target(image.expand(1, 3, *image.shape[2:])), source(image))
+    assert "changed   0.weight: 1 channel to 3" in report.describe()
+
+
+def test_a31_only_the_first_kernel_grows_and_only_from_one_channel():
+    report = transfer(stem(3), stem(2).state_dict(), source="x")
+    assert (report.changed, list(report.left)) == ({}, ["0.weight"])
+    later = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.Conv3d(4, 4, 3, groups=4))
+    other = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.Conv3d(4, 4, 3))
+    assert list(transfer(other, later.state_dict(), source="x").left) == ["1.weight"]
+
+
+class Embedded(torch.nn.Module):
+    def __init__(self, positions, axes):
+        super().__init__()
+        self.patches = (torch.nn.Conv2d if axes == 2 else torch.nn.Conv3d)(1, 6, 2)
+        self.pos_embed = torch.nn.Parameter(torch.randn(1, positions, 6))
+
+
+@pytest.mark.parametrize(("axes", "before", "after"), [(2, 16, 64), (3, 8, 64), (3, 64, 8)])
+def test_a31_embeddings_of_positions_are_interpolated_on_their_grid(axes, before, after):
+    source, target = Embedded(before, axes), Embedded(after, axes)
+    edge, ours = round(before ** (1 / axes)), round(after ** (1 / axes))
+    report = transfer(target, source.state_dict(), Transfer(strict=True), source="x")
+    assert report.changed == {"pos_embed": f"positions {before} to {after}"}
+    grid = source.pos_embed.transpose(1, 2).reshape(1, 6, *[edge] * axes)
+    mode = "bicubic" if axes == 2 else "trilinear"
+    expected = torch.nn.functional.interpolate(grid, size=[ours] * axes, mode=mode)
+    torch.testing.assert_close(target.pos_embed.transpose(1, 2).reshape(expected.shape), expected)
+
+
+def test_a31_embeddings_that_lie_on_no_grid_are_left():
+    assert list(transfer(Embedded(64, 2), Embedded(17, 2).state_dict(), source="x").left) == ["pos_embed"]
+
+
+def test_b2_a_warm_start_includes_and_excludes_by_parts_of_names():
+    weights = network().state_dict()
+    some = next(iter(weights))
+    only = transfer(network(), weights, Transfer(include=[some]), source="x")
+    assert only.taken
+    assert all(some in name for name in only.taken)
+    assert set(only.left.values()) == {"not among transfer.include"}
+    without = transfer(network(), weights, Transfer(exclude=[some]), source="x")
+    assert not any(some in name for name in without.taken)
+    with pytest.raises(RunError, match=r"left behind by transfer\.exclude"):
+        transfer(network(), weights, Transfer(exclude=[""]), source="x")
+
+
+def test_names_of_another_library_are_translated_by_their_beginnings():
+    weights = {f"backbone.{name}": value for name, value in network().state_dict().items()}
+    report = transfer(network(), weights, Transfer(strict=True, rename={"backbone.": "", "back": "wrong"}), source="x")
+    assert not report.fresh
 
 
 def test_transferring_nothing_is_an_error_and_so_is_anything_fresh_when_strict():
     with pytest.raises(RunError, match="no weight of x fits"):
-        transfer(network(), {"other.weight": torch.zeros(1)}, source="x", decoder=True, strict=False)
+        transfer(network(), {"other.weight": torch.zeros(1)}, source="x")
     with pytest.raises(RunError, match="2 weights would stay fresh"):
-        transfer(network(5), network(3).state_dict(), source="x", decoder=True, strict=True)
+        transfer(network(5), network(3).state_dict(), Transfer(strict=True), source="x")
 
 
 class Evil:

@@ -125,7 +125,7 @@ class OnlineSegmentation(pl.Callback):
         assert data.task is not None, "on_fit_start() read it"
         model = {"net": self.net, "dimensions": f"{data.dimensions}D"}
         module = build_module(stage, model, {}, None, data.task, patch_size=data.patch_size, seed=self.seed)
-        report = transfer(module, pl_module.state_dict(), source="the pretraining", decoder=True, strict=False)
+        report = transfer(module, pl_module.state_dict(), source="the pretraining")
         for parameter in list(module.net.parameters())[: -self.train_n_last_params]:
             parameter.requires_grad = False
         return cast("SegModule", module.to(pl_module.device)), report

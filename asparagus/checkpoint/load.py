@@ -74,7 +74,7 @@ def _load(checkpoints: Path, chosen: Manifest | None, model: nn.Module) -> int |
         log.warning("%s: no checkpoint to load; the model is as it was", checkpoints)
         return None
     weights = _named_for(model, read_weights(checkpoints / chosen.name))
-    report = transfer(model, weights, source=chosen.name, decoder=True, strict=False)
+    report = transfer(model, weights, source=chosen.name)
     log.info(report.describe())
     return chosen.epoch
 

@@ -21,6 +21,9 @@ from asparagus.spec import Parent, Transfer
 COMPILED = "_orig_mod."
 DECODER = ("decoder.", "head.", "model.decoder.")
 """Where the parts that belong to the old task begin, below the network."""
+POSITIONS = re.compile(r"pos(ition)?_embed")
+KERNEL, EMBEDDING = 4, 3
+"""Axes of the smallest kernel of a convolution over an image, and of embeddings."""
 FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 """What torch says of a class or function that a file wants to call."""
 
@@ -35,6 +38,8 @@ class TransferReport:
     """Weights of the source that were not used, and why."""
     fresh: list[str] = field(default_factory=list)
     """Weights of the target that keep their initial values."""
+    changed: dict[str, str] = field(default_factory=dict)
+    """Weights that were made to fit, and how."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -44,6 +49,7 @@ class TransferReport:
         """Return the report as a person reads it: one line, then the exceptions, part by part of the network."""
         total = len(self.taken) + len(self.fresh)
         lines = [f"weights: {len(self.taken)} of {total} tensors taken from {self.source}"]
+        lines += [f"  changed   {name}: {how}" for name, how in self.changed.items()]
         lines += [f"  not used  {part}: {why}" for part, why in _grouped(self.left)]
         lines += [f"  fresh     {part}" for part, _ in _grouped(dict.fromkeys(self.fresh, ""))]
         return "\n".join(lines)
@@ -63,7 +69,7 @@ def take_over(module: nn.Module, parent: Parent, options: Transfer, *, mode: str
     """
     source = f"run {parent.run_id} ({Path(parent.checkpoint).name})" if parent.run_id else parent.checkpoint
     weights = read_weights(Path(parent.checkpoint))
-    report = transfer(module, weights, source=source, decoder=options.decoder, strict=options.strict)
+    report = transfer(module, weights, options, source=source)
     if mode != "fit" and report.fresh:
         raise RunError(
             f"run.mode: {mode} measures the weights of {source}, and {len(report.fresh)} of this network's are not "
@@ -129,29 +135,34 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 
 def transfer(
-    module: nn.Module, weights: Mapping[str, Tensor], *, source: str, decoder: bool, strict: bool
+    module: nn.Module, weights: Mapping[str, Tensor], options: Transfer | None = None, *, source: str
 ) -> TransferReport:
     """Load into `module` every weight that it has under the same name and shape, and report the rest.
+
+    Two kinds are made to fit: the kernel of the first convolution, from one channel to several (repeated, and divided
+    by their number: the sum over channels stays), and embeddings of positions, interpolated from their grid to ours.
 
     Args:
         module: The target; changed in place.
         weights: The source's state dict.
+        options: Which weights come over, and under which names; the defaults where None.
         source: What to call the source in the report.
-        decoder: Take the decoder and head too, where they fit.
-        strict: Refuse anything less than all weights of the target.
 
     Raises:
-        RunError: Nothing fits, or `strict` and something does not.
+        RunError: Nothing fits, or `options.strict` and something does not.
     """
+    asked = options or Transfer()
     target = module.state_dict()
-    offered = {_plain(name, target): value for name, value in weights.items()}
-    reasons = {name: _why_not(name, value, target, decoder=decoder) for name, value in offered.items()}
+    offered = {_plain(_renamed(name, asked.rename), target): value for name, value in weights.items()}
+    fitted = {name: _fitted(name, value, target) for name, value in offered.items()}
+    reasons = {name: _why_not(name, value, target, asked) for name, (value, _) in fitted.items()}
     left = {name: why for name, why in reasons.items() if why}
-    taken = {name: value for name, value in offered.items() if name not in left}
-    report = TransferReport(source, sorted(taken), left, sorted(set(target) - set(taken)))
+    taken = {name: value for name, (value, _) in fitted.items() if name not in left}
+    changed = {name: how for name, (_, how) in fitted.items() if how and name in taken}
+    report = TransferReport(source, sorted(taken), left, sorted(set(target) - set(taken)), changed)
     if not taken:
         raise RunError(f"init_from: no weight of {source} fits this network.\n{report.describe()}")
-    if strict and report.fresh:
+    if asked.strict and report.fresh:
         raise RunError(f"transfer.strict: {len(report.fresh)} weights would stay fresh.\n{report.describe()}")
     module.load_state_dict(taken, strict=False)
     return report
@@ -171,9 +182,55 @@ def _plain(name: str, target: Mapping[str, Tensor]) -> str:
     return name if name in target else name.replace(COMPILED, "")
 
 
-def _why_not(name: str, value: Tensor, target: Mapping[str, Tensor], *, decoder: bool) -> str:
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    """Give a name the beginning that it has here; of several that fit, the longest counts."""
+    old = max((old for old in rename if name.startswith(old)), key=len, default=None)
+    return name if old is None else rename[old] + name.removeprefix(old)
+
+
+def _fitted(name: str, value: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, str]:
+    """Return a weight as the target can take it, and how it was changed."""
+    wanted = target.get(name)
+    if wanted is None or is_lazy(wanted) or wanted.shape == value.shape:
+        return value, ""
+    if wanted.ndim != value.ndim or value.ndim < EMBEDDING:
+        return value, ""
+    first = next((other for other, weight in target.items() if not is_lazy(weight) and weight.ndim >= KERNEL), None)
+    channels = wanted.shape[1]
+    if name == first and value.shape[1] == 1 and wanted.shape == (len(value), channels, *value.shape[2:]):
+        inflated = value.expand(wanted.shape) / channels
+        return inflated.contiguous(), f"1 channel to {channels}, each 1/{channels} of it"
+    if POSITIONS.search(name) and (resized := _on_grid(value, wanted, _axes(target))) is not None:
+        return resized, f"positions {value.shape[1]} to {wanted.shape[1]}"
+    return value, ""
+
+
+def _axes(target: Mapping[str, Tensor]) -> int:
+    """Return 2 or 3: the axes of the first kernel; 2 where there is none."""
+    return next((weight.ndim - 2 for weight in target.values() if not is_lazy(weight) and weight.ndim >= KERNEL), 2)
+
+
+def _on_grid(value: Tensor, wanted: Tensor, axes: int) -> Tensor | None:
+    """Interpolate embeddings [1, positions, channels] between grids of equal edges; None where they are none."""
+    if value.ndim != EMBEDDING:
+        return None
+    edges = [round(positions ** (1 / axes)) for positions in (value.shape[1], wanted.shape[1])]
+    whole = all(edge**axes == tensor.shape[1] for edge, tensor in zip(edges, (value, wanted), strict=True))
+    if not whole or value.shape[::2] != wanted.shape[::2]:
+        return None
+    grid = value.transpose(1, 2).reshape(1, value.shape[2], *[edges[0]] * axes)
+    mode = "bicubic" if axes == 2 else "trilinear"  # noqa: PLR2004 - a plane
+    resized = nn.functional.interpolate(grid.float(), size=[edges[1]] * axes, mode=mode, align_corners=False)
+    return resized.flatten(2).transpose(1, 2).to(value.dtype)
+
+
+def _why_not(name: str, value: Tensor, target: Mapping[str, Tensor], asked: Transfer) -> str:
+    if asked.include and not any(part in name for part in asked.include):
+        return "not among transfer.include"
+    if any(part in name for part in asked.exclude):
+        return "left behind by transfer.exclude"
     below = name.removeprefix("net.")
-    if not decoder and below.startswith(DECODER):
+    if not asked.decoder and below.startswith(DECODER):
         return "decoder or head, left behind by transfer.decoder=false"
     if name not in target:
         return "this network has no weight of that name"

@@ -224,7 +224,7 @@ def _plain_words(name: str, words: list[str], typed: str) -> Iterable[str]:
         "": [COMMANDS],
         "completion": [SCRIPTS],
         "data": [("make",), MAKERS],
-        "model": [("promote", "list")],
+        "model": [("promote", "remove", "list", "export", "import")],
         "getid": [_files(typed, ANY_FILE)],
     }
     known = places.get(name, [])

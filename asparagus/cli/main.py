@@ -22,8 +22,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lineage": ("asparagus.cli.lineage:lineage", "show what a run came from and what came from it"),
     "show": ("asparagus.cli.show_run:show", "show one run: what it is, where from, what came of it"),
     "diff": ("asparagus.cli.diff:diff", "show what differs between two runs"),
-    "model": ("asparagus.cli.model:model", "make a checkpoint a named model, and list those"),
+    "model": ("asparagus.cli.model:model", "make a checkpoint a named model or a file, and list those"),
     "rerun": ("asparagus.cli.rerun:rerun", "repeat a run from its record"),
+    "test": ("asparagus.cli.test:test", "test a run's checkpoint, on any task and split"),
     "record": ("asparagus.cli.record:record", "restore the tracking store from the run folders"),
     "gc": ("asparagus.cli.gc:gc", "show which checkpoints can go, and free them"),
     "rm": ("asparagus.cli.rm:rm", "move runs to the trash, bring them back, empty it"),
@@ -244,3 +245,28 @@ def finetune_seg() -> NoReturn:
 def finetune_cls() -> NoReturn:
     """`asp_finetune_cls ...` is `asp-launch finetune_cls ...`."""
     main("launch", ["finetune_cls", *sys.argv[1:]])
+
+
+def train_reg() -> NoReturn:
+    """`asp_train_reg ...` is `asp-launch train_reg ...`."""
+    main("launch", ["train_reg", *sys.argv[1:]])
+
+
+def finetune_reg() -> NoReturn:
+    """`asp_finetune_reg ...` is `asp-launch finetune_reg ...`."""
+    main("launch", ["finetune_reg", *sys.argv[1:]])
+
+
+def test_seg() -> NoReturn:
+    """`asp_test_seg N` tests run N, which segments."""
+    main("test", ["--kind", "seg", *sys.argv[1:]])
+
+
+def test_cls() -> NoReturn:
+    """`asp_test_cls N` tests run N, which classifies."""
+    main("test", ["--kind", "cls", *sys.argv[1:]])
+
+
+def test_reg() -> NoReturn:
+    """`asp_test_reg N` tests run N, which regresses."""
+    main("test", ["--kind", "reg", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""`asp model promote N`, `asp model list`: checkpoints as named models in the registry."""
+"""`asp model promote N`, `list`, `export N`, `import FILE`: checkpoints as named models, and as files that travel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asparagus.cli.show_run import folder_of
 
@@ -21,7 +21,8 @@ DIGITS = 12
 def model(arguments: Sequence[str]) -> int:
     """Run `asp model`."""
     parser = argparse.ArgumentParser(
-        "asp model", description="Checkpoints as named models: init_from=model:<name>@<alias> starts from one."
+        "asp model",
+        description="Checkpoints as named models (init_from=model:<name>@<alias> starts from one) and as archives.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     promote = commands.add_parser("promote", help="make a checkpoint a version of a model")
@@ -36,10 +37,59 @@ def model(arguments: Sequence[str]) -> int:
     )
     taking.add_argument("version", metavar="NAME/VERSION", help="as asp model list shows them: brain-mae/3")
     listing = commands.add_parser("list", help="list models, their versions and aliases")
-    for command in (promote, taking, listing):
+    exporting, importing = _archive_commands(commands)
+    for command in (promote, taking, listing, exporting, importing):
         command.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    return {"promote": _promote, "remove": _remove, "list": _list}[options.command](options)
+    known = {"promote": _promote, "remove": _remove, "list": _list, "export": _export, "import": _import}
+    return known[options.command](options)
+
+
+def _archive_commands(commands: Any) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    exporting = commands.add_parser("export", help="write a checkpoint as one file: config, weights, ancestry")
+    exporting.add_argument("run_id", type=int, metavar="N", help="the run that wrote it")
+    exporting.add_argument(
+        "file", nargs="?", metavar="FILE", help="where to; nothing is overwritten (default: <stage>-<N>.asparagus here)"
+    )
+    exporting.add_argument("--checkpoint", metavar="WHICH", help="as for promote")
+    exporting.add_argument("--mlflow", action="store_true", help="FILE becomes a folder that mlflow models serve takes")
+    importing = commands.add_parser("import", help="unpack an archive, so that init_from can start from its weights")
+    importing.add_argument("file", metavar="FILE", help="what asp model export or save_to wrote")
+    return exporting, importing
+
+
+def _export(options: argparse.Namespace) -> int:
+    folder = folder_of(options.run_id)  # what is wrong with the request is said before torch is imported
+    from asparagus.api import prepare
+
+    prepare()
+    from asparagus.archive import SUFFIX, export_to_mlflow, lines, must_be_free, save_run
+
+    ending = "-mlflow" if options.mlflow else SUFFIX
+    place = must_be_free(Path(options.file or f"{folder.parent.name}-{options.run_id}{ending}"))
+    index = (export_to_mlflow if options.mlflow else save_run)(folder, place, options.checkpoint)
+    if options.json:
+        print(json.dumps({"file": str(place), "digest": index.digest, "lineage": index.lineage}))
+        return 0
+    use = f"Serve it: mlflow models serve -m {place} --env-manager local" if options.mlflow else ""
+    print("\n".join([f"{place} · sha256 {index.digest[:DIGITS]}", *lines(index.lineage)]))
+    print(use or f"Elsewhere: asp model import {place.name}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from asparagus.archive import import_archive, lines
+    from asparagus.paths import get_paths, load_environment
+
+    load_environment()
+    imported = import_archive(Path(options.file).expanduser(), get_paths().models)
+    reference = f"file:{imported.weights}"
+    if options.json:
+        told = {"folder": str(imported.folder), "digest": imported.index.digest, "lineage": imported.index.lineage}
+        print(json.dumps({**told, "init_from": reference}))
+        return 0
+    print("\n".join([str(imported.weights), *lines(imported.index.lineage), f"Start from it: init_from={reference}"]))
+    return 0
 
 
 def _remove(options: argparse.Namespace) -> int:

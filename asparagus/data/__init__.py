@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MAKERS: dict[str, str] = {
     "Task001_Digits": "asparagus.data.digits.make_digits",
+    "Task995_LauritSynReg": "asparagus.data.synthetic.make_synthetic_reg",
     "Task996_LauritSynCls": "asparagus.data.synthetic.make_synthetic_cls",
     "Task997_LauritSynSeg": "asparagus.data.synthetic.make_synthetic_seg",
     "Task998_LauritSyn": "asparagus.data.synthetic.make_synthetic_pretrain",

@@ -21,7 +21,9 @@ from asparagus.errors import ConfigError, DataError, one_of
 
 # One image channel and the label.
 LEAST_SEG_CHANNELS = 2
-KINDS = ("pretrain", "seg", "cls")
+LABELLED = {"cls": "classification", "reg": "regression"}
+"""Kinds whose cases are [data, label]."""
+KINDS = ("pretrain", "seg", "cls", "reg")
 # nnU-Net's share: one patch in three is centred on the foreground, the rest keep the background's prior.
 FOREGROUND_SHARE = 1 / 3
 
@@ -63,7 +65,7 @@ def cases(
         root: The data folder that holds the task's folder.
         subset: `train` or `val`.
         task: Name of the task.
-        kind: `pretrain`, `seg` or `cls`.
+        kind: `pretrain`, `seg`, `cls` or `reg`.
         split: Name of the split file, without `.json`.
         fold: Which of its folds.
         dimensions: `2D` or `3D`.
@@ -104,7 +106,7 @@ class CaseDataset(Dataset[Item]):
 
         Args:
             files: The `.pt` case files.
-            kind: `pretrain`, `seg` or `cls`: how a file is laid out (SEEDS A6).
+            kind: `pretrain`, `seg`, `cls` or `reg`: how a file is laid out (SEEDS A6).
             dimensions: 2 takes one slice along the last axis of a 3D case: a random one to train, else the middle.
             patch_size: Voxels per axis of what is cut out; None keeps whole cases. Validating seg always keeps them.
             train: Crops are random and foreground is oversampled; otherwise they are in the middle.
@@ -232,10 +234,11 @@ def load_case(file: Path, kind: str) -> Loaded:
         DataError: the file is missing, unreadable, or laid out for another kind of task.
     """
     content = _read(file)
-    if kind == "cls":
+    if kind in LABELLED:
         if not (isinstance(content, list | tuple) and len(content) == len(("data", "label"))):
-            raise DataError(f"{file}: expected [data, label] for classification, found {_describe(content)}.")
-        return Loaded(content[0].float(), torch.as_tensor(content[1]).long().reshape(()))
+            raise DataError(f"{file}: expected [data, label] for {LABELLED[kind]}, found {_describe(content)}.")
+        label = torch.as_tensor(content[1])
+        return Loaded(content[0].float(), label.long().reshape(()) if kind == "cls" else label.float().reshape(-1))
     if isinstance(content, list | tuple):
         content = content[0] if kind == "pretrain" else None  # pretraining also takes a classification task's images
     if not isinstance(content, Tensor):

@@ -49,7 +49,7 @@ class CaseDataModule(pl.LightningDataModule):
         Args:
             root: The data folder that holds the task's folder.
             task: Name of the task.
-            kind: `pretrain`, `seg` or `cls`.
+            kind: `pretrain`, `seg`, `cls` or `reg`.
             split: Name of the split file, without `.json`.
             fold: Which of its folds.
             test_split: Name of the file that lists the test cases (see `read_test`); None: the split's own, if any.

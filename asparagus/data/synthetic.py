@@ -1,6 +1,6 @@
-"""Synthetic volumes with learnable structure (SEEDS A10): Task998 to pretrain, Task997 to segment, Task996 to classify.
+"""Synthetic volumes with learnable structure (SEEDS A10): to pretrain, segment and classify, and to regress on.
 
-All three share one generator, so that what is learnt on one helps on the others. A volume is smooth noise in which
+All share one generator, so that what is learnt on one helps on the others. A volume is smooth noise in which
 lie balls, boxes and shells with a core. A ball is as bright as a shell and a box as dark as a core: telling them apart
 takes context, not a threshold.
 """
@@ -70,7 +70,18 @@ def make_synthetic_cls(
     )
 
 
+def make_synthetic_reg(
+    data_root: str | Path, *, cases: int = 60, size: int = SIZE, seed: int = SEED, progress: Progress | None = None
+) -> Task:
+    """Make Task995_LauritSynReg: [image, label]; the label is how much of the volume is structure, in percent."""
+    config = {"n_classes": 1, "class_names": ["filled_percent"]}
+    return _make(
+        "Task995_LauritSynReg", data_root, _reg_case, config, cases=cases, size=size, seed=seed, progress=progress
+    )
+
+
 SYNTHETIC: dict[str, Callable[..., Task]] = {
+    "Task995_LauritSynReg": make_synthetic_reg,
     "Task996_LauritSynCls": make_synthetic_cls,
     "Task997_LauritSynSeg": make_synthetic_seg,
     "Task998_LauritSyn": make_synthetic_pretrain,
@@ -143,8 +154,15 @@ def _cls_case(seed: int, index: int, size: int) -> Case:
     return Case([torch.from_numpy(image[None]), torch.tensor(kind)], {**_properties(size), "label": kind})
 
 
+def _reg_case(seed: int, index: int, size: int) -> Case:
+    rng = _rng(seed, index, stream=3)
+    image, label = _volume(rng, size, _mixed_kinds(rng))
+    filled = 100 * float((label > 0).mean())
+    return Case([torch.from_numpy(image[None]), torch.tensor([filled])], {**_properties(size), "label": filled})
+
+
 def _rng(seed: int, index: int, *, stream: int) -> np.random.Generator:
-    # The stream keeps the three tasks apart: a case that is pretrained on must not be one that is validated on.
+    # The stream keeps the tasks apart: a case that is pretrained on must not be one that is validated on.
     return np.random.default_rng([seed, stream, index])
 
 

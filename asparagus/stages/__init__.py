@@ -11,7 +11,7 @@ class Stage:
 
     name: str
     kind: str
-    """How cases are read: `pretrain`, `seg` or `cls`; `own` is up to a module of your own."""
+    """How cases are read: `pretrain`, `seg`, `cls` or `reg`; `own` is up to a module of your own."""
     module: str
     """Dotted path of the LightningModule; empty where it is always one of your own."""
     network: str
@@ -31,12 +31,14 @@ class Stage:
 _PRETRAIN = "asparagus.stages.pretrain.PretrainModule"
 _SEG = "asparagus.stages.seg.SegModule"
 _CLS = "asparagus.stages.cls.ClsModule"
+_REG = "asparagus.stages.reg.RegModule"
 _MSE = "torch.nn.MSELoss"
 _DICE_CE = "monai.losses.DiceCELoss"
 _CE = "torch.nn.CrossEntropyLoss"
 _LOGGED = ("train/loss", "train/loss_epoch", "val/loss", "optim/lr")
 _SEG_LOGGED = (*_LOGGED, "val/dice", "val/dice/")
 _CLS_LOGGED = (*_LOGGED, "val/accuracy")
+_REG_LOGGED = (*_LOGGED, "val/mse", "val/mae")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -44,8 +46,10 @@ STAGES: dict[str, Stage] = {
         Stage("pretrain", "pretrain", _PRETRAIN, "pretrain_net", "optional", "val/loss", "min", _MSE, _LOGGED),
         Stage("train_seg", "seg", _SEG, "seg_net", "never", "val/dice", "max", _DICE_CE, _SEG_LOGGED),
         Stage("train_cls", "cls", _CLS, "cls_net", "never", "val/accuracy", "max", _CE, _CLS_LOGGED),
+        Stage("train_reg", "reg", _REG, "cls_net", "never", "val/mse", "min", _MSE, _REG_LOGGED),
         Stage("finetune_seg", "seg", _SEG, "seg_net", "required", "val/dice", "max", _DICE_CE, _SEG_LOGGED),
         Stage("finetune_cls", "cls", _CLS, "cls_net", "required", "val/accuracy", "max", _CE, _CLS_LOGGED),
+        Stage("finetune_reg", "reg", _REG, "cls_net", "required", "val/mse", "min", _MSE, _REG_LOGGED),
         Stage("train", "own", "", "net", "optional", "val/loss", "min", ""),
         Stage("finetune", "own", "", "net", "required", "val/loss", "min", ""),
     )
