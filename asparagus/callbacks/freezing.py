@@ -66,7 +66,7 @@ class FreezeUpdates(Callback):
 
 def _range(name: str, given: Range) -> tuple[int, int]:
     """Return the first and the last step, from 1, in which a part is frozen; -1 is the end of the training."""
-    numbers = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    numbers: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
     if isinstance(given, bool) or not all(isinstance(number, int) for number in numbers):
         raise ConfigError(f"freeze_updates.modules.{name}: {given!r} is no range of steps. Give {SPELLED}.")
     if isinstance(given, int):

@@ -22,7 +22,6 @@ def test(arguments: Sequence[str]) -> int:
         description="Test a run's checkpoint with the run's own config, on its task or another one; what is found of "
         "each case is in predictions/ of the new run, and the record says which checkpoint was tested.",
     )
-    parser.add_argument("run_id", type=int, nargs="?", metavar="N", help="the run's number")
     parser.add_argument("--checkpoint", default=None, metavar="NAME", help="best (default), last, or a name")
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)  # which of the commands it is
     options, rest = parser.parse_known_args(arguments)
@@ -33,10 +32,15 @@ def test(arguments: Sequence[str]) -> int:
 
 
 def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[int, str, list[str]]:
-    """Return the run, its checkpoint, and the rest of what was typed, in our words."""
+    """Return the run, its checkpoint, and the rest of what was typed, in our words.
+
+    Raises:
+        ConfigError: No run is named, or two.
+    """
     named = dict(word.split("=", 1) for word in rest if word.startswith(tuple(f"{key}=" for key in OF_PARENT)))
-    words = [word for word in rest if word.partition("=")[0] not in OF_PARENT]
-    given = [str(number) for number in (options.run_id, named.get("checkpoint_run_id")) if number is not None]
+    words = [word for word in rest if word.partition("=")[0] not in OF_PARENT and not word.isdigit()]
+    given = [word for word in rest if word.isdigit()]
+    given += [named["checkpoint_run_id"]] if "checkpoint_run_id" in named else []
     if len(set(given)) != 1 or not given[0].isdigit():
         raise ConfigError(
             f"asp test: give the number of one run: asp test 12, or checkpoint_run_id=12 (found: "
