@@ -22,7 +22,12 @@ from asparagus.stages import STAGES
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CASES = {"train": 8, "val": 2}
-TASK_OF = {"pretrain": "Task998_LauritSyn", "seg": "Task997_LauritSynSeg", "cls": "Task996_LauritSynCls"}
+TASK_OF = {
+    "pretrain": "Task998_LauritSyn",
+    "seg": "Task997_LauritSynSeg",
+    "cls": "Task996_LauritSynCls",
+    "reg": "Task995_LauritSynReg",
+}
 """What the mandatory `task` of a root config is filled with, by the stage's kind."""
 DEMOS = "pytorch_lightning.demos.boring_classes"
 OWN = ("task=Own", f"model.module._target_={DEMOS}.BoringModel", f"data._target_={DEMOS}.BoringDataModule")
@@ -85,7 +90,7 @@ def mandatory(config: str, home: Path) -> tuple[str, ...]:
     name, *words = launched(config)
     composed = compose_config(Request(name, tuple(words)))
     stage = STAGES[composed.stage]
-    if stage.kind == "own":
+    if stage.kind == "own" and "module" not in composed.model:
         return (*words, *OWN, *((f"init_from=file:{home}/weights.pt",) if stage.init_from == "required" else ()))
     task = (f"task={TASK_OF[stage.kind]}",) if OmegaConf.is_missing(composed, "task") else ()
     return tuple(words) + task + ((f"init_from=file:{home}/weights.pt",) if stage.init_from == "required" else ())
