@@ -8,6 +8,7 @@ import operator
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from asparagus.data import MAKERS
 from asparagus.data.datasets import CaseDataset, case_names
 from asparagus.data.digits import make_digits
 from asparagus.data.layout import fingerprint, read_paths, read_split, read_task, read_test
+from asparagus.data.limited import TimeLimitedLoader
 from asparagus.data.modules import CaseDataModule
 from asparagus.data.sampler import EpochSampler
 from asparagus.data.split import make_split, split_80_20
@@ -33,7 +35,7 @@ SEG, CLS, PRE, DIGITS = "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task998
 def root(tmp_path_factory):
     """Return a data folder with a small version of every task; tests only read it."""
     folder = tmp_path_factory.mktemp("data")
-    for name in (SEG, CLS, PRE):
+    for name in set(MAKERS) - {DIGITS}:
         make_synthetic(name, folder, cases=10, size=16)
     make_digits(folder, cases=50)
     for name in MAKERS:
@@ -64,7 +66,7 @@ def test_a_task_is_what_its_dataset_json_says(root):
 
 
 def test_an_unknown_task_is_answered_with_the_nearest_and_the_known(root):
-    with pytest.raises(DataError, match=r"Did you mean 'Task997_LauritSynSeg'.*Known there: Task001_Digits, Task996"):
+    with pytest.raises(DataError, match=r"Did you mean 'Task997_LauritSynSeg'.*Known there: Task001_Digits, Task995"):
         read_task(root, "Task997_LauritSynSge")
 
 
@@ -605,3 +607,62 @@ def test_a_resumed_training_is_fed_what_an_uninterrupted_one_is(root, tmp_path, 
     whole = fit(3)
     assert len(whole) == 6
     assert fit(3, tmp_path / "0.ckpt") == [fed for fed in whole if fed[0] > 0]
+
+
+# ---- validation within limits (SEEDS E28 to E30) ----
+
+
+class Waits(torch.utils.data.Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return index
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(1e-6, 1, 1), (0.15, 2, 4), (60, 10, 10)])
+def test_e28_a_pass_ends_after_the_batch_in_which_the_time_is_over(seconds, least, most):
+    loader = TimeLimitedLoader(Waits(), batch_size=2, seconds=seconds)
+    for _ in range(2):  # each pass has the time anew
+        assert least <= len(list(loader)) <= most
+    assert len(loader) == 10
+
+
+def limited(root, **trainer_arguments):
+    options = {"batch_size": 2, "dimensions": "2D", "seed": 3}
+    time_limit = trainer_arguments.pop("validation_time_limit", None)
+    made = CaseDataModule(root, DIGITS, "cls", validation_time_limit=time_limit, **options)
+    made.trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", **trainer_arguments)
+    made.setup("fit")
+    return made.val_dataloader()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"limit_val_batches": 1}, {"limit_val_batches": 0.5}, {"validation_time_limit": 9}]
+)
+def test_e30_with_a_limit_validation_cases_come_in_another_order_each_time(root, arguments):
+    sampler = limited(root, **arguments).sampler
+    first = [index for _, index in sampler]
+    sampler.set_epoch(1)
+    assert sorted(first) == list(range(len(first)))
+    assert first != [index for _, index in sampler]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"limit_val_batches": 1.0}])
+def test_e30_without_one_all_are_seen_in_their_order(root, arguments):
+    order = [index for _, index in limited(root, **arguments).sampler]
+    assert order == list(range(len(order)))
+
+
+def test_e29_whichever_limit_is_reached_first_counts(root):
+    """Upstream, the number of batches is not looked at where there is a time (SEEDS E29)."""
+    loader = limited(root, validation_time_limit=1e-6, limit_val_batches=3)
+    assert len(list(loader)) == 1
+    assert len(limited(root, validation_time_limit=60, limit_val_batches=3)) >= 3  # the Trainer takes three
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_e28_no_time_is_refused(root, seconds):
+    with pytest.raises(ConfigError, match=r"data\.validation_time_limit: .* is no time"):
+        CaseDataModule(root, DIGITS, "cls", validation_time_limit=seconds)

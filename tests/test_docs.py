@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "DECISIONS.md", "launch/README.md"),
     *("docs/failures.md", "docs/coming-from.md", "docs/submit.md", "docs/clusters.md", "docs/security.md"),
+    *("docs/training.md", "docs/archives.md", "docs/semi-supervised.md"),
 ]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if "# asp-launch" in path.read_text())
@@ -81,6 +82,8 @@ def test_a_documented_command_is_one(line, everything, monkeypatch, capsys):
     else:
         assert program in SCRIPTS
     name = re.sub(r"^asp[-_]", "", program)
+    if name.startswith("test_"):  # asp_test_cls is asp test
+        name = "test"
     if name not in COMMANDS:  # asp_pretrain is asp-launch pretrain
         name, words = "launch", [name, *words]
     if name == "launch" and "optim.lrr=1e-3" not in line:

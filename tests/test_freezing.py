@@ -15,7 +15,7 @@ from asparagus.api import plan_of
 from asparagus.callbacks.freezing import FreezeUpdates
 from asparagus.checkpoint.folder import STATE, manifests
 from asparagus.checkpoint.transfer import read_weights
-from asparagus.errors import ConfigError, RunError
+from asparagus.errors import ConfigError
 
 STEPS = 12
 

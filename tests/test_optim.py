@@ -175,46 +175,46 @@ def test_the_tables_name_what_exists(path):
 SETTINGS = [Shape(0.1, 100, 10, 0.01), Shape(0.1, 100, 0, 0.0), Shape(2.0, 37, 5, 1e-3), Shape(1e-3, 1000, 333, 1e-5)]
 
 
-def by_hand(name, s, x, **more):  # noqa: C901, N806, PLR0911, PLR0912 - the table of SEEDS, row by row
-    L, M, W, m = x.lr, x.max_steps, x.warmup_steps, x.min_lr
-    H, C, p, d, r = (more.get(key) for key in ("hold_steps", "constant_steps", "power", "d_model", "decay_rate"))
+def by_hand(name, s, x, **more):  # noqa: C901, PLR0911, PLR0912 - the table of SEEDS, row by row
+    lr, end, warm, low = x.lr, x.max_steps, x.warmup_steps, x.min_lr
+    hold, flat, p, d, r = (more.get(key) for key in ("hold_steps", "constant_steps", "power", "d_model", "decay_rate"))
     if name == "noam":
         s = max(1, s)
-        if s > M:
-            return m
-        value = L * d**-0.5 * (min(s**-0.5, s * W**-1.5) if W else s**-0.5)
-        return max(value, m) if s > W else value
-    if name == "cosine" and C:
-        if s < W:
-            return L * s / W
-        D = M - (C + W)
-        return m + (L - m) * 0.5 * (1 + math.cos(math.pi * (s - W) / D)) if s < W + D else m
-    if name == "warmup_cosine" and s < W:
-        return L * (0.001 + 0.999 * s / W)
-    if W > 0 and s <= W and name != "warmup_cosine":
-        return L * (s + 1) / (W + 1)
-    if s > M:
-        return m
-    t, T = s - W, M - W
+        if s > end:
+            return low
+        value = lr * d**-0.5 * (min(s**-0.5, s * warm**-1.5) if warm else s**-0.5)
+        return max(value, low) if s > warm else value
+    if name == "cosine" and flat:
+        if s < warm:
+            return lr * s / warm
+        length = end - (flat + warm)
+        return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * (s - warm) / length)) if s < warm + length else low
+    if name == "warmup_cosine" and s < warm:
+        return lr * (0.001 + 0.999 * s / warm)
+    if warm > 0 and s <= warm and name != "warmup_cosine":
+        return lr * (s + 1) / (warm + 1)
+    if s > end:
+        return low
+    t, rest = s - warm, end - warm
     if name in ("warmup", "warmup_hold"):
-        return L
+        return lr
     if name == "square":
-        return max(m, L * ((T - t) / T) ** 2)
+        return max(low, lr * ((rest - t) / rest) ** 2)
     if name == "square_root":
-        return max(m, L * ((M - s) / M) ** 0.5)
+        return max(low, lr * ((end - s) / end) ** 0.5)
     if name in ("cosine", "warmup_cosine"):
-        return m + (L - m) * 0.5 * (1 + math.cos(math.pi * t / T))
+        return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * t / rest))
     if name == "linear":
-        return m + (1 - t / T) * (L - m)
+        return low + (1 - t / rest) * (lr - low)
     if name == "inverse_square_root":
-        return L / ((s + 1) / (W + 1)) ** 0.5
+        return lr / ((s + 1) / (warm + 1)) ** 0.5
     if name == "polynomial":
-        return m + (L - m) * (1 - t / T) ** p
+        return low + (lr - low) * (1 - t / rest) ** p
     if name == "polynomial_hold":
-        begin = max(W, W + H)
-        return L if s < W + H else m + (L - m) * (1 - (s - begin) / (M - begin)) ** p
+        begin = max(warm, warm + hold)
+        return lr if s < warm + hold else low + (lr - low) * (1 - (s - begin) / (end - begin)) ** p
     assert name == "noam_hold"
-    return L if s < W + H else max(m, L * max(1, W**r) / max(1, (s - H) ** r))
+    return lr if s < warm + hold else max(low, lr * max(1, warm**r) / max(1, (s - hold) ** r))
 
 
 @pytest.mark.parametrize("shape", SETTINGS, ids=str)
@@ -276,7 +276,7 @@ def test_b15_a_block_as_atommic_writes_it_follows_the_formula(name):
 def test_b19_a_share_of_all_steps_does_for_every_number_of_steps():
     held = {"name": "PolynomialHoldDecayAnnealing", "warmup_ratio": 0.1, "hold_ratio": 0.2}
     assert rates(held, 100) == rates({"name": "polynomial_hold", "warmup_steps": 10, "hold_steps": 20}, 100)
-    with pytest.raises(ConfigError, match="hold_steps=3 and hold_ratio=0.1 are two answers"):
+    with pytest.raises(ConfigError, match=r"hold_steps=3 and hold_ratio=0.1 are two answers"):
         rates({"name": "polynomial_hold", "hold_steps": 3, "hold_ratio": 0.1}, 1)
 
 
@@ -312,7 +312,7 @@ def test_b21_lists_are_several_schedules_on_one_optimizer():
     both = split({"name": ["cosine", "StepLR"], "min_lr": [0.0, None], "step_size": 3})
     assert [one["name"] for one in both] == ["cosine", "StepLR"]
     assert both[0]["step_size"] == both[1]["step_size"] == 3
-    with pytest.raises(ConfigError, match="2 names, and other numbers of {'min_lr': 3}"):
+    with pytest.raises(ConfigError, match=r"2 names, and other numbers of \{'min_lr': 3\}"):
         split({"name": ["cosine", "linear"], "min_lr": [0.0, 0.0, 0.0]})
 
 
@@ -394,10 +394,10 @@ def test_c10_parts_by_dotted_path_have_settings_of_their_own_and_the_rest_has_th
 
 def test_c10_weights_that_need_no_gradient_are_in_no_group():
     module = Net()
-    module.net["encoder"].requires_grad_(False)
+    module.net["encoder"].requires_grad_(requires_grad=False)
     assert len(parameter_groups(module, {})[0]["params"]) == 4
     with pytest.raises(ConfigError, match="all are frozen"):
-        parameter_groups(module.requires_grad_(False), {})
+        parameter_groups(module.requires_grad_(requires_grad=False), {})
 
 
 @pytest.mark.parametrize(

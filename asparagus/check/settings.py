@@ -69,6 +69,7 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("site.start_timeout_s", spec.site.start_timeout_s),
         ("failures.hung_after_min", spec.failures.hung_after_min),
         ("failures.grace_s", spec.failures.grace_s),
+        ("data.validation_time_limit", spec.data.get("validation_time_limit")),
         ("run.system_metrics_s", spec.run.system_metrics_s),
     ):
         if number is not None and not 0 < number < math.inf:

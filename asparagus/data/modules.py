@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from asparagus.data.datasets import CaseDataset, NamedCaseDataset
 from asparagus.data.layout import DIMENSIONS, Task, read_split, read_task, read_test, test_name, too_few_to_test
+from asparagus.data.limited import TimeLimitedLoader
 from asparagus.data.sampler import EpochSampler
 from asparagus.errors import ConfigError, DataError, one_of
 
@@ -36,6 +37,7 @@ class CaseDataModule(pl.LightningDataModule):
         patch_size: Sequence[int] | None = None,
         dimensions: str = "3D",
         samples_per_epoch: int | None = None,
+        validation_time_limit: float | None = None,
         num_workers: int | None = None,
         cache: bool = True,
         augment: bool = True,
@@ -57,6 +59,8 @@ class CaseDataModule(pl.LightningDataModule):
             patch_size: Voxels per axis; None keeps whole cases.
             dimensions: `2D` or `3D`.
             samples_per_epoch: Length of a training epoch in items over all workers; None is every case once.
+            validation_time_limit: Seconds that a validation may take; at least one batch is seen. With it, or with
+                Trainer's `limit_val_batches`, cases come in another order each time (SEEDS E28 to E30); None: no limit.
             num_workers: Loader processes per worker; the plan fills in what is left open, None is none here.
             cache: Keep cases in memory after the first read.
             augment: Mirror and jitter the training items.
@@ -66,13 +70,16 @@ class CaseDataModule(pl.LightningDataModule):
             pin_memory: Copy batches to page-locked memory, for a GPU.
 
         Raises:
-            ConfigError: a batch size below one, or dimensions other than 2D and 3D.
+            ConfigError: a batch size below one, a time that is none, or dimensions other than 2D and 3D.
         """
         super().__init__()
         if dimensions not in DIMENSIONS:
             raise ConfigError(one_of("model.dimensions", dimensions, DIMENSIONS))
         if batch_size < 1:
             raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
+        if validation_time_limit is not None and not validation_time_limit > 0:
+            raise ConfigError(f"data.validation_time_limit: {validation_time_limit} is no time. Give seconds, or null.")
+        self.validation_time_limit = validation_time_limit
         self.root, self.task_name, self.kind = root, task, kind
         self.split, self.fold, self.batch_size, self.patch_size = split, fold, batch_size, patch_size
         self.samples_per_epoch, self.seed, self.rank, self.world_size = samples_per_epoch, seed, rank, world_size
@@ -128,7 +135,19 @@ class CaseDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the validation cases; no case is seen twice."""
         assert self.val_set is not None, "setup() comes first"
-        return self._all_once(self.val_set)
+        if self.validation_time_limit is None and not self._few_validation_batches():
+            return self._all_once(self.val_set)
+        sampler = self._sampler(len(self.val_set), shuffle=True, once=True)
+        options: dict[str, Any] = {"batch_size": self._whole_batch_size(), "sampler": sampler, **self.workers}
+        if self.validation_time_limit is None:
+            return DataLoader(self.val_set, **options)
+        return TimeLimitedLoader(self.val_set, seconds=self.validation_time_limit, **options)
+
+    def _few_validation_batches(self) -> bool:
+        """Tell whether the Trainer looks at a part of them alone: the first ones each time would be a bad sample."""
+        limit: Any = self.trainer.limit_val_batches if self.trainer is not None else 1.0
+        is_share = isinstance(limit, float)
+        return bool(limit) and not (is_share and limit >= 1.0)
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return this rank's share of the test cases, no case twice; an empty list if there are none."""
@@ -150,14 +169,14 @@ class CaseDataModule(pl.LightningDataModule):
         ended = epochs.ready > epochs.processed and loop.epoch_loop.batch_progress.is_last_batch
         return int(epochs.processed) + int(ended)
 
-    def _sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
+    def _sampler(self, size: int, *, shuffle: bool, once: bool = False) -> EpochSampler:
         return EpochSampler(
             size,
             seed=self.seed,
             shuffle=shuffle,
             rank=self.rank,
             world_size=self.world_size,
-            samples_per_epoch=self.samples_per_epoch if shuffle else None,
+            samples_per_epoch=self.samples_per_epoch if shuffle and not once else None,
         )
 
     def _whole_batch_size(self) -> int:

@@ -525,7 +525,6 @@ WRONG = {
     "use_s3 = True": ("data.use_s3", "takes no such argument"),
     "datasplit_path = 'x.csv'": ("data.datasplit_path", "takes no such argument"),
     "validation_prob = 0.3": ("data.validation_prob", "takes no such argument"),
-    "validation_time_limit = 60": ("data.validation_time_limit", "takes no such argument"),
     "spatial_transforms = {'mirror': {'axes': {'x': 0.5}}}": ("data.spatial_transforms", "takes no such argument"),
     "target_array_info = {'shape': (1, 8, 8)}": ("data.target_array_info", "takes no such argument"),
     "stage = 'train_clz'": ("train_clz", "train_cls"),
