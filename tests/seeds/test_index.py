@@ -15,8 +15,11 @@ DONE = [
     *(f"d{number}" for number in [*range(1, 18), *range(26, 31)]),
     *("e1", "e2", "e3", "e4", "e11", "e19", "e31", "e32", "e46"),
     *("b12", "b17", "d18", "d19"),
+    *("a31", "a36", "b8", "b13", "b14", "b15", "b16", "b18", "b19", "b21", "b22", "b27", "b28", "b29", "b30"),
+    *(f"b{number}" for number in range(31, 44)),
+    *("c10", "c11", "d22", "d23", "d25", "d31", "e7", "e15", "e16", "e17", "e28", "e29", "e30"),
 ]
-"""The numbers of the experiment files, of runs and their record, and of registering things of one's own."""
+"""The numbers of experiment files, of runs and their record, of things of one's own, and of the training library so far."""
 
 
 @pytest.mark.parametrize("number", DONE)
