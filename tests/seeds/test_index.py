@@ -19,7 +19,7 @@ DONE = [
     *(f"b{number}" for number in range(31, 44)),
     *("c10", "c11", "d22", "d23", "d25", "d31", "e7", "e15", "e16", "e17", "e28", "e29", "e30"),
 ]
-"""The numbers of experiment files, of runs and their record, of things of one's own, and of the training library so far."""
+"""The numbers of experiment files, runs and their record, things of one's own, and of the training library so far."""
 
 
 @pytest.mark.parametrize("number", DONE)
