@@ -4,6 +4,21 @@ from __future__ import annotations
 
 LONG_FORMS = (
     # many seconds of training, beside a test of the same promise on one run
+    "tests/seeds/test_sesemi.py::test_d13_a_head_of_another_size_is_left_and_said",
+    "tests/seeds/test_sesemi.py::test_d13_a_checkpoint_of_a_plain_lightning_training_is_resumed",
+    "tests/seeds/test_sesemi.py::test_d13_resuming_restores_the_whole_state_and_wins_over_pretrained_weights[file]",
+    "tests/seeds/test_sesemi.py::test_d12_data_that_are_not_needed_may_be_missing[TEST]",
+    "tests/seeds/test_cellmap.py::test_e31_a_broken_file_is_said_and_the_one_before_it_is_loaded",
+    "tests/seeds/test_cellmap.py::test_e2_a_run_repeats_when_its_file_has_moved_on[gone]",
+    "tests/seeds/test_cellmap.py::test_e2_the_worker_refuses_a_file_that_changed_since_it_was_planned",
+    "tests/seeds/test_cellmap.py::test_e19_without_a_run_to_load_from_the_weights_are_fresh_and_that_is_said",
+    "tests/seeds/test_cellmap.py::test_e4_logs_save_path_gets_tensorboard_files_of_what_is_logged",
+    "tests/seeds/test_asparagus.py::test_a50_a_data_module_of_ones_own_needs_no_task_folder",
+    "tests/seeds/test_atommic.py::test_b3_training_without_validation_and_test_data_ends_well",
+    "tests/test_desk.py::test_two_trials_with_the_same_values_are_two_runs",
+    "tests/test_desk.py::test_the_record_nests_trials_below_the_sweep_and_says_what_was_typed",
+    "tests/test_sweep_again.py::test_the_same_search_is_gone_on_with_by_its_number_however_much_of_it_is_asked[finished-2]",
+    "tests/test_secrets.py::test_a_secret_that_user_code_raises_is_in_no_message_and_in_no_file",
     "tests/test_resume.py::test_a38_a42_a_finished_run_is_shown_and_false_gives_a_new_and_larger_number",
     "tests/test_resume.py::test_a43_a_number_by_hand_is_never_another_runs",
     "tests/test_resume.py::test_a45_a_run_of_another_home_is_repeated_here",

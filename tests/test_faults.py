@@ -100,7 +100,8 @@ def test_a_rehearsal_can_be_looked_at_without_one(home, capsys):
 @pytest.mark.parametrize(
     "faults",
     [
-        "kill_worker@step=3,kill_driver@step=6",
+        "kill_worker@step=3",
+        pytest.param("kill_worker@step=3,kill_driver@step=6", marks=pytest.mark.slow),
         pytest.param("kill_node@step=3,kill_tracking@step=5,full_disk@step=7", marks=pytest.mark.slow),
     ],
 )
@@ -112,7 +113,7 @@ def test_a_training_comes_through_its_rehearsal(home, asp, faults):
     assert report["good"]
     assert [cost["fault"]["kind"] for cost in report["costs"]] == [part.partition("@")[0] for part in faults.split(",")]
     assert all(cost["still_s"] > 0 for cost in report["costs"])
-    assert report["launches"] == 2
+    assert report["launches"] == 1 + any(kind in faults for kind in ("kill_driver", "full_disk"))
     assert report["books"]["points"] >= 10
     place = home / "results/rehearsals/1"
     assert (place / "rehearsal.png").read_bytes().startswith(b"\x89PNG")
