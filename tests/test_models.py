@@ -7,7 +7,9 @@ import sys
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from asparagus.compose.composer import Request, compose_config
 from asparagus.errors import ConfigError
 from asparagus.models.build import build_network
 from asparagus.models.mlp import MLP, SmallConvNet
@@ -141,3 +143,23 @@ def test_the_mlp_is_built_without_monai():
         "print('monai' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+SHELF = [
+    *(("residual_unet", "seg_net", 16), ("segresnet", "seg_net", 16), ("resnet", "cls_net", 32)),
+    *(("vit", "cls_net", 32), ("vit", "pretrain_net", 32), ("unetr", "seg_net", 32), ("swin_unetr", "seg_net", 64)),
+]
+
+
+@pytest.mark.parametrize("dimensions", ["2D", pytest.param("3D", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "key", "edge"), SHELF, ids=[f"{name}-{key}" for name, key, _ in SHELF])
+def test_every_model_of_the_shelf_takes_its_sizes_from_the_data(name, key, edge, dimensions):
+    config = compose_config(Request("train_seg", (f"model={name}", "task=Any", f"model.dimensions={dimensions}")))
+    section = OmegaConf.to_container(config.model, resolve=True)[key]
+    axes = int(dimensions[0])
+    sizes = {"spatial_dims": axes, "in_channels": 2, "out_channels": 3, "img_size": [edge] * axes}
+    network = build_network(section, sizes, key=f"model.{key}").eval()
+    with torch.no_grad():
+        out = network(torch.zeros(1, 2, *sizes["img_size"]))
+    out = out[0] if isinstance(out, tuple) else out
+    assert out.shape == ((1, 3) if key == "cls_net" else (1, 3, *sizes["img_size"]))
