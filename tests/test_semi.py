@@ -38,7 +38,7 @@ from tests.helpers import quiet_trainer
 
 HERE = __name__
 HEADS = "asparagus.stages.semi.heads"
-DIGITS_SEMI = "experiment/digits_semi"
+DIGITS_SEMI = "experiment/semi_digits"
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
 
 

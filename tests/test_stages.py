@@ -90,6 +90,7 @@ def test_only_finetuning_requires_a_parent():
     assert {name for name, stage in STAGES.items() if stage.init_from == "required"} == {
         "finetune_seg",
         "finetune_cls",
+        "finetune_reg",
         "finetune",
     }
 

@@ -77,7 +77,10 @@ end
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
-PROGRAMS = ("asp", *(f"asp-{name}" for name in COMMANDS), "asp_split", "asp_getid", *(f"asp_{name}" for name in STAGES))
+TESTS = ("test_seg", "test_cls", "test_reg")
+"""`asp_test_cls` is `asp test`."""
+OTHERS = ("asp_split", "asp_getid", *(f"asp_{name}" for name in (*STAGES, *TESTS)))
+PROGRAMS = ("asp", *(f"asp-{name}" for name in COMMANDS), *OTHERS)
 """What is completed: everything that is installed."""
 
 HELP = ("-h", "--help")
@@ -93,6 +96,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "show": (*HELP, "--json"),
     "diff": (*HELP, "--json"),
     "model": (*HELP, "--name", "--alias", "--checkpoint", "--json"),
+    "test": (*HELP, "--checkpoint"),
     "gc": (*HELP, "--task", "--stage", "--keep-best", "--quota", "--json", "--apply", "--pin", "--unpin"),
     "rm": (*HELP, "--restore", "--empty", "--json"),
     "ui": (*HELP, "--port"),
@@ -175,6 +179,8 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     if program == "asp":
         return (rest[0], rest[1:]) if rest else ("", [])
     name = program[len("asp-") :]
+    if name in TESTS:
+        return "test", rest
     return ("launch", [name, *rest]) if name in STAGES else (name, rest)
 
 

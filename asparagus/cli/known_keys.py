@@ -38,7 +38,8 @@ def keys(typed: str, tree: Tree) -> Iterator[str]:
     known = {name: isinstance(value, dict) for name, value in node.items()}
     fields = _fields(path)
     for name in {*known, *fields, *_arguments(path, tree)}:
-        is_section = known.get(name) or (name in fields and fields[name].default_factory is not dataclasses.MISSING)
+        made_by = fields[name].default_factory if name in fields else None
+        is_section = known.get(name) or made_by is dict or dataclasses.is_dataclass(made_by)
         yield f"{path}{dot}{name}{'.' if is_section else '='}"
 
 

@@ -257,6 +257,11 @@ def finetune_reg() -> NoReturn:
     main("launch", ["finetune_reg", *sys.argv[1:]])
 
 
+def test() -> NoReturn:
+    """`asp-test N`."""
+    main("test", sys.argv[1:])
+
+
 def test_seg() -> NoReturn:
     """`asp_test_seg N` tests run N, which segments."""
     main("test", ["--kind", "seg", *sys.argv[1:]])

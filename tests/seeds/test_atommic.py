@@ -403,7 +403,10 @@ def test_b2_what_exp_manager_switches_off_is_off(key, value, example):
     assert plan_of(example({f"exp_manager.{key}": value})).spec.run.label == "name_of_my_experiment"
 
 
-@pytest.mark.parametrize(("key", "value"), [("resume_past_end", True), ("ema", {"enable": True}), ("nmae", "x")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("resume_past_end", True), ("nmae", "x")],
+)
 def test_b2_what_exp_manager_cannot_do_here_is_refused_by_its_key(key, value, example):
     with pytest.raises(ConfigError, match=rf"exp_manager\.{key}: .*example\.yaml"):
         plan_of(example({f"exp_manager.{key}": value}))

@@ -253,7 +253,9 @@ def test_d1_help_shows_every_key_with_its_default_value(config, flag, home, caps
 def test_d1_help_shows_the_keys_that_no_file_sets_with_their_defaults_too(home, capsys):
     _, shown = help_of(capsys, DIGITS, "--help")
     settable = {key for key in every_key() if not key.startswith("paths.")}
-    assert settable - leaves(shown).keys() - {"site.env", "resources.labels"} == set()  # open, and empty
+    assert (
+        settable - leaves(shown).keys() - {"site.env", "resources.labels", "transfer.rename"} == set()
+    )  # open, and empty
     asked = shown["resources"]
     assert (asked["workers"], asked["cpus_per_worker"], asked["gpus_per_worker"]) == (0, 1, 0)
 
