@@ -73,12 +73,7 @@ class CaseDataModule(pl.LightningDataModule):
             ConfigError: a batch size below one, a time that is none, or dimensions other than 2D and 3D.
         """
         super().__init__()
-        if dimensions not in DIMENSIONS:
-            raise ConfigError(one_of("model.dimensions", dimensions, DIMENSIONS))
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
-        if validation_time_limit is not None and not validation_time_limit > 0:
-            raise ConfigError(f"data.validation_time_limit: {validation_time_limit} is no time. Give seconds, or null.")
+        _check(dimensions, batch_size, validation_time_limit)
         self.validation_time_limit = validation_time_limit
         self.root, self.task_name, self.kind = root, task, kind
         self.split, self.fold, self.batch_size, self.patch_size = split, fold, batch_size, patch_size
@@ -183,3 +178,12 @@ class CaseDataModule(pl.LightningDataModule):
         # Whole cases of different shapes cannot be stacked.
         assert self.task is not None
         return 1 if self.kind == "seg" and self.task.shape is None else self.batch_size
+
+
+def _check(dimensions: str, batch_size: int, validation_time_limit: float | None) -> None:
+    if dimensions not in DIMENSIONS:
+        raise ConfigError(one_of("model.dimensions", dimensions, DIMENSIONS))
+    if batch_size < 1:
+        raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
+    if validation_time_limit is not None and not validation_time_limit > 0:
+        raise ConfigError(f"data.validation_time_limit: {validation_time_limit} is no time. Give seconds, or null.")
