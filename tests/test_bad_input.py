@@ -352,6 +352,21 @@ OPTIM = {
     "learning rate without end": ([DIGITS, "optim.lr=inf"], ["optim.lr: inf"]),
     "negative momentum": ([DIGITS, "optim=sgd", "optim.momentum=-1"], ["optim.momentum: -1 is too small"]),
     "nesterov without momentum": ([DIGITS, "optim=sgd", "optim.momentum=0"], ["optim.nesterov", "optim.momentum"]),
+    "schedules of several lengths": (
+        [DIGITS, "optim.sched={name: [cosine, linear], min_lr: [0.0]}"],
+        ["optim.sched: lists of several lengths", "'min_lr': 1"],
+    ),
+    "noam without its width": ([DIGITS, "optim.sched.name=NoamAnnealing"], ["optim.sched.d_model", "needs it"]),
+    "share of a hold": (
+        [DIGITS, "optim.sched={name: polynomial_hold, hold_ratio: 2}"],
+        ["optim.sched.hold_ratio: 2 is no number from 0 to 1"],
+    ),
+    "steps and a share of them": (
+        [DIGITS, "optim.sched={name: polynomial_hold, hold_ratio: 0.1, hold_steps: 3}"],
+        ["optim.sched: hold_steps and hold_ratio exclude each other"],
+    ),
+    "a path without its dot": ([DIGITS, "optim.params={net: {lr: 1}}"], ["optim.params.net", "begins with a dot"]),
+    "part with a rate below 0": ([DIGITS, "optim.params={.net: {lr: -1}}"], ["optim.params..net.lr", "no positive"]),
     "parameters to optimize": ([DIGITS, "optim.params=[1]"], ["optim.params", "a section of dotted paths"]),
     "no optimizer": ([DIGITS, "optim.name=null"], ["optim.name: is missing", "adamw"]),
     "optimizer that is not there": (

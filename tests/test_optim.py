@@ -309,9 +309,11 @@ def test_b18_reduce_on_plateau_is_stepped_after_epochs_on_what_it_watches():
 
 
 def test_b21_lists_are_several_schedules_on_one_optimizer():
-    both = split({"name": ["cosine", "StepLR"], "min_lr": [0.0, None], "step_size": 3})
-    assert [one["name"] for one in both] == ["cosine", "StepLR"]
-    assert both[0]["step_size"] == both[1]["step_size"] == 3
+    both = split({"name": ["cosine", "StepLR"], "min_lr": [0.0, None], "step_size": [None, 3], "max_steps": 9})
+    assert both == [
+        {"name": "cosine", "min_lr": 0.0, "max_steps": 9},
+        {"name": "StepLR", "step_size": 3, "max_steps": 9},
+    ]
     with pytest.raises(ConfigError, match=r"2 names, and other numbers of \{'min_lr': 3\}"):
         split({"name": ["cosine", "linear"], "min_lr": [0.0, 0.0, 0.0]})
 

@@ -60,6 +60,7 @@ def optimizer(spec: Spec) -> Iterator[str]:
     if known and "_target_" not in optim:
         yield from _numbers(optim)
     if isinstance(sched := optim.get("sched"), dict) and sched:
+        yield from _lengths(sched)
         for one in _each(sched):
             yield from _one_schedule(spec, one)
     elif sched:
@@ -98,15 +99,24 @@ def _groups(params: Any) -> Iterator[str]:
             yield from (problem.replace("optim.lr", f"optim.params.{path}.lr") for problem in _lr(settings["lr"]))
 
 
+def _lengths(sched: dict[str, Any]) -> Iterator[str]:
+    lists = {key: len(value) for key, value in sched.items() if isinstance(value, list)}
+    if "name" in lists and len(set(lists.values())) > 1:
+        yield f"optim.sched: lists of several lengths: {lists}. Give each key one value, or one for each name."
+
+
 def _each(sched: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the schedules of a section, one for each name of a list (SEEDS B21)."""
     names = sched.get("name")
     if not isinstance(names, list):
         return [sched]
-    return [
-        {key: value[n] if isinstance(value, list) and n < len(value) else value for key, value in sched.items()}
+    rest = {key: value for key, value in sched.items() if not isinstance(value, list)}
+    lists = {key: value for key, value in sched.items() if isinstance(value, list)}
+    each = (
+        {key: value[n] for key, value in lists.items() if n < len(value) and value[n] is not None}
         for n in range(len(names))
-    ]
+    )
+    return [{**rest, **own} for own in each]
 
 
 def _one_schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:

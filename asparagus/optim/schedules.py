@@ -64,16 +64,20 @@ def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None,
 def split(sched_config: Mapping[str, Any] | None) -> list[Mapping[str, Any] | None]:
     """Return the sections of a section whose values are lists: several schedules at once, stepped in turn (SEEDS B21).
 
+    A null in a list is a key that this one does not have.
+
     Raises:
         ConfigError: The lists are of several lengths.
     """
     names = (sched_config or {}).get("name")
     if not isinstance(names, (list, tuple)) or sched_config is None:
         return [sched_config]
-    lists = {key: value for key, value in sched_config.items() if isinstance(value, (list, tuple))}
+    lists = {key: list(value) for key, value in sched_config.items() if isinstance(value, (list, tuple))}
     if wrong := {key: len(value) for key, value in lists.items() if len(value) != len(names)}:
         raise ConfigError(f"optim.sched: {len(names)} names, and other numbers of {wrong}. Give one value, or as many.")
-    return [{**sched_config, **{key: value[n] for key, value in lists.items()}} for n in range(len(names))]
+    rest = {key: value for key, value in sched_config.items() if key not in lists}
+    each = ({key: value[n] for key, value in lists.items() if value[n] is not None} for n in range(len(names)))
+    return [{**rest, **own} for own in each]
 
 
 def stepping_of(sched_config: Mapping[str, Any] | None) -> dict[str, Any]:
