@@ -367,6 +367,26 @@ OPTIM = {
     ),
     "a path without its dot": ([DIGITS, "optim.params={net: {lr: 1}}"], ["optim.params.net", "begins with a dot"]),
     "part with a rate below 0": ([DIGITS, "optim.params={.net: {lr: -1}}"], ["optim.params..net.lr", "no positive"]),
+    "part with a typo": ([DIGITS, "optim.params={.net: {lrr: 1}}"], ["optim.params..net.lrr", "no such argument"]),
+    "part that is a number": ([DIGITS, "optim.params={.net: 3}"], ["optim.params..net: 3 given"]),
+    "no width": ([DIGITS, "optim.sched={name: noam, d_model: 0}"], ["optim.sched.d_model: 0 is too small"]),
+    "noam hold without a warm-up": ([DIGITS, "optim.sched.name=noam_hold"], ["measured in its warm-up"]),
+    "less than no steps": (
+        [DIGITS, "optim.sched={name: cosine, constant_steps: -5}"],
+        ["optim.sched.constant_steps: -5 is too small"],
+    ),
+    "a range that ends before it begins": (
+        [DIGITS, "+freeze_updates={modules: {encoder: [5, 2]}}"],
+        ["freeze_updates.modules.encoder: [5, 2] ends before"],
+    ),
+    "ema that is no section": ([DIGITS, "+exp_manager={ema: true}"], ["exp_manager.ema: True given"]),
+    "ema with a typo": ([DIGITS, "+exp_manager={ema: {enable: true, dcay: 1}}"], ["exp_manager.ema.dcay", "'decay'"]),
+    "ema beyond one": ([DIGITS, "+exp_manager={ema: {enable: true, decay: 7}}"], ["exp_manager.ema.decay: 7"]),
+    "nothing stops early": (
+        [DIGITS, "+exp_manager={early_stopping_callback_params: {patience: 3}}"],
+        ["nothing stops early"],
+    ),
+    "a time that is a text": ([DIGITS, "data.validation_time_limit=abc"], ["data.validation_time_limit"]),
     "parameters to optimize": ([DIGITS, "optim.params=[1]"], ["optim.params", "a section of dotted paths"]),
     "no optimizer": ([DIGITS, "optim.name=null"], ["optim.name: is missing", "adamw"]),
     "optimizer that is not there": (

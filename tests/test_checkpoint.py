@@ -19,9 +19,9 @@ from asparagus.checkpoint.folder import (
     pick,
     seal,
 )
-from asparagus.checkpoint.transfer import read_weights, transfer
+from asparagus.checkpoint.transfer import read_weights, take_over, transfer
 from asparagus.errors import RecordError, RunError
-from asparagus.spec import Transfer
+from asparagus.spec import Parent, Transfer
 
 
 def write(folder, epoch, score, *, mode="max"):
@@ -173,6 +173,26 @@ def test_b2_a_warm_start_includes_and_excludes_by_parts_of_names():
     assert not any(some in name for name in without.taken)
     with pytest.raises(RunError, match=r"left behind by transfer\.exclude"):
         transfer(network(), weights, Transfer(exclude=[""]), source="x")
+
+
+def test_a_rename_reads_through_what_compile_adds_and_never_overwrites():
+    weights = {f"backbone.{name}": value for name, value in network().state_dict().items()}
+    compiled = {f"_orig_mod.{name}": value for name, value in weights.items()}
+    assert not transfer(network(), compiled, Transfer(rename={"backbone.": ""}), source="x").fresh
+    double = weights | {f"other.{name}": value for name, value in network().state_dict().items()}
+    report = transfer(network(), double, Transfer(rename={"backbone.": "", "other.": ""}), source="x")
+    assert len(report.left) == len(weights)
+    assert all("another weight is" in why for why in report.left.values())
+
+
+def test_a_test_measures_all_weights_as_they_are(tmp_path):
+    torch.save(stem(1).state_dict(), tmp_path / "w.pt")
+    parent = Parent(str(tmp_path / "w.pt"))
+    partly = Transfer(include=["2."])
+    assert take_over(stem(1), parent, partly).fresh
+    assert not take_over(stem(1), parent, partly, mode="test").fresh
+    with pytest.raises(RunError, match="some do not fit as they are"):
+        take_over(stem(3), parent, Transfer(), mode="test")
 
 
 def test_names_of_another_library_are_translated_by_their_beginnings():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
+from asparagus.api import plan_of
 from asparagus.cli.main import run
 from asparagus.errors import ConfigError
 from asparagus.faults import Fault, faults_of
+from asparagus.faults.rehearsal import Rehearsal
 from asparagus.faults.report import Report, books, costs
 from asparagus.faults.witness import Step
 
@@ -92,6 +95,24 @@ def test_a_rehearsal_can_be_looked_at_without_one(home, capsys):
     assert run("launch", ["experiment/digits", "rehearse=kill_worker@step=5", "site=nowhere", "--dry-run"]) == 0
     assert "train_cls" in capsys.readouterr().out
     assert not (home / "results").exists()
+
+
+def test_a_rehearsal_tells_nobody_else_and_writes_nowhere_else(home, tmp_path):
+    weights = tmp_path / "it's.pt"
+    torch.save({"net.head.bias": torch.zeros(10)}, weights)
+    words = ["task=Task001_Digits", "model=mlp", "data=images", "optim.lr=1e-3", "trainer.max_epochs=1"]
+    words += ["+logger.csv._target_=pytorch_lightning.loggers.CSVLogger", "+logger.csv.save_dir=x"]
+    words += [f'init_from="file:{weights}"']
+    plan = plan_of("finetune_cls", words)
+    folder = tmp_path / "here"
+    made = Rehearsal(plan, ["finetune_cls", *words], faults_of("kill_worker@step=3"), folder, print)
+    again = plan_of("finetune_cls", [*words, *made._overrides("127.0.0.1:1", None)])
+    assert again.spec.paths.models == str(folder / "models")
+    assert again.spec.paths.results == str(folder / "results")
+    assert again.spec.site.tracking_uri == f"sqlite:///{folder}/results/mlflow.db"
+    assert again.spec.logger == {}
+    assert again.spec.init_from == f"file:{weights}"
+    assert again.spec.callbacks["rehearsal"]["faults"] == {"kill_worker": [3]}
 
 
 @pytest.mark.e2e

@@ -119,7 +119,12 @@ def test_b28_it_may_be_switched_off():
     assert frozen_steps(watch, "encoder") == []
 
 
-@pytest.mark.parametrize("given", [[1, 2, 3], [5], [6, 3], [-1, 4], -2.5, True, "200"], ids=str)
+def test_b28_nothing_left_to_train_is_said_and_not_torchs_words():
+    with pytest.raises(ConfigError, match=r"at step 1 all weights are frozen \(decoder, encoder\)"):
+        train({"encoder": 5, "decoder": 5})
+
+
+@pytest.mark.parametrize("given", [[1, 2, 3], [5], [6, 3], [-1, 4], -2.5, -2, True, "200"], ids=str)
 def test_b28_a_range_that_is_none_is_refused(given):
     with pytest.raises(ConfigError, match=r"freeze_updates\.modules\.encoder: .*"):
         FreezeUpdates({"encoder": given})

@@ -394,6 +394,34 @@ def test_c10_parts_by_dotted_path_have_settings_of_their_own_and_the_rest_has_th
     ]
 
 
+def test_a36_the_sawtooth_divides_parts_that_have_settings_of_their_own():
+    config = {"lr": 0.1, "sched": {"name": "sawtooth", "decoder_warmup_steps": 2}, "params": {".net.head": {"lr": 0.2}}}
+    groups = parameter_groups(Net(), config, ("decoder.", "head."))
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    build_schedule(optimizer, config["sched"], 10)
+    found = [(group["role"], group["lr"]) for group in optimizer.param_groups]
+    assert found == [("decoder", pytest.approx(2e-4)), ("rest", 0.0), ("decoder", pytest.approx(1e-4))]
+
+
+def test_b21_each_of_several_schedules_starts_from_the_rate_that_was_asked_for():
+    optimizer = torch.optim.SGD(weights(), lr=0.1)
+    for one in split({"name": ["cosine", "cosine"], "warmup_steps": 10, "min_lr": 0.01}):
+        schedule = build_schedule(optimizer, one, 100)
+    assert [optimizer.step() or schedule.step() for _ in range(100)]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_b18_reduce_on_plateau_watches_the_validation_loss_unless_told_otherwise():
+    assert stepping_of({"name": "ReduceLROnPlateau"})["monitor"] == "val/loss"
+    assert "monitor" not in stepping_of({"name": "StepLR"})
+
+
+def test_c11_settings_that_the_optimizer_does_not_take_are_named():
+    groups = parameter_groups(Net(), {"params": {".net.head": {"lrr": 1}}})
+    with pytest.raises(ConfigError, match=r"lrr: Adam takes no such argument\. Did you mean 'lr'"):
+        build_optimizer({"name": "adam", "lr": 0.1}, groups)
+
+
 def test_c10_weights_that_need_no_gradient_are_in_no_group():
     module = Net()
     module.net["encoder"].requires_grad_(requires_grad=False)

@@ -14,6 +14,7 @@ from torch import nn
 from asparagus.archive.artifacts import Artifact
 from asparagus.archive.layout import MODEL, PREFIX, artifact_name
 from asparagus.checkpoint.folder import digest_of
+from asparagus.secrets import concealed
 
 MARK = "_asparagus"
 """The attribute that a model has it under."""
@@ -103,7 +104,7 @@ def packed_with(whole: DictConfig, artifacts: Mapping[str, Artifact]) -> tuple[s
         name = artifact_name(key, digest_of(file), artifact.basename)
         OmegaConf.update(config, key, f"{PREFIX}{name}", force_add=True)
         files[name] = file
-    return OmegaConf.to_yaml(config), files
+    return concealed(OmegaConf.to_yaml(config)), files  # it is made to be given away
 
 
 def _copied(config: DictConfig) -> DictConfig:

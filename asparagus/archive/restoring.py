@@ -21,6 +21,7 @@ from asparagus.archive.layout import RUN, WEIGHTS
 from asparagus.archive.rebuild import module_of_run
 from asparagus.archive.weights import load_weights
 from asparagus.errors import RecordError
+from asparagus.secrets import reveal
 from asparagus.targets import locate, parameters_of
 
 ROOT = "model"
@@ -124,7 +125,7 @@ def _of_class(config: DictConfig, cls: type[nn.Module], path: Path, trainer: Any
     built = cls if issubclass(cls, found) else found
     _must_be(cls, built, path)
     extra = {"trainer": trainer} if trainer is not None and "trainer" in parameters_of(built) else {}
-    return built(cfg=config, **extra)
+    return built(cfg=OmegaConf.create(reveal(_plain(config))), **extra)
 
 
 def _must_be(asked: type, built: type, path: Path) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
+from asparagus.callbacks.steps import TO_THE_END, Range, range_of
 from asparagus.errors import ConfigError, did_you_mean
-
-TO_THE_END = -1
-PAIR = 2
-SPELLED = "N (the first N steps), [A, B] (from step A to step B, both of them), [A, -1] or -1 (to the end)"
-
-Range = int | Sequence[int]
 
 
 class FreezeUpdates(Callback):
@@ -33,7 +28,7 @@ class FreezeUpdates(Callback):
     """
 
     def __init__(self, modules: Mapping[str, Range], *, enabled: bool = True) -> None:
-        self._ranges = {name: _range(name, given) for name, given in modules.items()} if enabled else {}
+        self._ranges = {name: range_of(name, given) for name, given in modules.items()} if enabled else {}
         self._parts: dict[str, nn.Module] = {}
         self._frozen: set[str] = set()
 
@@ -44,12 +39,21 @@ class FreezeUpdates(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Freeze and thaw for the step that this batch is of."""
+        """Freeze and thaw for the step that this batch is of.
+
+        Raises:
+            ConfigError: Nothing is left to train.
+        """
         step = trainer.global_step + 1
         for name, (first, last) in self._ranges.items():
             frozen = first <= step and (last == TO_THE_END or step <= last)
             if frozen != (name in self._frozen):
                 self._set(name, frozen=frozen)
+        if self._frozen and not any(weight.requires_grad for weight in pl_module.parameters()):
+            raise ConfigError(
+                f"freeze_updates: at step {step} all weights are frozen ({', '.join(sorted(self._frozen))}), and "
+                "nothing is left to train. Leave a part out."
+            )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave nothing frozen."""
@@ -62,21 +66,6 @@ class FreezeUpdates(Callback):
             if frozen:
                 weight.grad = None
         (self._frozen.add if frozen else self._frozen.discard)(name)
-
-
-def _range(name: str, given: Range) -> tuple[int, int]:
-    """Return the first and the last step, from 1, in which a part is frozen; -1 is the end of the training."""
-    numbers: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
-    if isinstance(given, bool) or not all(isinstance(number, int) for number in numbers):
-        raise ConfigError(f"freeze_updates.modules.{name}: {given!r} is no range of steps. Give {SPELLED}.")
-    if isinstance(given, int):
-        return (0, TO_THE_END) if given == TO_THE_END else (0, max(0, given))
-    if len(numbers) != PAIR or not numbers[0] > TO_THE_END:
-        raise ConfigError(f"freeze_updates.modules.{name}: {numbers} is no range of steps. Give {SPELLED}.")
-    first, last = numbers
-    if last != TO_THE_END and last < first:
-        raise ConfigError(f"freeze_updates.modules.{name}: {numbers} ends before it begins. Give {SPELLED}.")
-    return first, last
 
 
 def _part(module: pl.LightningModule, name: str) -> nn.Module:

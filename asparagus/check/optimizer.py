@@ -55,7 +55,7 @@ def optimizer(spec: Spec) -> Iterator[str]:
         path = str(path or OPTIMIZERS[str(name).lower()])
         arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", "params", *SPECIAL)}
         yield from call("optim", path, arguments, GIVEN)
-    yield from _groups(optim.get("params"))
+    yield from _groups(optim, path)
     yield from _lr(optim.get("lr"))
     if known and "_target_" not in optim:
         yield from _numbers(optim)
@@ -85,8 +85,9 @@ def _numbers(optim: dict[str, Any]) -> Iterator[str]:
         yield "optim.nesterov: needs optim.momentum above 0, and no optim.dampening."
 
 
-def _groups(params: Any) -> Iterator[str]:
+def _groups(optim: dict[str, Any], optimizer_path: Any) -> Iterator[str]:
     """Check what has settings of its own; whether the module has such parts, only torch can tell (`--check`)."""
+    params = optim.get("params")
     if params is None:
         return
     if not isinstance(params, dict):
@@ -95,6 +96,10 @@ def _groups(params: Any) -> Iterator[str]:
     for path, settings in params.items():
         if not str(path).startswith("."):
             yield f"optim.params.{path}: a path begins with a dot: '.{path}'."
+        if not isinstance(settings, dict | None):
+            yield f"optim.params.{path}: {settings!r} given, but it is a section of settings: {{lr: 1e-5}}."
+        elif settings and isinstance(optimizer_path, str):
+            yield from call(f"optim.params.{path}", optimizer_path, settings, GIVEN, whole=False)
         if isinstance(settings, dict) and "lr" in settings:
             yield from (problem.replace("optim.lr", f"optim.params.{path}.lr") for problem in _lr(settings["lr"]))
 
@@ -161,6 +166,11 @@ def _further(sched: dict[str, Any], path: str) -> Iterator[str]:
     for key in shares.keys() & sched.keys():
         if not _number(sched[key]) or not 0 <= sched[key] <= 1:
             yield f"optim.sched.{key}: {sched[key]!r} is no number from 0 to 1."
+    for key in takes & sched.keys():
+        if _number(sched[key]) and not sched[key] >= (1 if key == "d_model" else 0):
+            yield f"optim.sched.{key}: {sched[key]} is too small. The least is {1 if key == 'd_model' else 0}."
+    if path.endswith(".noam_hold") and not (sched.get("warmup_steps") or sched.get("warmup_ratio")):
+        yield "optim.sched.warmup_steps: noam_hold is measured in its warm-up, and there is none. Give it, or a ratio."
     given = {shares.get(key, key): 0 if key in shares else sched[key] for key in sched.keys() & (takes | shares.keys())}
     yield from call("optim.sched", path, given, FORMULA_GIVEN, named_by="name")
 

@@ -6,10 +6,11 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
+from asparagus.callbacks.steps import FREEZES, range_of
 from asparagus.check import data, optimizer
 from asparagus.check.signature import is_a
 from asparagus.check.target import NEEDS, takes, target
-from asparagus.errors import one_of
+from asparagus.errors import ConfigError, one_of
 from asparagus.spec import Spec
 from asparagus.stages import Stage
 
@@ -50,11 +51,28 @@ def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
     for name in ("callbacks", "plugins", "logger"):
         for key, section in getattr(spec, name).items():
             yield from _entry(f"{name}.{key}", section, GIVEN.get(name, frozenset()))
+    yield from _frozen(spec)
     for key, section in spec.logger.items():
         yield from _logger(f"logger.{key}", section)
     yield from _kinds(spec)
     if spec.script:
         yield from target("script", spec.script, GIVEN["script"])
+
+
+def _frozen(spec: Spec) -> Iterator[str]:
+    """Check the ranges of steps in which parts are frozen; whether there are such parts, only torch can tell."""
+    for section in spec.callbacks.values():
+        if not isinstance(section, dict) or section.get("_target_") != FREEZES:
+            continue
+        modules = section.get("modules")
+        if not isinstance(modules, dict):
+            yield f"freeze_updates.modules: {modules!r} given, but it is a section: {{encoder: 200, head: [50, -1]}}."
+            continue
+        for name, given in modules.items():
+            try:
+                range_of(name, given)
+            except ConfigError as error:
+                yield str(error)
 
 
 def _kinds(spec: Spec) -> Iterator[str]:

@@ -72,7 +72,7 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("data.validation_time_limit", spec.data.get("validation_time_limit")),
         ("run.system_metrics_s", spec.run.system_metrics_s),
     ):
-        if number is not None and not 0 < number < math.inf:
+        if number is not None and not (isinstance(number, (int, float)) and 0 < number < math.inf):
             yield f"{name}: {number} has to be positive."
     if isinstance(patch := spec.data.get("patch_size"), list):
         wrong = [size for size in patch if not isinstance(size, int) or size < 1]

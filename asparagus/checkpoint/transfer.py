@@ -69,7 +69,13 @@ def take_over(module: nn.Module, parent: Parent, options: Transfer, *, mode: str
     """
     source = f"run {parent.run_id} ({Path(parent.checkpoint).name})" if parent.run_id else parent.checkpoint
     weights = read_weights(Path(parent.checkpoint))
-    report = transfer(module, weights, options, source=source)
+    # What is measured are all of its weights, as they are; which of them a training began with is another matter.
+    report = transfer(module, weights, options if mode == "fit" else Transfer(rename=options.rename), source=source)
+    if mode != "fit" and report.changed:
+        raise RunError(
+            f"run.mode: {mode} measures the weights of {source}, and some do not fit as they are. Take data and a "
+            f"model section like those that they were trained with.\n{report.describe()}"
+        )
     if mode != "fit" and report.fresh:
         raise RunError(
             f"run.mode: {mode} measures the weights of {source}, and {len(report.fresh)} of this network's are not "
@@ -153,11 +159,11 @@ def transfer(
     """
     asked = options or Transfer()
     target = module.state_dict()
-    offered = {_plain(_renamed(name, asked.rename), target): value for name, value in weights.items()}
+    offered, twice = _offered(weights, asked.rename, target)
     fitted = {name: _fitted(name, value, target) for name, value in offered.items()}
     reasons = {name: _why_not(name, value, target, asked) for name, (value, _) in fitted.items()}
-    left = {name: why for name, why in reasons.items() if why}
-    taken = {name: value for name, (value, _) in fitted.items() if name not in left}
+    left = twice | {name: why for name, why in reasons.items() if why}
+    taken = {name: value for name, (value, _) in fitted.items() if not reasons[name]}
     changed = {name: how for name, (_, how) in fitted.items() if how and name in taken}
     report = TransferReport(source, sorted(taken), left, sorted(set(target) - set(taken)), changed)
     if not taken:
@@ -180,6 +186,22 @@ def _grouped(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _plain(name: str, target: Mapping[str, Tensor]) -> str:
     """Take off what `torch.compile` adds to names, unless the target is compiled too."""
     return name if name in target else name.replace(COMPILED, "")
+
+
+def _offered(
+    weights: Mapping[str, Tensor], rename: Mapping[str, str], target: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the source's weights under the names that they have here, and those whose name another one has."""
+    offered: dict[str, Tensor] = {}
+    twice = {}
+    for name, value in weights.items():
+        plain = _plain(name, target)
+        here = plain if plain in target else _renamed(plain, rename)
+        if here in offered:
+            twice[name] = f"another weight is {here} here already"
+        else:
+            offered[here] = value
+    return offered, twice
 
 
 def _renamed(name: str, rename: Mapping[str, str]) -> str:

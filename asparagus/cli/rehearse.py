@@ -16,7 +16,7 @@ from asparagus.faults import REHEARSE, faults_of
 if TYPE_CHECKING:
     from asparagus.compose import Request
 
-OURS = ("site=", "site.")
+OURS = ("site=", "site.", "paths.models=", "paths.results=")
 """Where it runs is ours to say."""
 FOLDER = "rehearsals"
 """In the results folder."""

@@ -21,6 +21,7 @@ def test(arguments: Sequence[str]) -> int:
         usage="asp test N [test_task=TASK] [test_split=SPLIT] [OVERRIDE ...] [--checkpoint NAME] [--dry-run] [--json]",
         description="Test a run's checkpoint with the run's own config, on its task or another one; what is found of "
         "each case is in predictions/ of the new run, and the record says which checkpoint was tested.",
+        allow_abbrev=False,
     )
     parser.add_argument("--checkpoint", default=None, metavar="NAME", help="best (default), last, or a name")
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)  # which of the commands it is
@@ -75,4 +76,4 @@ def _words_of(run_id: int, kind: str | None) -> Iterator[str]:
         do = f"asp_test_{theirs} {run_id}" if theirs in KINDS else f"asp test {run_id}"
         raise ConfigError(f"asp_test_{kind}: run {run_id} is of stage {stage}. Write {do}.")
     yield from (word for word in words_of(file) if not word.startswith("run.rerun_of="))
-    yield from ("run.mode=test", "transfer.decoder=true")
+    yield "run.mode=test"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from asparagus.callbacks.steps import FREEZES
 from asparagus.compose.devices import HARDWARE, devices_to_workers, hardware, run_gpus
 from asparagus.compose.tree import Tree, copied, get, pop, put
+from asparagus.errors import one_of
 
 RENAMED: dict[str, str] = {
     # Asparagus
@@ -78,11 +80,11 @@ LOGGERS = {
     "create_tensorboard_logger": ("tensorboard", {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}),
     "create_wandb_logger": ("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger"}),
 }
+OF_EMA = ("enable", "enabled", "decay", "every_n_steps", "cpu_offload", "validate_original_weights")
 OF_MANAGER = (
     *("name", "checkpoint_callback_params.{monitor,mode,save_top_k}", "wandb_logger_kwargs", "ema"),
     *("create_early_stopping_callback", "early_stopping_callback_params", "max_time_per_run"),
 )
-FREEZE = "asparagus.callbacks.freezing.FreezeUpdates"
 EMA = "pytorch_lightning.callbacks.EMAWeightAveraging"
 EARLY_STOPPING = "pytorch_lightning.callbacks.EarlyStopping"
 STOPPING = {"monitor": "val/loss", "mode": "min", "min_delta": 0.001, "patience": 10}
@@ -215,7 +217,7 @@ def _freezing(tree: Tree, problems: list[str]) -> None:
     for where in ("model.freeze_updates", "freeze_updates"):
         section = pop(tree, where)
         if isinstance(section, dict):
-            put(tree, "callbacks.freeze_updates", {"_target_": FREEZE, **section})
+            put(tree, "callbacks.freeze_updates", {"_target_": FREEZES, **section})
         elif section is not None:
             problems.append(f"{where}: {section!r} given, but it is a section: {{modules: {{encoder: 200}}}}.")
 
@@ -225,22 +227,43 @@ def _manager(tree: Tree, problems: list[str]) -> None:
     manager = tree.get("exp_manager")
     if not isinstance(manager, dict):
         return
-    ema = manager.pop("ema", None) or {}
-    if ema.get("enable") or ema.get("enabled"):
-        if ema.get("validate_original_weights"):
-            problems.append(
-                "exp_manager.ema.validate_original_weights: the averaged ones are validated here. Leave it out."
-            )
-        section: dict[str, Any] = {"_target_": EMA, "decay": ema.get("decay", 0.999)}
-        section["update_every_n_steps"] = ema.get("every_n_steps", 1)
-        put(tree, "callbacks.ema", section | ({"device": "cpu"} if ema.get("cpu_offload") else {}))
-    stopping = manager.pop("early_stopping_callback_params", None) or {}
+    _averaged(tree, manager, problems)
+    stopping = _section(manager, "early_stopping_callback_params", (), problems)
     if manager.pop("create_early_stopping_callback", None):
         put(tree, "callbacks.early_stopping", {"_target_": EARLY_STOPPING, **STOPPING, **stopping})
+    elif stopping:
+        problems.append(
+            "exp_manager.early_stopping_callback_params: given, and nothing stops early. Set "
+            "exp_manager.create_early_stopping_callback=true, or leave them out."
+        )
     if (limit := manager.pop("max_time_per_run", None)) is not None:
         put(tree, "trainer.max_time", limit)
     for key in ALWAYS_SO:
         manager.pop(key, None)
+
+
+def _averaged(tree: Tree, manager: Tree, problems: list[str]) -> None:
+    """`ema: {enable: true, decay: 0.999}`."""
+    ema = _section(manager, "ema", OF_EMA, problems)
+    if ema.get("enable") or ema.get("enabled"):
+        decay = ema.get("decay", 0.999)
+        if ema.get("validate_original_weights"):
+            problems.append("exp_manager.ema.validate_original_weights: the averaged ones are validated here.")
+        if not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
+            problems.append(f"exp_manager.ema.decay: {decay!r} is no number from 0 to 1.")
+        section = {"_target_": EMA, "decay": decay, "update_every_n_steps": ema.get("every_n_steps", 1)}
+        put(tree, "callbacks.ema", section | ({"device": "cpu"} if ema.get("cpu_offload") else {}))
+
+
+def _section(manager: Tree, name: str, known: tuple[str, ...], problems: list[str]) -> Tree:
+    """Take a section out of exp_manager; what is none, or has other keys than these, is a problem."""
+    given = manager.pop(name, None)
+    if not isinstance(given, dict | None):
+        problems.append(f"exp_manager.{name}: {given!r} given, but it is a section.")
+        return {}
+    section = given or {}
+    problems += [one_of(f"exp_manager.{name}.{key}", key, known) for key in section if known and key not in known]
+    return section
 
 
 def _loggers(tree: Tree, problems: list[str]) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from asparagus.checkpoint.folder import STATE
 from asparagus.faults import report as reports
 from asparagus.faults.asked import (
     ENDS_THE_LAUNCH,
@@ -33,6 +34,7 @@ PATIENCE_S = 900.0
 """So long without a step, and it is given up."""
 LOG = "launch.log"
 PLOT = "rehearsal.png"
+OWN_FOLDERS = ("models", "results")
 REPORT = "rehearsal.json"
 LAUNCH = "from asparagus.cli.main import launch; launch()"
 
@@ -107,25 +109,26 @@ class Rehearsal:
         """Start the launch in a session of its own."""
         self._launches += 1
         self._say("launching" if self._launches == 1 else "the same command again")
-        uri = {"MLFLOW_TRACKING_URI": tracking.uri} if tracking else {}
-        folders = {f"ASPARAGUS_{name.upper()}": str(self._folder / name) for name in ("models", "results")}
-        command = [sys.executable, "-c", LAUNCH, *self._words, *self._overrides(cluster.address)]
-        own = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+        # Set, and not taken out: what is set wins over a .env.
+        set_here = {f"ASPARAGUS_{name.upper()}": str(self._folder / name) for name in OWN_FOLDERS}
+        set_here["MLFLOW_TRACKING_URI"] = self._uri(tracking)
+        command = [sys.executable, "-c", LAUNCH, *self._words, *self._overrides(cluster.address, tracking)]
+        own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         with (self._folder / LOG).open("ab") as log:
-            return subprocess.Popen(
-                command, env={**own, **folders, **uri}, stdout=log, stderr=log, start_new_session=True
-            )
+            return subprocess.Popen(command, env={**own, **set_here}, stdout=log, stderr=log, start_new_session=True)
 
-    def _overrides(self, address: str) -> Iterator[str]:
+    def _overrides(self, address: str, tracking: TrackingServer | None) -> Iterator[str]:
         """Yield what makes it this cluster's: a worker on each node, processors alone, and who sees the steps."""
         asked = self._plan.spec.resources
         by_kind: dict[str, list[int]] = {}
         for fault in self._faults:
             by_kind.setdefault(fault.kind, []).append(fault.step)
         named = ", ".join(f"{kind}: [{', '.join(map(str, steps))}]" for kind, steps in by_kind.items())
-        seen = f"folder: '{self._seen}', faults: {{{named}}}"
+        seen = f"folder: {_quoted(self._seen)}, faults: {{{named}}}"
         yield f"+callbacks.rehearsal={{_target_: asparagus.faults.witness.Witness, {seen}}}"
-        yield from ("site=cluster", f"site.address={address}")
+        yield from ("site=cluster", f"site.address={address}", f"site.tracking_uri={_quoted(self._uri(tracking))}")
+        yield from (f"paths.{name}={_quoted(self._folder / name)}" for name in OWN_FOLDERS)
+        yield from (f"~logger.{name}" for name in self._plan.spec.logger)  # they would tell others
         if self._plan.workers == 0:
             yield "resources.workers=1"
         if asked.gpus_per_worker:
@@ -137,12 +140,16 @@ class Rehearsal:
         if asked.labels:
             yield "~resources.labels"
         if self._plan.parent is not None:  # its number is of the user's own record
-            yield f"init_from='{self._plan.parent.checkpoint}'"
+            place = Path(self._plan.parent.checkpoint)
+            yield f"init_from={_quoted(f'file:{place / STATE if place.is_dir() else place}')}"
 
     def _stands_still(self) -> bool:
         """Tell whether nothing has happened for too long."""
         signs = [self._folder / LOG, *self._seen.iterdir()]
         return time.time() - max(sign.stat().st_mtime for sign in signs) > PATIENCE_S
+
+    def _uri(self, tracking: TrackingServer | None) -> str:
+        return tracking.uri if tracking else f"sqlite:///{self._folder}/results/mlflow.db"
 
     def _waiting(self) -> Iterator[Fault]:
         """Yield the faults that the training has come to."""
@@ -185,16 +192,20 @@ class Rehearsal:
     def _report(self, tracking: TrackingServer | None, *, finished: bool, seconds: float) -> Report:
         steps = steps_in(self._seen)
         struck = [self._struck(fault) for fault in self._faults]
-        uri = tracking.uri if tracking else f"sqlite:///{self._folder}/results/mlflow.db"
         return Report(
             costs=reports.costs(self._faults, struck, steps),
-            books=_books(self._folder / "models", uri),
+            books=_books(self._folder / "models", self._uri(tracking)),
             finished=finished,
             launches=self._launches,
             seconds=seconds,
             steps=max((step.step for step in steps), default=0),
             folder=str(self._folder),
         )
+
+
+def _quoted(value: object) -> str:
+    """Return a value as Hydra's grammar takes any text."""
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _spare(faults: Sequence[Fault]) -> int:

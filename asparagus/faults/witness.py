@@ -76,7 +76,10 @@ class Witness(pl.Callback):
             struck.write_text(str(time.time()), encoding="utf-8")
             _fill(Path(trainer.default_root_dir))
         else:
-            (self._folder / f"{REACHED}{step}").write_text(str(os.getpid()), encoding="utf-8")
+            reached = self._folder / f"{REACHED}{step}"
+            writing = reached.with_name("." + reached.name)  # whoever looks finds it whole
+            writing.write_text(str(os.getpid()), encoding="utf-8")
+            writing.replace(reached)
             while not struck.exists():
                 time.sleep(POLL_S)
 

@@ -13,6 +13,7 @@ from asparagus.optim import OPTIMIZER_DEFAULTS, OPTIMIZERS
 from asparagus.targets import locate, parameters_of
 
 # `name` or `_target_` choose the class, `sched` is the schedule's, `params` the groups'; the rest is the constructor's.
+OF_GROUPS = ("params", "name", "role")
 OURS = ("name", "sched", "_target_", "params")
 
 
@@ -33,8 +34,11 @@ def build_optimizer(config: Mapping[str, Any], parameters: Iterable[Any]) -> Opt
     defaults = {} if path else OPTIMIZER_DEFAULTS.get(str(config.get("name")).lower(), {})
     arguments = defaults | {key: value for key, value in config.items() if key not in OURS}
     _check_names(optimizer, arguments)
+    groups = list(parameters)
+    for group in (group for group in groups if isinstance(group, Mapping)):
+        _check_names(optimizer, {key: value for key, value in group.items() if key not in OF_GROUPS})
     try:
-        built: Optimizer = optimizer(parameters, **arguments)
+        built: Optimizer = optimizer(groups, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim: {optimizer.__name__} refused its arguments: {error}") from error
     return built

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from asparagus.errors import ConfigError, did_you_mean
 from asparagus.optim import canonical
-from asparagus.optim.schedules import DECODER
+from asparagus.optim.schedules import DECODER, REST
 
-REST = "rest"
 SAWTOOTH = "sawtooth"
 
 
@@ -31,21 +30,31 @@ def parameter_groups(module: nn.Module, config: Mapping[str, Any], decoder: Iter
     named = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
     if not named:
         raise ConfigError("optim: no weight of the module needs a gradient: all are frozen. Leave some trainable.")
-    if parts := config.get("params"):
-        return _by_path(module, named, parts)
-    if (
-        canonical((config.get("sched") or {}).get("name") if isinstance(config.get("sched"), Mapping) else "")
-        != SAWTOOTH
-    ):
-        return [{"params": list(named.values())}]
-    new = [name for name in named if name.removeprefix("net.").startswith(tuple(decoder))]
+    parts = {path: dict(settings or {}) for path, settings in (config.get("params") or {}).items()}
+    groups = _by_path(module, named, parts) if parts else [{"params": list(named.values())}]
+    if SAWTOOTH not in _schedules(config):
+        return groups
+    new = {id(weight) for name, weight in named.items() if name.removeprefix("net.").startswith(tuple(decoder))}
     if not new or len(new) == len(named):
         raise ConfigError(
             f"optim.sched.name: sawtooth trains a decoder before the rest, and this network has none: no weight, or "
-            f"every weight, begins with {', '.join(decoder)}. Take warmup_cosine, or name the parts in optim.params."
+            f"every weight, begins with {', '.join(decoder)}. Take warmup_cosine."
         )
-    old = [weight for name, weight in named.items() if name not in set(new)]
-    return [{"params": old, "name": REST}, {"params": [named[name] for name in new], "name": DECODER}]
+    return [half for group in groups for half in _halves(group, new)]
+
+
+def _schedules(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the schedules in a section."""
+    sched = config.get("sched")
+    names = sched.get("name") if isinstance(sched, Mapping) else None
+    return [canonical(name) for name in (names if isinstance(names, (list, tuple)) else [names])]
+
+
+def _halves(group: dict[str, Any], new: set[int]) -> Iterator[dict[str, Any]]:
+    """Divide a group into what is new and the rest: each has a role, and the settings of both."""
+    for role, is_new in ((REST, False), (DECODER, True)):
+        if weights := [weight for weight in group["params"] if (id(weight) in new) is is_new]:
+            yield {**group, "params": weights, "role": role}
 
 
 def _by_path(module: nn.Module, named: Mapping[str, nn.Parameter], parts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -64,6 +73,6 @@ def _by_path(module: nn.Module, named: Mapping[str, nn.Parameter], parts: Mappin
         if twice := next((name for name in mine if name in taken), None):
             raise ConfigError(f"optim.params: {taken[twice]} and {path} both name {twice}. Name each weight once.")
         taken |= dict.fromkeys(mine, path)
-        groups.append({**(settings or {}), "params": list(mine.values()), "name": inside})
+        groups.append({**settings, "params": list(mine.values()), "name": inside})
     rest = [weight for name, weight in named.items() if name not in taken]
     return [*groups, {"params": rest, "name": REST}] if rest else groups

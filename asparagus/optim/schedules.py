@@ -20,8 +20,10 @@ KEYS = ("name", "warmup_steps", "warmup_ratio", "min_lr", "max_steps")
 NOT_THEIRS = ("name", *STEPPING, *DERIVED)
 """Keys that no scheduler class takes."""
 RATIO, STEPS = "_ratio", "_steps"
-DECODER = "decoder"
-"""What a parameter group of new weights is called."""
+DECODER, REST = "decoder", "rest"
+"""The roles of parameter groups in a finetuning: what is new, and what is not."""
+MONITOR = "val/loss"
+"""What ReduceLROnPlateau watches unless told otherwise."""
 
 Schedule = Callable[[int, Shape], float]
 
@@ -52,13 +54,13 @@ def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None,
     further = _further(function, config, end)
     warmup = _steps(config, "warmup", end)
     shapes = [
-        _shape(group["lr"], end, warmup, config, is_decoder=group.get("name", DECODER) == DECODER)
+        _shape(group.get("initial_lr", group["lr"]), end, warmup, config, is_decoder=group.get("role") != REST)
         for group in optimizer.param_groups
     ]
     try:
         return LambdaLR(optimizer, [_factor(partial(function, **further), shape) for shape in shapes])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optim.sched: {error}.") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"optim.sched: {config['name']}: {error}.") from error
 
 
 def split(sched_config: Mapping[str, Any] | None) -> list[Mapping[str, Any] | None]:
@@ -88,6 +90,8 @@ def stepping_of(sched_config: Mapping[str, Any] | None) -> dict[str, Any]:
     if name and name not in SCHEDULES:
         asked["name"] = config["name"]
     by_epoch = name in BY_EPOCH or path.rpartition(".")[2] in BY_EPOCH
+    if (name or path).rpartition(".")[2] == "ReduceLROnPlateau":
+        asked.setdefault("monitor", MONITOR)
     return {"interval": "epoch" if by_epoch else "step", "frequency": 1, **asked}
 
 
@@ -134,7 +138,7 @@ def _end(config: Mapping[str, Any], computed: float) -> float:
     end = computed if given is None or given < 0 else given
     if 0 <= end < math.inf:
         return float(end)
-    if canonical(config["name"]) not in ENDLESS or any(key.endswith(RATIO) for key in config):
+    if canonical(config["name"]) not in ENDLESS or any(key.endswith(RATIO) and value for key, value in config.items()):
         raise ConfigError(
             f"optim.sched: {config['name']} needs to know where training ends. "
             "Set trainer.max_epochs, trainer.max_steps or optim.sched.max_steps."

@@ -22,6 +22,7 @@ from asparagus.callbacks.exploit import OtherSettings
 from asparagus.callbacks.finite import FiniteLoss
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
 from asparagus.callbacks.predictions import Predictions
+from asparagus.callbacks.steps import FREEZES
 from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.full_disk import full_disk, is_full
 from asparagus.checkpoint.transfer import take_over
@@ -43,8 +44,6 @@ from asparagus.worker.system_metrics import measured
 
 GIVEN = ("trainer", "module", "datamodule", "ckpt_path")
 """What a script of the user's own is called with, in the order of `Trainer.fit`."""
-
-FREEZES = "asparagus.callbacks.freezing.FreezeUpdates"
 
 log = logging.getLogger("asparagus")
 
