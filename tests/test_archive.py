@@ -42,6 +42,7 @@ from asparagus.errors import AsparagusError, ConfigError, DataError, RecordError
 from asparagus.python_file import MODEL_OF
 from asparagus.record.numbers import claim
 from asparagus.record.run_folder import create
+from asparagus.secrets import reveal
 from asparagus.spec import Parent as Parental
 from asparagus.spec import Paths, Spec
 from tests.helpers import quiet_trainer
@@ -787,3 +788,14 @@ def test_the_mlflow_flavour_takes_an_archive_of_any_model(tmp_path):
     served = _load_pyfunc(str(model.save_to(tmp_path / "x")))
     cases = np.ones((2, 3), dtype=np.float32)
     assert np.array_equal(served.predict(cases), model(torch.from_numpy(cases)).detach().numpy())
+
+
+def test_secrets_stay_out_of_what_is_given_away_and_are_looked_up_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HUB_TOKEN", "hunter2hunter2")
+    model = Net({"auth": reveal("${secret:HUB_TOKEN}")})
+    file = tmp_path / "secret.asparagus"
+    model.save_to(file)
+    assert b"hunter2" not in file.read_bytes()
+    config = OmegaConf.to_container(Net.restore_from(file, return_config=True))
+    assert config["auth"] == "${secret:HUB_TOKEN}"
+    assert Net.restore_from(file).cfg.auth == "hunter2hunter2"
