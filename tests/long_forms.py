@@ -4,6 +4,20 @@ from __future__ import annotations
 
 LONG_FORMS = (
     # many seconds of training, beside a test of the same promise on one run
+    "tests/seeds/test_runs.py::test_a29_a_number_that_is_not_there_and_one_with_two_folders_are_refused",
+    "tests/test_freezing.py::test_a_frozen_part_of_an_experiment_is_the_same_after_every_epoch",
+    "tests/test_sweep_plan.py::test_how_much_room_they_take_is_told_from_an_earlier_run_of_the_same_network",
+    "tests/seeds/test_sesemi.py::test_d12_validate_and_test_look_at_their_own_data_once[VALIDATE-expected0]",
+    "tests/seeds/test_sesemi.py::test_d15_a_module_is_trained_on_both",
+    "tests/seeds/test_asparagus.py::test_a4_runs_go_to_models_and_the_record_to_results_and_nowhere_else",
+    "tests/seeds/test_cellmap.py::test_e3_checkpoints_carry_model_and_epoch_and_are_whole_states",
+    "tests/test_storage.py::test_who_was_silent_for_long_has_lost_the_run_and_who_was_killed_here_at_once",
+    "tests/seeds/test_hydra_lightning.py::test_c18_an_experiment_trains_from_the_command_line_and_is_recorded",
+    "tests/test_registry_models.py::test_the_command_promotes_lists_and_an_experiment_starts_from_it",
+    "tests/test_doctor.py::test_every_warning_and_every_bad_finding_says_what_to_do",
+    # a bug on a Ray worker ends as one in this process; a worker that is killed is the short form of a rehearsal
+    "tests/e2e/test_failures.py::test_a_bug_in_the_users_code_ends_the_run_with_its_cause_and_status_3[one_worker]",
+    "tests/e2e/test_failures.py::test_a_killed_worker_costs_no_epoch_no_number_and_no_metric[on_a_cluster_in_the_middle_of_an_epoch]",
     "tests/seeds/test_sesemi.py::test_d13_a_head_of_another_size_is_left_and_said",
     "tests/seeds/test_sesemi.py::test_d13_a_checkpoint_of_a_plain_lightning_training_is_resumed",
     "tests/seeds/test_sesemi.py::test_d13_resuming_restores_the_whole_state_and_wins_over_pretrained_weights[file]",
@@ -135,6 +149,7 @@ LONG_TABLES = (
     "tests/test_completion.py::test_fish_offers",
     "tests/test_completion.py::test_bash_is_told",
     "tests/test_docs.py::test_a_documented_command_is_one",
+    "tests/test_experiments.py::test_a_config_composes_checks_and_plans",
     "tests/test_identity.py::test_a40_what_cannot_change_the_weights_keeps_the_identity",
     "tests/test_origins.py::test_a_key_that_nothing_reads_is_refused_wherever_it_stands",
     "tests/test_origins.py::test_a_key_that_nothing_reads_is_refused_in_a_file_with_its_line",
@@ -149,5 +164,5 @@ LONG_TABLES = (
     "tests/seeds/test_cellmap.py::test_e3_to_e22_a_documented_name_sets_a_key_of_ours",
     "tests/seeds/test_sesemi.py::test_d26_d27_cases_are_counted_by_the_plan",
 )
-"""Tables of many rows that are alike, each of which composes an experiment: a third of them is their short form."""
-ROWS_PER_SHORT_ROW = 3
+"""Tables of many rows that are alike, each of which composes an experiment: every fifth of them is their short form."""
+ROWS_PER_SHORT_ROW = 5
