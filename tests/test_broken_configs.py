@@ -53,6 +53,7 @@ LAUNCHED: dict[str, tuple[str, ...]] = {
     "data/volumes": SEG,
     "data/loaders": (*DIGITS, "data=loaders", "data.batch_size=2", f"data.train={LOADER}"),
     "model/unet": PRETRAIN,
+    **{f"model/{name}": (*SEG, f"model={name}") for name in ("residual_unet", "segresnet", "unetr", "swin_unetr")},
     "model/resnet": ("train_cls", "task=Task996_LauritSynCls", "model=resnet"),
     "model/vit": ("train_cls", "task=Task996_LauritSynCls", "model=vit"),
     "model/unet_b_lw_dec": (*PRETRAIN, "model=unet_b_lw_dec", "+plugins=seg_Task997"),
@@ -65,6 +66,8 @@ NOT_HERE = {
     "logger/wandb": "needs wandb",
 }
 """What is refused on some machines as it is, and why."""
+BY_ITSELF = ("semi_digits",)
+"""Its heads and loaders are sections of a module that only building it can judge; `test_semi.py` breaks it."""
 FREE = {
     "logger.csv": "loggers are named freely",
     "logger.tensorboard": "likewise",
@@ -124,6 +127,7 @@ class Break:
 
 def files() -> dict[str, Path]:
     found = [(shelf, file) for shelf, pattern in SHELVES.items() for file in sorted(shelf.glob(pattern))]
+    found = [(shelf, file) for shelf, file in found if file.stem not in BY_ITSELF]
     ours = {str(file.relative_to(shelf).with_suffix("")): file for shelf, file in found}
     # A pipeline's keys are names of its user's own: tests/test_pipeline.py breaks it.
     return {name: file for name, file in ours.items() if "\npipeline:" not in file.read_text()}

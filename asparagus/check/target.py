@@ -89,6 +89,8 @@ def nested(where: str, value: Any, given: frozenset[str] = frozenset()) -> Itera
     if isinstance(value, dict) and "_target_" in value:
         yield from target(where, value, given)
         return
+    if isinstance(value, dict):
+        yield from (one_of(f"{where}.{key}", key, SPECIAL) for key in value if _is_misspelt(key))
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in items:
         yield from nested(f"{where}[{key}]" if isinstance(key, int) else f"{where}.{key}", part)
@@ -104,6 +106,11 @@ def nameless(where: str, section: Mapping[str, Any], known: Iterable[str]) -> It
 def _looks_special(key: str, section: Mapping[str, Any]) -> bool:
     """Tell a misspelt `_target_` from an argument."""
     return key not in SPECIAL and "_target_" not in section and bool(did_you_mean(key, ("_target_",)))
+
+
+def _is_misspelt(key: object) -> bool:
+    """Tell a word that is nearly `_target_`, underscores and all: nothing else is called so."""
+    return isinstance(key, str) and key.startswith("_") and key.endswith("_") and bool(did_you_mean(key, ("_target_",)))
 
 
 def _special(where: str, section: Mapping[str, Any]) -> Iterator[str]:
