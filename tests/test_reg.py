@@ -25,13 +25,17 @@ def module(outputs=2):
 
 
 def test_errors_are_those_of_all_numbers_of_all_cases():
-    reg = module()
-    for batch in (1, 3):  # batches of several sizes weigh by their cases
-        reg.validation_step = None
-        image, label = torch.randn(batch, 1, 2, 2), torch.randn(batch, 2)
-        predicted, loss = reg._compared({"image": image, "label": label}, measure=True)
-        torch.testing.assert_close(loss, ((predicted - label) ** 2).mean())
-    assert reg.mse.total == 8
+    reg, logged, errors = module(), {}, []
+    reg.log = lambda name, value, **_: logged.update({name: float(value)})
+    for size in (1, 3):  # batches of several sizes weigh by their cases
+        batch = {"image": torch.randn(size, 1, 2, 2), "label": torch.randn(size, 2)}
+        reg.validation_step(batch, 0)
+        errors.append((reg(batch["image"]) - batch["label"]).detach())
+        assert logged["val/loss"] == pytest.approx(float((errors[-1] ** 2).mean()))
+    reg.on_validation_epoch_end()
+    every = torch.cat(errors)
+    assert logged["val/mse"] == pytest.approx(float((every**2).mean()))
+    assert logged["val/mae"] == pytest.approx(float(every.abs().mean()))
 
 
 def test_the_summary_of_a_test_has_mse_and_mae_by_value():
