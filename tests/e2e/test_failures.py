@@ -140,17 +140,18 @@ def start_slow(home) -> subprocess.Popen[str]:
     command = [
         str(ASP / "asp-launch"),
         "experiment/digits",
+        "trainer.max_epochs=100",  # it must not end by itself before it is stopped, on a busy machine either
         "+callbacks.slow={_target_: tests.fakes.Slow, seconds: 0.05}",
     ]
     process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = JournalReader(home / "models/Task001_Digits/train_cls/run_id=1/journal.jsonl")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         if any(event["kind"] == "checkpoint" for event in journal.read()):
             return process
         time.sleep(0.1)
     process.kill()
-    pytest.fail(f"no checkpoint within a minute: {process.communicate()}")
+    pytest.fail(f"no checkpoint within two minutes: {process.communicate()}")
 
 
 def wait_for_state(home, state) -> str:
