@@ -287,8 +287,9 @@ def _model(spec: Spec) -> str:
 def _optimizer(spec: Spec) -> str:
     if not spec.optim:
         return ""
-    sched = (spec.optim.get("sched") or {}).get("name", "constant")
-    return f"{spec.optim.get('name')}, lr {spec.optim.get('lr')}, {sched}"
+    section = spec.optim.get("sched") or {}
+    sched = section.get("name") or section.get("_target_") or "constant"
+    return f"{spec.optim.get('_target_') or spec.optim.get('name')}, lr {spec.optim.get('lr')}, {sched}"
 
 
 def _batch(plan: Plan) -> str:

@@ -153,6 +153,8 @@ class Transfer:
     """Only weights whose names have one of these in them; empty: all."""
     exclude: list[str] = field(default_factory=list)
     """None whose names have one of these in them."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Files of weights that come over after `init_from`: `{decoder: {path: /d.ckpt, include: [decoder]}}`."""
     rename: dict[str, str] = field(default_factory=dict)
     """Beginnings of the source's names, and what they are here: `{backbone.: net.encoder.}`."""
 
@@ -191,6 +193,10 @@ class Spec:
         module = self.model.get("module")
         path = module.get("_target_") if isinstance(module, dict) else None
         return str(path) if path is not None else None
+
+    def has_callback(self, path: str) -> bool:
+        """Tell whether a section of `callbacks` is of the class with this dotted path."""
+        return any((section or {}).get("_target_") == path for section in self.callbacks.values())
 
     @property
     def data_root(self) -> str:

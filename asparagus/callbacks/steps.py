@@ -9,6 +9,10 @@ from asparagus.errors import ConfigError
 
 FREEZES = "asparagus.callbacks.freezing.FreezeUpdates"
 """The callback that reads them."""
+WAITING = ("auto", "ddp", "ddp_find_unused_parameters_false")
+"""Strategies whose ranks wait for the gradients of every weight."""
+UNUSED = "ddp_find_unused_parameters_true"
+"""What takes their place where parts freeze."""
 TO_THE_END = -1
 PAIR = 2
 SPELLED = "N (the first N steps), [A, B] (from step A to step B, both of them), [A, -1] or -1 (to the end)"

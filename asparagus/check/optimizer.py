@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from asparagus.check.signature import signature_of
-from asparagus.check.target import call, is_open, nameless, target
+from asparagus.check.target import call, is_open, nameless, takes, target
 from asparagus.errors import one_of
 from asparagus.optim import (
     DERIVED,
@@ -56,7 +56,7 @@ def optimizer(spec: Spec) -> Iterator[str]:
         arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", "params", *SPECIAL)}
         yield from call("optim", path, arguments, GIVEN)
     yield from _groups(optim, path)
-    yield from _lr(optim.get("lr"))
+    yield from _lr_of(optim, path)
     if known and "_target_" not in optim:
         yield from _numbers(optim)
     if isinstance(sched := optim.get("sched"), dict) and sched:
@@ -65,6 +65,14 @@ def optimizer(spec: Spec) -> Iterator[str]:
             yield from _one_schedule(spec, one)
     elif sched:
         yield f"optim.sched: {sched!r} given, but it is a section, e.g. {{name: cosine, warmup_ratio: 0.05}}."
+
+
+def _lr_of(optim: dict[str, Any], path: Any) -> Iterator[str]:
+    """Check the learning rate; a class of one's own may have none."""
+    if optim.get("lr") is not None or path is None or takes(path, "lr") is not False:
+        yield from _lr(optim.get("lr"))
+    elif optim.get("sched"):
+        yield f"optim.sched: {path} has no learning rate that could follow a schedule. Leave optim.sched out."
 
 
 def _lr(lr: Any) -> Iterator[str]:
@@ -158,21 +166,33 @@ def _schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
 def _further(sched: dict[str, Any], path: str) -> Iterator[str]:
     """Check what a formula takes besides the common numbers; of steps, a share of all does as well."""
     signature = signature_of(path)
-    takes = set(signature.parameters) - FORMULA_GIVEN if signature else set()
-    shares = {name.removesuffix(OF_STEPS) + RATIO: name for name in takes if name.endswith(OF_STEPS)}
-    known = SCHEDULE_KEYS | takes | shares.keys()
+    further = set(signature.parameters) - FORMULA_GIVEN if signature else set()
+    shares = {name.removesuffix(OF_STEPS) + RATIO: name for name in further if name.endswith(OF_STEPS)}
+    known = SCHEDULE_KEYS | further | shares.keys()
     for key in sched.keys() - known:
         yield one_of(f"optim.sched.{key}", key, known - {*STEPPING, *DERIVED})
     for key in shares.keys() & sched.keys():
         if not _number(sched[key]) or not 0 <= sched[key] <= 1:
             yield f"optim.sched.{key}: {sched[key]!r} is no number from 0 to 1."
-    for key in takes & sched.keys():
+    for key in further & sched.keys():
         if _number(sched[key]) and not sched[key] >= (1 if key == "d_model" else 0):
             yield f"optim.sched.{key}: {sched[key]} is too small. The least is {1 if key == 'd_model' else 0}."
-    if path.endswith(".noam_hold") and not (sched.get("warmup_steps") or sched.get("warmup_ratio")):
-        yield "optim.sched.warmup_steps: noam_hold is measured in its warm-up, and there is none. Give it, or a ratio."
-    given = {shares.get(key, key): 0 if key in shares else sched[key] for key in sched.keys() & (takes | shares.keys())}
+    yield from _of_one(path.rpartition(".")[2], sched)
+    given = {
+        shares.get(key, key): 0 if key in shares else sched[key] for key in sched.keys() & (further | shares.keys())
+    }
     yield from call("optim.sched", path, given, FORMULA_GIVEN, named_by="name")
+
+
+def _of_one(formula: str, sched: dict[str, Any]) -> Iterator[str]:
+    """Check what a single formula asks of the common numbers."""
+    warms = bool(sched.get("warmup_steps") or sched.get("warmup_ratio"))
+    if formula == "noam_hold" and not warms:
+        yield "optim.sched.warmup_steps: noam_hold is measured in its warm-up, and there is none. Give it, or a ratio."
+    if formula == "t5_inverse_square_root" and warms:
+        yield f"optim.sched.name: {sched['name']} has no warm-up. Leave warmup_steps and warmup_ratio out."
+    if formula == "t5_inverse_square_root" and 0 in (sched.get("constant_steps"), sched.get("constant_ratio")):
+        yield "optim.sched.constant_steps: has to be 1 at least: the rate there is 1 / sqrt(constant_steps)."
 
 
 def _schedule_numbers(sched: dict[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asparagus.checkpoint.folder import STATE, Manifest, best_of, digest_of, manifests, no_weights, pick
-from asparagus.errors import ConfigError, RecordError
+from asparagus.errors import ConfigError, RecordError, one_of
 from asparagus.paths import expanded
 from asparagus.record.model_names import parse
 from asparagus.record.numbers import find_folder
@@ -17,12 +17,14 @@ from asparagus.record.reader import Registered, open_reader
 from asparagus.record.run_folder import RunFolder, is_running
 from asparagus.record.sweeps import best_run
 from asparagus.secrets import reveal
-from asparagus.spec import Parent
+from asparagus.spec import Parent, Spec
 from asparagus.storage.fetch import fetch
 
 MOVING = ("last", "best")
 """Names of checkpoints that stand for another one tomorrow."""
 FORM = re.compile(r"file:.+|model:.+|sweep:[0-9]+@best|run:[0-9]+(/.*)?", re.DOTALL)
+OF_MORE = ("path", "include", "exclude")
+"""Keys of a section of `transfer.more`."""
 FORMS = (
     "run:<id>/last, run:<id>/best, run:<id>/<checkpoint>, sweep:<id>@best, model:<name>@<alias>, "
     "model:<name>/<version> nor file:/path/to/weights"
@@ -72,6 +74,25 @@ def must_be_a_form(init_from: str) -> None:
     """
     if not FORM.fullmatch(init_from):
         raise ConfigError(f"{init_from!r} is neither {FORMS}.")
+
+
+def further(spec: Spec) -> Iterator[str]:
+    """Yield what is wrong with `transfer.more`: files of weights that come over after the parent's."""
+    if spec.transfer.more and spec.init_from is None:
+        yield "transfer.more: comes over after the weights of init_from, and there is none. Give the first file there."
+    for name, section in spec.transfer.more.items():
+        where = f"transfer.more.{name}"
+        path = section.get("path") if isinstance(section, dict) else None
+        if not isinstance(path, str):
+            yield f"{where}: {section!r} given, but it is a section: {{path: /weights.ckpt, include: [encoder]}}."
+            continue
+        for key, value in section.items():
+            if key not in OF_MORE:
+                yield one_of(f"{where}.{key}", key, OF_MORE)
+            elif key != "path" and not isinstance(value, list | None):
+                yield f"{where}.{key}: {value!r} given, but it is a list of parts of names."
+        if spec.site.address == "local" and (problem := no_weights(Path(path))):
+            yield f"{where}.path: {problem} Give the path of a checkpoint folder or weights file."
 
 
 def _of_file(path: Path) -> Parent:

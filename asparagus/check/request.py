@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asparagus.callbacks.steps import FREEZES, UNUSED, WAITING
 from asparagus.check.data import test_cases
 from asparagus.check.logged import is_among, logged
-from asparagus.check.parent import Found, must_be_a_form, resolve_parent
+from asparagus.check.parent import Found, further, must_be_a_form, resolve_parent
 from asparagus.check.resources import resources
 from asparagus.check.sections import sections
 from asparagus.check.settings import settings
@@ -24,7 +25,7 @@ from asparagus.plan import batches_of, misfits
 from asparagus.python_file import MODEL_OF, changed
 from asparagus.record.numbers import find_folder
 from asparagus.secrets import missing, references
-from asparagus.spec import OF_STAGE, Parent, Spec
+from asparagus.spec import ENDLESS, OF_STAGE, Parent, Spec
 from asparagus.stages import STAGES, Stage
 from asparagus.storage import kept
 from asparagus.storage.tasks import see_task
@@ -96,7 +97,7 @@ def _rules(spec: Spec, stage: Stage | None, task: Task | None, cases: dict[str, 
     problems: list[str] = []
     problems += sections(spec, stage)
     problems += _fits(spec, stage, task)
-    for rule in (trainer, settings, resources, misfits, _monitors, _secrets, _file_of_net):
+    for rule in (trainer, settings, resources, misfits, further, _monitors, _secrets, _file_of_net):
         problems += rule(spec)
     problems += epoch(spec, batches_of(spec, cases)) if not problems else []
     return problems
@@ -252,6 +253,11 @@ def _notes(spec: Spec) -> Iterator[str]:
         yield "run.resume_from_checkpoint wins over init_from: the whole state comes from the checkpoint"
     elif spec.init_from is not None and spec.run.mode == "fit" and STAGES[spec.stage].init_from == "never":
         yield f"init_from: {spec.init_from} is a {spec.stage} too: its weights are trained on, from epoch 0 on"
+    end, sched = asked.get("max_steps"), spec.optim.get("sched")
+    if end not in (None, ENDLESS) and isinstance(sched, dict) and sched.get("max_steps") not in (None, ENDLESS, end):
+        yield f"optim.sched.max_steps: {sched['max_steps']} is not used: trainer.max_steps={end} says where it ends"
+    if spec.has_callback(FREEZES) and asked.get("strategy") == WAITING[-1]:
+        yield f"trainer.strategy: {UNUSED} is used on workers: frozen parts have no gradients to wait for"
     if asked.get("fast_dev_run"):
         yield "trainer.fast_dev_run: Lightning logs nothing, and the weights are those of a few batches"
     if spec.own_module and spec.optim and takes(spec.own_module, "optim") is False:

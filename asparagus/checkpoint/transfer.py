@@ -6,7 +6,7 @@ import errno
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +69,49 @@ def take_over(module: nn.Module, parent: Parent, options: Transfer, *, mode: str
     """
     source = f"run {parent.run_id} ({Path(parent.checkpoint).name})" if parent.run_id else parent.checkpoint
     weights = read_weights(Path(parent.checkpoint))
+    if mode == "fit":
+        return _one_after_another(module, weights, options, source)
     # What is measured are all of its weights, as they are; which of them a training began with is another matter.
-    report = transfer(module, weights, options if mode == "fit" else Transfer(rename=options.rename), source=source)
-    if mode != "fit" and report.changed:
+    report = transfer(module, weights, Transfer(rename=options.rename), source=source)
+    if report.changed:
         raise RunError(
             f"run.mode: {mode} measures the weights of {source}, and some do not fit as they are. Take data and a "
             f"model section like those that they were trained with.\n{report.describe()}"
         )
-    if mode != "fit" and report.fresh:
+    if report.fresh:
         raise RunError(
             f"run.mode: {mode} measures the weights of {source}, and {len(report.fresh)} of this network's are not "
             f"among them. Give the model section that they were trained with.\n{report.describe()}"
         )
     return report
+
+
+def _one_after_another(
+    module: nn.Module, weights: Mapping[str, Tensor], options: Transfer, source: str
+) -> TransferReport:
+    """Take over the parent's weights, then those of `transfer.more`: the last that has one gives it."""
+    report = transfer(module, weights, replace(options, strict=options.strict and not options.more), source=source)
+    for section in options.more.values():
+        file, include, exclude = Path(section["path"]), section.get("include") or [], section.get("exclude") or []
+        part = Transfer(include=include, exclude=exclude, rename=options.rename)
+        report = _then(report, transfer(module, read_weights(file), part, source=str(file)))
+    _must_be_whole(report, strict=options.strict)
+    return report
+
+
+def _then(first: TransferReport, second: TransferReport) -> TransferReport:
+    """Return what became of the weights after both."""
+    taken = {*first.taken, *second.taken}
+    left = {name: why for name, why in (first.left | second.left).items() if name not in taken}
+    fresh = sorted({*first.fresh} - {*second.taken})
+    return TransferReport(
+        f"{first.source}, then {second.source}", sorted(taken), left, fresh, first.changed | second.changed
+    )
+
+
+def _must_be_whole(report: TransferReport, *, strict: bool) -> None:
+    if strict and report.fresh:
+        raise RunError(f"transfer.strict: {len(report.fresh)} weights would stay fresh.\n{report.describe()}")
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -168,8 +198,7 @@ def transfer(
     report = TransferReport(source, sorted(taken), left, sorted(set(target) - set(taken)), changed)
     if not taken:
         raise RunError(f"init_from: no weight of {source} fits this network.\n{report.describe()}")
-    if asked.strict and report.fresh:
-        raise RunError(f"transfer.strict: {len(report.fresh)} weights would stay fresh.\n{report.describe()}")
+    _must_be_whole(report, strict=asked.strict)
     module.load_state_dict(taken, strict=False)
     return report
 

@@ -176,10 +176,18 @@ def _absolute(spec: Spec) -> Spec:
     root, resumed = spec.data.get("root"), spec.run.resume_from_checkpoint
     data = {**spec.data, "root": _path(root)} if isinstance(root, str) else spec.data
     run = dataclasses.replace(spec.run, resume_from_checkpoint=_path(resumed)) if resumed else spec.run
+    more = {name: _with_path(section) for name, section in spec.transfer.more.items()}
     given = dataclasses.asdict(spec.paths)
     folders = {name: _path(folder) for name, folder in given.items() if folder and isinstance(folder, str)}
     paths = in_working_copies(Paths(**folders, stores=spec.paths.stores))
-    return dataclasses.replace(spec, data=data, run=run, paths=paths)
+    return dataclasses.replace(
+        spec, data=data, run=run, paths=paths, transfer=dataclasses.replace(spec.transfer, more=more)
+    )
+
+
+def _with_path(section: Any) -> Any:
+    is_one = isinstance(section, dict) and isinstance(section.get("path"), str)
+    return {**section, "path": _path(section["path"])} if is_one else section
 
 
 def _path(given: str) -> str:

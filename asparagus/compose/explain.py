@@ -140,7 +140,8 @@ def _unreadable(error: yaml.YAMLError | UnicodeDecodeError, source: Source) -> s
 
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         name, line = shown(Path(error.problem_mark.name)), error.problem_mark.line + 1
-        return f"{name}: is no YAML: {' '.join(filter(None, (error.context, error.problem)))} [{name}:{line}]"
+        why = " ".join(filter(None, (error.context, error.problem)))
+        return f"{name}: is no YAML: {why}{_colons(Path(error.problem_mark.name), line)} [{name}:{line}]"
     for file in (file for folder in source.folders for file in files_in(folder)):
         try:
             file.read_text(encoding="utf-8")
@@ -148,6 +149,16 @@ def _unreadable(error: yaml.YAMLError | UnicodeDecodeError, source: Source) -> s
             line = file.read_bytes()[: found.start].count(b"\n") + 1
             return f"{shown(file)}: is no text in UTF-8. Save it as such. [{shown(file)}:{line}]"
     return f"{source.name}: {' '.join(str(error).split())}"
+
+
+def _colons(file: Path, line: int) -> str:
+    """Show a line with a colon too many, `min_lr: 1e-9:`; nothing for any other."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    text = lines[line - 1].partition(" #")[0].strip() if 0 < line <= len(lines) else ""
+    key, colon, value = text.partition(": ")
+    if not colon or ":" not in value or value.startswith(("'", '"')):
+        return ""
+    return f", in `{text}`. Take out the colon after {key}'s value, or quote the value."
 
 
 def _not_found(missing: str, options: Any, source: Source, text: str) -> str:

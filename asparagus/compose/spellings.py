@@ -7,12 +7,13 @@ says where to go.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from asparagus.callbacks.steps import FREEZES
 from asparagus.compose.devices import HARDWARE, devices_to_workers, hardware, run_gpus
+from asparagus.compose.manager import manager
 from asparagus.compose.tree import Tree, copied, get, pop, put
-from asparagus.errors import one_of
 
 RENAMED: dict[str, str] = {
     # Asparagus
@@ -34,6 +35,7 @@ RENAMED: dict[str, str] = {
     "exp_manager.checkpoint_callback_params.monitor": "checkpoint.monitor",
     "exp_manager.checkpoint_callback_params.mode": "checkpoint.mode",
     "exp_manager.checkpoint_callback_params.save_top_k": "checkpoint.keep_best",
+    "exp_manager.checkpoint_callback_params.every_n_epochs": "checkpoint.every_n_epochs",
     "model.optim": "optim",
     "model.train_ds": "data.train",
     "model.validation_ds": "data.val",
@@ -71,26 +73,24 @@ GONE: dict[str, str] = {
 ONE_OF_THESE: tuple[tuple[str, ...], ...] = (
     ("run.num_epochs", "run.num_iterations"),
     ("pretrained_run_id", "checkpoint_run_id", "checkpoint_path", "hf_model_id"),
+    ("init_from_ptl_ckpt", "init_from_atommic_model", "init_from_pretrained_model"),
 )
 """Keys that exclude each other, named in one problem."""
 
+AUTO = "auto"
+"""`optim.args.name`: the params class that belongs to the optimizer's name."""
+IN_OPTIM = re.compile(r"^((?:model\.)?optim(?:\.sched)?)\.")
+"""What `args.params` may stand in."""
+WARM_STARTS: dict[str, str] = {
+    "init_from_ptl_ckpt": "",
+    "init_from_atommic_model": "asp model import FILE prints what init_from takes.",
+    "init_from_pretrained_model": "Give init_from=model:<name>@<alias> (asp model list), or the weights' file:/path.",
+}
+"""ATOMMIC's warm starts, and what takes their place where the file is no checkpoint."""
+AFTER_EACH = -1
+"""`trainer.check_val_every_n_epoch` in ATOMMIC's projects: Lightning then validates after each epoch."""
 PARENT_KEYS = ("pretrained_run_id", "pretrained_checkpoint_name")
 DEFAULT_CHECKPOINT = "last"
-LOGGERS = {
-    "create_tensorboard_logger": ("tensorboard", {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}),
-    "create_wandb_logger": ("wandb", {"_target_": "pytorch_lightning.loggers.WandbLogger"}),
-}
-OF_EMA = ("enable", "enabled", "decay", "every_n_steps", "cpu_offload", "validate_original_weights")
-OF_MANAGER = (
-    *("name", "checkpoint_callback_params.{monitor,mode,save_top_k}", "wandb_logger_kwargs", "ema"),
-    *("create_early_stopping_callback", "early_stopping_callback_params", "max_time_per_run"),
-)
-EMA = "pytorch_lightning.callbacks.EMAWeightAveraging"
-EARLY_STOPPING = "pytorch_lightning.callbacks.EarlyStopping"
-STOPPING = {"monitor": "val/loss", "mode": "min", "min_delta": 0.001, "patience": 10}
-"""What ATOMMIC's early stopping is, unless told otherwise."""
-ALWAYS_SO = ("create_checkpoint_callback", "resume_ignore_no_checkpoint", "create_preemption_callback")
-"""Switches of what is always done here."""
 TRAINERS = ("pytorch_lightning.Trainer", "lightning.Trainer", "lightning.pytorch.Trainer")
 """What `trainer._target_` may be: there is one Trainer."""
 
@@ -112,8 +112,10 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
     _null_means_so(tree)
     for old, new in RENAMED.items():
         _move(tree, old, new, problems)
-    for step in (_names, _own_module, _freezing, _manager, _loggers, _parent, hardware, run_gpus, _trainer):
+    for step in (_names, _own_module, _params_form, _freezing, manager, _parent, _warm_start):
         step(tree, problems)
+    for of_trainer in (hardware, run_gpus, _trainer):
+        of_trainer(tree, problems)
     devices_to_workers(tree, gpus, problems)
     return tree
 
@@ -121,7 +123,7 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
 def sources_of(key: str) -> list[str]:
     """Return the documented spellings that set a key of ours: where a problem of it may come from."""
     extra = {
-        "init_from": [*PARENT_KEYS, "checkpoint_path", "run.pretrained_checkpoint_path"],
+        "init_from": [*PARENT_KEYS, *WARM_STARTS, "checkpoint_path", "run.pretrained_checkpoint_path"],
         "trainer.accelerator": ["run.gpus", "trainer.gpus"],
         "trainer.num_nodes": ["run.num_nodes"],
         "trainer.devices": ["run.gpus", "trainer.gpus"],
@@ -132,7 +134,9 @@ def sources_of(key: str) -> list[str]:
         "logger": ["trainer.logger", "exp_manager.create_tensorboard_logger", "exp_manager.create_wandb_logger"],
     }
     grouped = [f"hardware.{name}" for name, ours in HARDWARE.items() if ours == key]
-    return [*older_of(key), *extra.get(key, []), *grouped]
+    older = list(older_of(key))
+    nested = [IN_OPTIM.sub(r"\1.args.params.", one) for one in (key, *older) if IN_OPTIM.match(one)]
+    return [*older, *nested, *extra.get(key, []), *grouped]
 
 
 def older_of(key: str) -> dict[str, str]:
@@ -212,6 +216,30 @@ def _own_module(tree: Tree, problems: list[str]) -> None:  # noqa: ARG001 - one 
             model.pop("net")
 
 
+def _params_form(tree: Tree, problems: list[str]) -> None:
+    """`args: {name: auto, params: {...}}` of an optimizer or a schedule, as its params class takes them (SEEDS B10)."""
+    for where in ("optim", "optim.sched"):
+        section = get(tree, where)
+        if not isinstance(section, dict) or "args" not in section:
+            continue
+        args = section.pop("args")
+        params = args.get("params", {}) if isinstance(args, dict) else None
+        if not isinstance(params, dict) or args.keys() - {"name", "params"}:
+            problems.append(f"{where}.args: {args!r} given, but it is a section: {{name: auto, params: {{...}}}}.")
+            continue
+        name = section.get("name")
+        own = f"{name}Params"
+        if str(args.get("name", AUTO)).replace("_", "").lower() not in (AUTO, own.lower()):
+            problems.append(
+                f"{where}.args.name: {args['name']!r} is not the params class of {where}.name: {name!r}. Give auto, or "
+                f"{own}."
+            )
+        for key, value in params.items():
+            if key in section:
+                problems.append(f"{where}.args.params.{key}: stands in {where} too. Give it once.")
+            section[key] = value
+
+
 def _freezing(tree: Tree, problems: list[str]) -> None:
     """`model.freeze_updates: {enabled: true, modules: {encoder: 200}}` (SEEDS B22)."""
     for where in ("model.freeze_updates", "freeze_updates"):
@@ -220,70 +248,6 @@ def _freezing(tree: Tree, problems: list[str]) -> None:
             put(tree, "callbacks.freeze_updates", {"_target_": FREEZES, **section})
         elif section is not None:
             problems.append(f"{where}: {section!r} given, but it is a section: {{modules: {{encoder: 200}}}}.")
-
-
-def _manager(tree: Tree, problems: list[str]) -> None:
-    """What ATOMMIC's exp_manager adds to a training: averaged weights, an early end, a limit of time (SEEDS B.2)."""
-    manager = tree.get("exp_manager")
-    if not isinstance(manager, dict):
-        return
-    _averaged(tree, manager, problems)
-    stopping = _section(manager, "early_stopping_callback_params", (), problems)
-    if manager.pop("create_early_stopping_callback", None):
-        put(tree, "callbacks.early_stopping", {"_target_": EARLY_STOPPING, **STOPPING, **stopping})
-    elif stopping:
-        problems.append(
-            "exp_manager.early_stopping_callback_params: given, and nothing stops early. Set "
-            "exp_manager.create_early_stopping_callback=true, or leave them out."
-        )
-    if (limit := manager.pop("max_time_per_run", None)) is not None:
-        put(tree, "trainer.max_time", limit)
-    for key in ALWAYS_SO:
-        manager.pop(key, None)
-
-
-def _averaged(tree: Tree, manager: Tree, problems: list[str]) -> None:
-    """`ema: {enable: true, decay: 0.999}`."""
-    ema = _section(manager, "ema", OF_EMA, problems)
-    if ema.get("enable") or ema.get("enabled"):
-        decay = ema.get("decay", 0.999)
-        if ema.get("validate_original_weights"):
-            problems.append("exp_manager.ema.validate_original_weights: the averaged ones are validated here.")
-        if not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
-            problems.append(f"exp_manager.ema.decay: {decay!r} is no number from 0 to 1.")
-        section = {"_target_": EMA, "decay": decay, "update_every_n_steps": ema.get("every_n_steps", 1)}
-        put(tree, "callbacks.ema", section | ({"device": "cpu"} if ema.get("cpu_offload") else {}))
-
-
-def _section(manager: Tree, name: str, known: tuple[str, ...], problems: list[str]) -> Tree:
-    """Take a section out of exp_manager; what is none, or has other keys than these, is a problem."""
-    given = manager.pop(name, None)
-    if not isinstance(given, dict | None):
-        problems.append(f"exp_manager.{name}: {given!r} given, but it is a section.")
-        return {}
-    section = given or {}
-    problems += [one_of(f"exp_manager.{name}.{key}", key, known) for key in section if known and key not in known]
-    return section
-
-
-def _loggers(tree: Tree, problems: list[str]) -> None:
-    """`exp_manager.create_tensorboard_logger: true` (ATOMMIC)."""
-    manager = tree.get("exp_manager")
-    if not isinstance(manager, dict):
-        return
-    manager = tree.pop("exp_manager")
-    options = manager.pop("wandb_logger_kwargs", None) or {}
-    for key, (name, section) in LOGGERS.items():
-        wanted = manager.pop(key, None)
-        if wanted not in (None, True, False):
-            problems.append(f"exp_manager.{key}: {wanted!r} given, but it is true or false.")
-        elif wanted:
-            put(tree, f"logger.{name}", {**section, **(options if name == "wandb" else {})})
-    ours = [*LOGGERS, *OF_MANAGER]
-    for key, value in manager.items():
-        if value not in ({}, None, False, {"enable": False}):
-            known = f"Of exp_manager, these are known here: {', '.join(ours)}."
-            problems.append(f"exp_manager.{key}: has no counterpart here. {known}")
 
 
 def _parent(tree: Tree, problems: list[str]) -> None:
@@ -300,6 +264,25 @@ def _parent(tree: Tree, problems: list[str]) -> None:
         tree["init_from"] = meant
 
 
+def _warm_start(tree: Tree, problems: list[str]) -> None:
+    """`init_from_ptl_ckpt: PATH`, or `{encoder: {path, include, exclude}, ...}`, and its kin (SEEDS B.2)."""
+    for key, instead in WARM_STARTS.items():
+        given = pop(tree, key)
+        if given is None:
+            continue
+        sources = given if isinstance(given, dict) else {"first": {"path": given}}
+        wrong = [name for name, part in sources.items() if not isinstance(part, dict) or not part.get("path")]
+        if instead or wrong or not sources:
+            problems.append(f"{key}: {given!r} given. {instead or 'Give a path, or {name: {path, include, exclude}}.'}")
+            continue
+        if tree.get("init_from") is not None:
+            problems.append(f"init_from: {tree['init_from']!r} and {key} both name a parent. Give one.")
+        (_, first), *more = sources.items()
+        tree["init_from"] = f"file:{first['path']}"
+        put(tree, "transfer", {name: value for name, value in first.items() if name != "path"})
+        put(tree, "transfer.more", dict(more))
+
+
 def _trainer(tree: Tree, problems: list[str]) -> None:
     """Trainer arguments that have a section of their own here: loggers, callbacks."""
     trainer = tree.get("trainer")
@@ -309,18 +292,22 @@ def _trainer(tree: Tree, problems: list[str]) -> None:
         problems.append(f"trainer._target_: {target!r} given, but the Trainer is Lightning's. Code goes into `script`.")
     for key in ("_convert_", "_recursive_"):
         trainer.pop(key, None)
-    for key, section in (("callbacks", "callbacks"), ("logger", "logger")):
-        given = trainer.pop(key, None)
-        if given in (None, True, False):
-            continue
-        several = [given] if isinstance(given, dict) and "_target_" in given else given
-        entries = (
-            several.items() if isinstance(several, dict) else enumerate(several if isinstance(several, list) else [])
-        )
-        if not isinstance(several, (dict, list)):
-            problems.append(f"trainer.{key}: {given!r} given. Give sections with a _target_, under {section}.<name>.")
-        for name, entry in entries:
-            put(tree, f"{section}.{_named(name, entry)}", entry)
+    if trainer.get("check_val_every_n_epoch") == AFTER_EACH:
+        trainer["check_val_every_n_epoch"] = 1
+    for section in ("callbacks", "logger"):
+        _into_section(tree, section, trainer.pop(section, None), problems)
+
+
+def _into_section(tree: Tree, section: str, given: Any, problems: list[str]) -> None:
+    """Put what the Trainer takes as a list of objects under a section of names."""
+    if given in (None, True, False):
+        return
+    several = [given] if isinstance(given, dict) and "_target_" in given else given
+    entries = several.items() if isinstance(several, dict) else enumerate(several if isinstance(several, list) else [])
+    if not isinstance(several, (dict, list)):
+        problems.append(f"trainer.{section}: {given!r} given. Give sections with a _target_, under {section}.<name>.")
+    for name, entry in entries:
+        put(tree, f"{section}.{_named(name, entry)}", entry)
 
 
 def _named(name: Any, entry: Any) -> str:

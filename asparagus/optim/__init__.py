@@ -41,6 +41,7 @@ SCHEDULES: dict[str, str] = {
     "sawtooth": _FORMULAS + "sawtooth",
     "square": _FORMULAS + "square",
     "square_root": _FORMULAS + "square_root",
+    "t5_inverse_square_root": _FORMULAS + "t5_inverse_square_root",
     "warmup": _FORMULAS + "warmup",
     "warmup_cosine": _FORMULAS + "warmup_cosine",
     # ATOMMIC's names of the same (SEEDS B16)
@@ -52,6 +53,7 @@ SCHEDULES: dict[str, str] = {
     "PolynomialHoldDecayAnnealing": _FORMULAS + "polynomial_hold",
     "SquareAnnealing": _FORMULAS + "square",
     "SquareRootAnnealing": _FORMULAS + "square_root",
+    "T5InverseSquareRootAnnealing": _FORMULAS + "t5_inverse_square_root",
     "WarmupAnnealing": _FORMULAS + "linear",
     "WarmupHoldPolicy": _FORMULAS + "warmup_hold",
     "WarmupPolicy": _FORMULAS + "warmup",
@@ -75,7 +77,9 @@ DERIVED = ("last_epoch", "reduce_on_plateau")
 STEPPING = ("interval", "frequency", "monitor", "strict")
 """Keys of `optim.sched` that are Lightning's: how often a scheduler of torch's kind is stepped, and on what."""
 
-_WITHOUT_END = ("constant", "warmup", "warmup_hold", "inverse_square_root", "noam", "noam_hold")
+_WITHOUT_END = (
+    *("constant", "warmup", "warmup_hold", "inverse_square_root", "t5_inverse_square_root", "noam", "noam_hold"),
+)
 ENDLESS = tuple(name for name, path in SCHEDULES.items() if path.rpartition(".")[2] in _WITHOUT_END)
 """Schedules that need not know where training ends."""
 

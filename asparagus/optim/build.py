@@ -25,11 +25,12 @@ def build_optimizer(config: Mapping[str, Any], parameters: Iterable[Any]) -> Opt
         parameters: Weights, or groups of them (`parameter_groups`).
 
     Raises:
-        ConfigError: no name, an unknown name, no lr (torch's defaults are nobody's choice), or an unknown argument.
+        ConfigError: no name, an unknown name, no lr where the class has one (torch's defaults are nobody's choice), or
+            an unknown argument.
     """
     path = config.get("_target_")
     optimizer: Any = locate(str(path), key="optim") if path else optimizer_class(config.get("name"))
-    if config.get("lr") is None:
+    if config.get("lr") is None and _takes_lr(optimizer):
         raise ConfigError("optim.lr: missing; every optimizer needs one. Set it, e.g. optim.lr=1e-3.")
     defaults = {} if path else OPTIMIZER_DEFAULTS.get(str(config.get("name")).lower(), {})
     arguments = defaults | {key: value for key, value in config.items() if key not in OURS}
@@ -57,6 +58,13 @@ def optimizer_class(name: object) -> type[Optimizer]:
     module, _, cls = OPTIMIZERS[str(name).lower()].rpartition(".")
     found: type[Optimizer] = getattr(importlib.import_module(module), cls)
     return found
+
+
+def _takes_lr(optimizer: Any) -> bool:
+    """Tell whether an optimizer has a learning rate; one that does not tell what it takes has."""
+    parameters = parameters_of(optimizer)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return not parameters or open_ended or "lr" in parameters
 
 
 def _check_names(optimizer: Any, arguments: Mapping[str, Any]) -> None:

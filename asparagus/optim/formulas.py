@@ -96,6 +96,22 @@ def inverse_square_root(step: int, shape: Shape) -> float:
     return _warming(step, shape) or _until_end(step, shape, decayed)
 
 
+def t5_inverse_square_root(step: int, shape: Shape, *, constant_steps: int) -> float:
+    """Return 1 / sqrt(max(s, C)), whatever L is: T5's, as NeMo and ATOMMIC have it (T5InverseSquareRootAnnealing).
+
+    Args:
+        step: s.
+        shape: Of the training.
+        constant_steps: C, for so many steps the rate is 1 / sqrt(C) (Raffel et al. 2020, section 3.1.2: 10^4).
+
+    Raises:
+        ValueError: C is below 1, or there is a warm-up, which this schedule does not have.
+    """
+    if constant_steps < 1 or shape.warmup_steps:
+        raise ValueError("it needs constant_steps or constant_ratio, of 1 step at least, and has no warm-up")
+    return _until_end(step, shape, max(step, constant_steps) ** -0.5)
+
+
 def noam(step: int, shape: Shape, *, d_model: int) -> float:
     """Return L * d^-0.5 * min(s^-0.5, s * W^-1.5), at least m after W, where s is at least 1 (NoamAnnealing).
 

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -16,6 +16,11 @@ from asparagus.optim import BY_EPOCH, DERIVED, ENDLESS, SCHEDULER_CLASSES, SCHED
 from asparagus.optim.formulas import Shape
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+NO_LIMIT = -1
+"""`trainer.max_steps` where epochs or time end the training."""
 KEYS = ("name", "warmup_steps", "warmup_ratio", "min_lr", "max_steps")
 NOT_THEIRS = ("name", *STEPPING, *DERIVED)
 """Keys that no scheduler class takes."""
@@ -26,6 +31,29 @@ MONITOR = "val/loss"
 """What ReduceLROnPlateau watches unless told otherwise."""
 
 Schedule = Callable[[int, Shape], float]
+
+
+def lightning_schedules(
+    optimizer: Optimizer, sched_config: Mapping[str, Any] | None, trainer: Trainer
+) -> list[dict[str, Any]]:
+    """Return the section's schedules as `configure_optimizers` of any LightningModule may return them.
+
+    Args:
+        optimizer: Each of its groups follows the schedule from its own learning rate.
+        sched_config: The section `optim.sched`.
+        trainer: Knows how many optimizer steps there will be: with its loaders, their limits, the accumulation and the
+            real number of workers. Where `trainer.max_steps` says when training ends, the section's does not count
+            (SEEDS B20).
+
+    Raises:
+        ConfigError: Something in the section does not fit; its key is named.
+    """
+    if not all("lr" in group for group in optimizer.param_groups):
+        return []  # an optimizer of one's own that finds its steps by itself
+    ends_by_steps = trainer.max_steps != NO_LIMIT
+    sections = [{**one, "max_steps": None} if one and ends_by_steps else one for one in split(sched_config)]
+    length = trainer.estimated_stepping_batches
+    return [{"scheduler": build_schedule(optimizer, one, length), **stepping_of(one)} for one in sections]
 
 
 def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None, max_steps: float) -> LRScheduler:

@@ -12,7 +12,7 @@ from asparagus.checkpoint.transfer import DECODER
 from asparagus.errors import ConfigError
 from asparagus.optim.build import build_optimizer
 from asparagus.optim.groups import parameter_groups
-from asparagus.optim.schedules import build_schedule, split, stepping_of
+from asparagus.optim.schedules import lightning_schedules
 
 
 class StageModule(pl.LightningModule):
@@ -83,15 +83,30 @@ class StageModule(pl.LightningModule):
                     "num_classes or n_classes is filled in where it is left out."
                 )
 
+    def setup_optimizer_param_groups(self) -> list[dict[str, Any]]:
+        """Return what is trained, in groups with settings of their own: `{"params": [...], "lr": ...}` (SEEDS B11).
+
+        A subclass may override it, e.g. for a learning rate per layer; what a group leaves out is the section's.
+        """
+        return parameter_groups(self, self.optim_config, DECODER)
+
     def configure_optimizers(self) -> Any:
         """Return optimizer and per-step schedule; its length comes from trainer, data and real world size."""
-        return configured(self, self.optim_config, self.trainer.estimated_stepping_batches)
+        groups = self.setup_optimizer_param_groups()
+        if not groups:
+            raise ConfigError(
+                f"{type(self).__name__}.setup_optimizer_param_groups: returned {groups!r}. Return the groups, as "
+                "torch's optimizers take them: [{'params': [...], 'lr': ...}]."
+            )
+        optimizer = build_optimizer(self.optim_config, groups)
+        return [optimizer], lightning_schedules(optimizer, self.optim_config.get("sched"), self.trainer)
 
     def log_train(self, loss: Tensor, batch_size: int) -> None:
         """Log `train/loss` and `optim/lr` of this step, and `train/loss_epoch`, the epoch's mean over all ranks."""
         self.log("train/loss", loss, on_step=True, on_epoch=False, batch_size=batch_size)
         self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch_size)
-        self.log("optim/lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
+        if "lr" in (group := self.trainer.optimizers[0].param_groups[0]):
+            self.log("optim/lr", group["lr"], on_step=True, on_epoch=False)
 
     def log_val_loss(self, loss: Tensor, batch_size: int) -> None:
         """Log `val/loss`: the mean over all cases of all ranks, however they are shared out."""
@@ -104,25 +119,6 @@ class StageModule(pl.LightningModule):
     def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the predictions file says of all test cases together; nothing where a stage adds nothing."""
         return {}
-
-
-def configured(module: nn.Module, optim: Mapping[str, Any], max_steps: float) -> Any:
-    """Return what `configure_optimizers` of any LightningModule may return, from a section `optim`.
-
-    Args:
-        module: Whose weights are trained.
-        optim: The section.
-        max_steps: Optimizer steps of the training: `trainer.estimated_stepping_batches`.
-
-    Raises:
-        ConfigError: Something in the section does not fit; its key is named.
-    """
-    optimizer = build_optimizer(optim, parameter_groups(module, optim, DECODER))
-    schedules = [
-        {"scheduler": build_schedule(optimizer, sched, max_steps), **stepping_of(sched)}
-        for sched in split(optim.get("sched"))
-    ]
-    return [optimizer], schedules
 
 
 def by_case(batch: Mapping[str, Any], found: Iterable[Any]) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from asparagus.callbacks.exploit import OtherSettings
 from asparagus.callbacks.finite import FiniteLoss
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
 from asparagus.callbacks.predictions import Predictions
-from asparagus.callbacks.steps import FREEZES
+from asparagus.callbacks.steps import FREEZES, UNUSED, WAITING
 from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.full_disk import full_disk, is_full
 from asparagus.checkpoint.transfer import take_over
@@ -250,9 +250,7 @@ def _json(values: dict[str, Any]) -> str:
 def _strategy(spec: Spec, ranks: Ranks) -> str:
     """Return the strategy that is asked for; where parts freeze, ranks must not wait for gradients of theirs."""
     asked = str(spec.trainer.get("strategy") or "auto")
-    freezes = any((section or {}).get("_target_") == FREEZES for section in spec.callbacks.values())
-    waits = freezes and not ranks.alone and asked in ("auto", "ddp")
-    return "ddp_find_unused_parameters_true" if waits else asked
+    return UNUSED if spec.has_callback(FREEZES) and not ranks.alone and asked in WAITING else asked
 
 
 @contextmanager
