@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asparagus.api import launch, load_config, load_from_config, plan_of
-    from asparagus.optim import register_optimizer, register_scheduler
+    from asparagus.optim import available_optimizers, available_schedulers, register_optimizer, register_scheduler
     from asparagus.registry import (
         register_callback,
         register_datamodule,
@@ -20,7 +20,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "asparagus.api": ("launch", "load_config", "load_from_config", "plan_of"),
-    "asparagus.optim": ("register_optimizer", "register_scheduler"),
+    "asparagus.optim": (
+        "available_optimizers",
+        "available_schedulers",
+        "register_optimizer",
+        "register_scheduler",
+    ),
     "asparagus.registry": (
         "register_callback",
         "register_datamodule",
@@ -32,6 +37,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "available_optimizers",
+    "available_schedulers",
     "launch",
     "load_config",
     "load_from_config",

@@ -76,6 +76,10 @@ class Registry:
         names = frozenset(item.name for item in fields) if params is not None else None
         self._entries[name] = Entry(path, defaults, names)
 
+    def paths(self) -> dict[str, str]:
+        """Return every registered name and the dotted path that it stands for."""
+        return {name: entry.path for name, entry in self._entries.items()}
+
     def remove(self, name: str) -> None:
         """Forget a name."""
         self._entries.pop(name, None)

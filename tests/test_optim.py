@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
+from dataclasses import replace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
 
+import asparagus
+from asparagus.check.optimizer import optimizer as check_optimizer
+from asparagus.check.trainer import trainer as check_trainer
 from asparagus.errors import ConfigError
 from asparagus.optim import OPTIMIZERS, SCHEDULER_CLASSES, SCHEDULES
 from asparagus.optim.build import build_optimizer
@@ -24,13 +31,16 @@ from asparagus.optim.formulas import (
     sawtooth,
     square,
     square_root,
+    t5_inverse_square_root,
     warmup,
     warmup_cosine,
     warmup_hold,
 )
 from asparagus.optim.groups import parameter_groups
 from asparagus.optim.polynomial import PolynomialLR
-from asparagus.optim.schedules import build_schedule, split, stepping_of
+from asparagus.optim.schedules import build_schedule, lightning_schedules, split, stepping_of
+from asparagus.spec import Spec
+from tests.helpers import quiet_trainer
 
 SHAPE = Shape(lr=0.1, max_steps=100, warmup_steps=10, min_lr=0.01)
 
@@ -184,6 +194,8 @@ def by_hand(name, s, x, **more):  # noqa: C901, PLR0911, PLR0912 - the table of 
             return low
         value = lr * d**-0.5 * (min(s**-0.5, s * warm**-1.5) if warm else s**-0.5)
         return max(value, low) if s > warm else value
+    if name == "t5_inverse_square_root":
+        return 1 / flat**0.5 if s <= flat else low if s > end else 1 / s**0.5
     if name == "cosine" and flat:
         if s < warm:
             return lr * s / warm
@@ -230,6 +242,7 @@ def by_hand(name, s, x, **more):  # noqa: C901, PLR0911, PLR0912 - the table of 
         (warmup_cosine, {}),
         (linear, {}),
         (inverse_square_root, {}),
+        (t5_inverse_square_root, {"constant_steps": 9}),
         (polynomial, {"power": 0.5}),
         (polynomial, {"power": 2.0}),
         (polynomial_hold, {"hold_steps": 9, "power": 1.0}),
@@ -238,8 +251,8 @@ def by_hand(name, s, x, **more):  # noqa: C901, PLR0911, PLR0912 - the table of 
     ],
 )
 def test_b16_every_formula_at_every_step(function, more, shape):
-    if function is noam_hold and shape.warmup_steps == 0:
-        with pytest.raises(ValueError, match="needs warmup_steps"):
+    if (function is noam_hold) == (shape.warmup_steps == 0) and function in (noam_hold, t5_inverse_square_root):
+        with pytest.raises(ValueError, match="needs warmup_steps|has no warm-up"):
             function(5, shape, **more)
         return
     for step in range(int(shape.max_steps) + 3):
@@ -483,3 +496,184 @@ def test_b14_lion_by_value_and_its_weight_decay_is_a_share_of_the_weight(wd):
 def test_b8_the_documented_names_are_there():
     names = "sgd adam adamw adadelta adamax adagrad rmsprop rprop novograd lion adafactor radam"
     assert set(names.split()) <= OPTIMIZERS.keys()
+
+
+# ---- B9, B11, B16, B20: what trains has a rate, and its schedule ends where the training does ----
+
+
+@pytest.mark.parametrize("form", ["name", "_target_"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_b9_no_optimizer_trains_without_a_learning_rate(name, form):
+    section = {form: name if form == "name" else OPTIMIZERS[name]}
+    (problem,) = check_optimizer(Spec("train_cls", "T", optim=section, trainer={"max_epochs": 1}))
+    assert problem == "optim.lr: is missing. Every optimizer needs it, e.g. optim.lr=1e-3."
+    with pytest.raises(ConfigError, match=r"optim\.lr: missing"):
+        build_optimizer(section, weights())
+
+
+class Halver(torch.optim.Optimizer):
+    """An optimizer without a learning rate."""
+
+    def __init__(self, params, share=0.5):
+        super().__init__(params, {"share": share})
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.data.mul_(group["share"])
+
+
+HALVER = f"{__name__}.Halver"
+
+
+def test_b9_a_class_of_ones_own_without_a_learning_rate_needs_none_and_follows_no_schedule():
+    asked = {"_target_": HALVER, "share": 0.25}
+    fits = Spec("train_cls", "T", optim=asked, trainer={"max_epochs": 1})
+    assert list(check_optimizer(fits)) == []
+    (problem,) = check_optimizer(replace(fits, optim={**asked, "sched": {"name": "cosine"}}))
+    assert "has no learning rate that could follow a schedule" in problem
+    optimizer = build_optimizer(asked, weights())
+    assert lightning_schedules(optimizer, None, quiet_trainer(max_steps=3)) == []
+
+
+class Line(pl.LightningModule):
+    """A weight that follows `optim.sched`; notes the rate of each optimizer step."""
+
+    def __init__(self, sched, lr=0.1):
+        super().__init__()
+        self.net, self.sched, self.lr, self.rates = torch.nn.Linear(1, 1), sched, lr, []
+
+    def training_step(self, batch, index):
+        return self.net(batch).square().mean()
+
+    def on_before_optimizer_step(self, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def configure_optimizers(self):
+        optimizer = build_optimizer({"name": "adamw", "lr": self.lr}, self.parameters())
+        return [optimizer], lightning_schedules(optimizer, self.sched, self.trainer)
+
+
+def trained(sched, cases=27, drop_last=False, resumed=None, **arguments):
+    module = Line(sched)
+    loader = DataLoader(torch.ones(cases, 1), batch_size=4, drop_last=drop_last)
+    trainer = quiet_trainer(**arguments)
+    trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
+    return module, trainer
+
+
+LINEAR = {"name": "linear", "max_steps": -1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        ({"max_epochs": 2}, 14),
+        ({"max_epochs": 2, "drop_last": True}, 12),
+        ({"max_epochs": 2, "accumulate_grad_batches": 3}, 6),  # 3, 3 and the batch that is left
+        ({"max_epochs": 2, "limit_train_batches": 5}, 10),
+        ({"max_epochs": 2, "limit_train_batches": 50}, 14),
+        ({"max_epochs": 2, "limit_train_batches": 0.5}, 6),
+        ({"max_epochs": 3, "limit_train_batches": 5, "accumulate_grad_batches": 2, "drop_last": True}, 9),
+        ({"max_epochs": -1, "max_steps": 5}, 5),
+        ({"max_epochs": 1, "max_steps": 50}, 7),  # epochs end it before
+        ({"max_epochs": 2, "overfit_batches": 2}, 4),
+    ],
+    ids=str,
+)
+def test_b20_the_schedule_ends_with_the_last_step_that_is_really_taken(arguments, steps):
+    module, trainer = trained(LINEAR, **arguments)
+    assert trainer.global_step == steps
+    assert module.rates == pytest.approx([0.1 * (1 - step / steps) for step in range(steps)])
+
+
+def test_b20_an_end_of_its_own_wins_over_epochs_and_the_trainers_over_that():
+    own = {"name": "linear", "max_steps": 20}
+    by_epochs, _ = trained(own, max_epochs=2)
+    assert by_epochs.rates == pytest.approx([0.1 * (1 - step / 20) for step in range(14)])
+    by_steps, _ = trained(own, max_steps=10)
+    assert by_steps.rates == pytest.approx([0.1 * (1 - step / 10) for step in range(10)])
+
+
+def test_b20_an_accumulation_that_is_no_whole_number_and_an_end_that_nobody_knows_are_refused():
+    spec = Spec("train_cls", "T", optim={"name": "adam", "lr": 1e-3, "sched": LINEAR}, trainer={"max_epochs": -1})
+    (problem,) = check_optimizer(spec)
+    assert problem.startswith("optim.sched.name: linear needs to know where training ends. Give trainer.max_epochs")
+    fraction = replace(spec, trainer={"max_epochs": 1, "accumulate_grad_batches": 1.5})
+    assert any(problem.startswith("trainer.accumulate_grad_batches: 1.5") for problem in check_trainer(fraction))
+
+
+BLOCKS = [
+    *({"name": name, "warmup_ratio": 0.1, "min_lr": 0.001} for name in ("cosine", "linear", "square", "square_root")),
+    {"name": "InverseSquareRootAnnealing", "warmup_ratio": 0.1},
+    {"name": "T5InverseSquareRootAnnealing", "constant_ratio": 0.2},
+    {"name": "PolynomialHoldDecayAnnealing", "warmup_ratio": 0.1, "hold_ratio": 0.2, "power": 2},
+    {"name": "WarmupHoldPolicy", "warmup_steps": 3, "hold_steps": 5},
+    {"name": "NoamAnnealing", "warmup_steps": 3, "d_model": 16},
+    {"name": "NoamHoldAnnealing", "warmup_steps": 3, "hold_steps": 4},
+    {"name": "warmup_cosine", "warmup_ratio": 0.2},
+    {"name": "sawtooth", "decoder_warmup_steps": 5, "warmup_steps": 2},
+    {"name": "StepLR", "step_size": 4},
+    {"name": "CyclicLR", "base_lr": 0.1, "max_lr": 0.3, "step_size_up": 3, "cycle_momentum": False},
+    {"name": "PolynomialLR", "max_iters": 30, "warmup_iters": 4},
+]
+
+
+def walk(sched, optimizer, steps):
+    seen = []
+    for _ in range(steps):
+        optimizer.step()
+        sched.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+    return seen
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["name"])
+def test_b16_a_schedule_goes_on_after_a_resume_as_if_nothing_had_been(block):
+    first, second = (torch.optim.AdamW(weights(), lr=0.1) for _ in range(2))
+    whole = build_schedule(first, block, 30)
+    before = walk(whole, first, 11)
+    kept = (whole.state_dict(), first.state_dict())
+    again = build_schedule(second, block, 30)
+    again.load_state_dict(kept[0])
+    second.load_state_dict(kept[1])
+    assert len(set(before + walk(whole, first, 19))) > 1
+    third = torch.optim.AdamW(weights(), lr=0.1)
+    uninterrupted = walk(build_schedule(third, block, 30), third, 30)
+    assert before + walk(again, second, 19) == pytest.approx(uninterrupted)
+
+
+def test_b16_a_training_that_accumulates_and_is_resumed_follows_the_formula_at_every_step(tmp_path):
+    block = {"name": "CosineAnnealing", "warmup_steps": 3, "min_lr": 0.01}
+    asked = {"max_epochs": 4, "accumulate_grad_batches": 2}  # 7 batches: 4 steps per epoch
+    first = Line(block)
+    trainer = quiet_trainer(**asked)
+    first.on_train_epoch_end = lambda: setattr(trainer, "should_stop", trainer.current_epoch == 1)
+    trainer.fit(first, DataLoader(torch.ones(27, 1), batch_size=4))
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    assert trainer.global_step == 8
+    second, _ = trained(block, resumed=tmp_path / "half.ckpt", **asked)
+    shape = Shape(0.1, 16, 3, 0.01)
+    assert first.rates + second.rates == pytest.approx([cosine(step, shape) for step in range(16)])
+
+
+@pytest.mark.parametrize(
+    ("sched", "match"),
+    [
+        ({"constant_steps": 5, "warmup_steps": 3}, "has no warm-up"),
+        ({"constant_steps": 0}, "has to be 1 at least"),
+        ({}, "constant_steps: .* needs it"),
+    ],
+)
+def test_b16_what_t5s_schedule_cannot_be_is_said_before_anything_starts(sched, match):
+    asked = {"name": "T5InverseSquareRootAnnealing", **sched}
+    spec = Spec("train_cls", "T", optim={"name": "adam", "lr": 1e-3, "sched": asked}, trainer={"max_epochs": 1})
+    assert any(re.search(match, problem) for problem in check_optimizer(spec))
+    with pytest.raises(ConfigError, match="needs constant_steps or constant_ratio"):
+        build_schedule(torch.optim.SGD(weights(), lr=0.1), asked, 10)
+
+
+def test_b8_b17_what_is_registered_is_listed_with_the_rest():
+    asparagus.register_optimizer("halver", Halver)
+    assert asparagus.available_optimizers() == {**OPTIMIZERS, "halver": HALVER}
+    assert asparagus.available_schedulers().keys() == {*SCHEDULES, *SCHEDULER_CLASSES}

@@ -12,11 +12,11 @@ from asparagus.errors import one_of
 from asparagus.optim import (
     DERIVED,
     OPTIMIZERS,
-    REGISTERED_OPTIMIZERS,
-    REGISTERED_SCHEDULERS,
     SCHEDULER_CLASSES,
     SCHEDULES,
     STEPPING,
+    available_optimizers,
+    available_schedulers,
     canonical,
 )
 from asparagus.optim import (
@@ -48,9 +48,9 @@ def optimizer(spec: Spec) -> Iterator[str]:
     name, path = optim.get("name"), optim.get("_target_")
     known = isinstance(name, str) and name.lower() in OPTIMIZERS
     if path is None and name is None:
-        yield from nameless("optim", optim, [*OPTIMIZERS, *REGISTERED_OPTIMIZERS])
+        yield from nameless("optim", optim, available_optimizers())
     elif path is None and not known:
-        yield one_of("optim.name", name, [*OPTIMIZERS, *REGISTERED_OPTIMIZERS])
+        yield one_of("optim.name", name, available_optimizers())
     else:
         path = str(path or OPTIMIZERS[str(name).lower()])
         arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", "params", *SPECIAL)}
@@ -150,7 +150,7 @@ def _own_schedule(sched: dict[str, Any]) -> Iterator[str]:
 def _schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
     name = sched.get("name")
     if not isinstance(name, str) or canonical(name) not in SCHEDULES:
-        yield one_of("optim.sched.name", name, [*SCHEDULES, *SCHEDULER_CLASSES, *REGISTERED_SCHEDULERS])
+        yield one_of("optim.sched.name", name, available_schedulers())
         return
     for what in sorted({key.removesuffix(RATIO) for key in sched if key.endswith(RATIO)}):
         if sched.get(what + RATIO) is not None and sched.get(what + OF_STEPS) is not None:

@@ -87,6 +87,16 @@ REGISTERED_OPTIMIZERS = Registry("optimizers", OPTIMIZERS)
 REGISTERED_SCHEDULERS = Registry("schedulers", {**SCHEDULES, **SCHEDULER_CLASSES})
 
 
+def available_optimizers() -> dict[str, str]:
+    """Return every `optim.name`, those that were registered too, and the dotted path of its class (SEEDS B8)."""
+    return OPTIMIZERS | REGISTERED_OPTIMIZERS.paths()
+
+
+def available_schedulers() -> dict[str, str]:
+    """Return every `optim.sched.name`, those that were registered too, and the dotted path of what it stands for."""
+    return SCHEDULES | SCHEDULER_CLASSES | REGISTERED_SCHEDULERS.paths()
+
+
 def canonical(name: object) -> str:
     """Return the name of a schedule as the tables spell it, whatever its case; another one as it is."""
     known = {one.lower(): one for one in (*SCHEDULES, *SCHEDULER_CLASSES)}
