@@ -99,6 +99,19 @@ def living_in(home: Path, data_root: Path) -> Iterator[None]:
         yield
 
 
+def two_ranks(module: str, folder: Path) -> None:
+    """Run a module with a folder as two ranks that find each other, without Ray; both have to end well."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    shared |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", module, str(folder)]
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    errors = [rank.communicate(timeout=240)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors[0][-3000:]
+
+
 def quiet_trainer(**options: Any) -> Any:
     """Return a Trainer on the CPU that logs, saves and shows nothing unless told to."""
     import pytorch_lightning as pl

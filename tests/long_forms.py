@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 LONG_FORMS = (
+    "tests/seeds/test_atommic_training.py::test_b7_a_projects_file_trains_and_is_recorded",
     # many seconds of training, beside a test of the same promise on one run
     "tests/seeds/test_runs.py::test_a29_a_number_that_is_not_there_and_one_with_two_folders_are_refused",
     "tests/test_freezing.py::test_a_frozen_part_of_an_experiment_is_the_same_after_every_epoch",
@@ -142,6 +143,7 @@ LONG_FORMS = (
 )
 
 LONG_TABLES = (
+    "tests/seeds/test_atommic_training.py::test_b7_each_family_of_the_projects_composes_and_trains_a_step",
     "tests/test_bad_input.py::test_a_mistake_is_named_and_nothing_is_started",
     "tests/test_bad_input.py::test_a_mistake_in_a_file_is_named_with_its_line",
     "tests/test_broken_configs.py::test_a_broken_config_is_refused_and_the_place_is_named",

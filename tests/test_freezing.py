@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from asparagus.callbacks.freezing import FreezeUpdates
 from asparagus.checkpoint.folder import STATE, manifests
 from asparagus.checkpoint.transfer import read_weights
 from asparagus.errors import ConfigError
+from tests.helpers import two_ranks
 
 STEPS = 12
 
@@ -39,8 +41,8 @@ class Module(pl.LightningModule):
 class Watch(pl.Callback):
     """Notes at each optimizer step which parts moved, and whether the running means did."""
 
-    def __init__(self):
-        self.moved, self.means, self.modes = [], [], []
+    def __init__(self, depth=1):
+        self.depth, self.moved, self.means, self.modes = depth, [], [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self._before = {name: weight.detach().clone() for name, weight in pl_module.named_parameters()}
@@ -48,7 +50,7 @@ class Watch(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, *_):
         moved = {
-            name.partition(".")[0]
+            ".".join(name.split(".")[: self.depth])
             for name, weight in pl_module.named_parameters()
             if not torch.equal(weight, self._before[name])
         }
@@ -57,8 +59,8 @@ class Watch(pl.Callback):
         self.modes.append(pl_module.encoder.training)
 
 
-def train(modules, steps=STEPS, *, accumulate=1, folder=None, resumed=None, **arguments):
-    watch, module = Watch(), Module()
+def train(modules, steps=STEPS, *, accumulate=1, folder=None, resumed=None, module=None, depth=1, **arguments):
+    watch, module = Watch(depth), module or Module()
     data = TensorDataset(torch.randn(8 * steps * accumulate, 4, generator=torch.Generator().manual_seed(1)))
     labels = torch.arange(len(data)) % 2
     loader = DataLoader(TensorDataset(data.tensors[0], labels), batch_size=8)
@@ -84,26 +86,52 @@ def frozen_steps(watch, part, accumulate=1):
     return [number for number, moved in enumerate(ends, 1) if part not in moved]
 
 
-@pytest.mark.parametrize(
-    ("given", "frozen"),
-    [
-        (5, [1, 2, 3, 4, 5]),
-        (0, []),
-        ([5, -1], list(range(5, STEPS + 1))),
-        ([3, 6], [3, 4, 5, 6]),
-        (-1, list(range(1, STEPS + 1))),
-    ],
-    ids=["b23_first", "b23_never", "b24_from", "b25_range", "b26_always"],
-)
-def test_b22_a_part_is_frozen_in_its_range_of_steps_and_in_no_other(given, frozen):
-    _, watch = train({"encoder": given})
-    assert frozen_steps(watch, "encoder") == frozen
-    assert frozen_steps(watch, "decoder") == []
+class Many(Module):
+    """The same with a part for each kind of range."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = torch.nn.ModuleDict({name: torch.nn.Linear(4, 2) for name in RANGES})
+
+    def training_step(self, batch, batch_idx):
+        found = self.decoder(self.encoder(batch[0])) + sum(part(batch[0]) for part in self.more.values())
+        return torch.nn.functional.cross_entropy(found, batch[1])
 
 
-def test_b22_all_batches_of_an_accumulated_step_share_its_number():
-    _, watch = train({"encoder": [3, 6]}, 8, accumulate=3)
-    assert frozen_steps(watch, "encoder", 3) == [3, 4, 5, 6]
+RANGES = {"first": 5, "never": 0, "from_then": [5, -1], "between": [3, 6], "always": -1}
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["each_batch", "accumulated"])
+def frozen(request):
+    """Which optimizer steps left which part where it was, of one training with all kinds of ranges."""
+    _, watch = train(
+        {f"more.{name}": given for name, given in RANGES.items()}, accumulate=request.param, module=Many(), depth=2
+    )
+    assert len(watch.moved) == STEPS * request.param
+    return {name: frozen_steps(watch, f"more.{name}", request.param) for name in RANGES} | {
+        "decoder": frozen_steps(watch, "decoder.weight", request.param)
+    }
+
+
+def test_b22_a_part_that_is_not_named_moves_at_each_step(frozen):
+    assert frozen["decoder"] == []
+
+
+def test_b23_a_number_freezes_so_many_first_steps_and_none_freezes_nothing(frozen):
+    assert frozen["first"] == [1, 2, 3, 4, 5]  # global_step 0 to 4
+    assert frozen["never"] == []
+
+
+def test_b24_a_range_to_minus_one_freezes_from_its_step_to_the_end(frozen):
+    assert frozen["from_then"] == list(range(5, STEPS + 1))
+
+
+def test_b25_a_range_has_both_of_its_ends(frozen):
+    assert frozen["between"] == [3, 4, 5, 6]
+
+
+def test_b26_minus_one_freezes_the_whole_run(frozen):
+    assert frozen["always"] == list(range(1, STEPS + 1))
 
 
 def test_b27_a_frozen_part_stays_in_training_mode_and_is_thawed_whole():
@@ -167,6 +195,48 @@ def test_b30_gradients_of_frozen_weights_are_none_and_not_zero():
     trainer.fit(Module(), DataLoader(TensorDataset(torch.randn(64, 4), torch.arange(64) % 2), batch_size=8))
     assert [all(step) for step in seen] == [False, True, True, False]
     assert not any(any(step) != all(step) for step in seen)
+
+
+# ---- on two ranks ----
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two ranks saw at each optimizer step, of a whole training and of one in two halves."""
+    folder = tmp_path_factory.mktemp("ranks")
+    two_ranks("tests.two_ranks_frozen", folder)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def still(steps, part):
+    """The optimizer steps, from 1, after which a part is where it was; nobody saw what the last one did."""
+    pairs = pairwise(steps)
+    return [number for number, (now, then) in enumerate(pairs, 1) if now["weights"][part] == then["weights"][part]]
+
+
+@pytest.mark.parametrize("training", ["whole", "halves"])
+def test_b29_two_ranks_freeze_the_same_steps_bit_for_bit_also_after_a_resume(training, ranks):
+    first, second = (rank[training] for rank in ranks)
+    assert [step["weights"] for step in first] == [step["weights"] for step in second]
+    assert still(first, "encoder") == [2, 3, 4]
+    assert still(first, "stem") == [1, 2, 3, 4, 5]
+    assert still(first, "head") == []
+
+
+def test_b29_two_ranks_end_a_training_of_two_halves_as_one_that_was_not_interrupted(ranks):
+    assert ranks[0]["whole"] == ranks[0]["halves"]
+
+
+def test_b30_on_two_ranks_the_gradients_of_what_is_frozen_are_none(ranks):
+    for rank in ranks:
+        without = [step["without_gradients"] for step in rank["whole"]]
+        assert without == [["stem"], *[["stem", "encoder"]] * 3, ["stem"], ["stem"]]
+
+
+def test_b20_on_two_ranks_the_schedule_ends_with_the_last_step_of_the_real_world_size(ranks):
+    # 13 cases each in batches of 3, 2 of them per step: 3 steps per epoch, and two epochs
+    for rank in ranks:
+        assert [step["rate"] for step in rank["whole"]] == pytest.approx([0.1 * (1 - step / 6) for step in range(6)])
 
 
 # ---- in experiments ----

@@ -252,7 +252,7 @@ def by_hand(name, s, x, **more):  # noqa: C901, PLR0911, PLR0912 - the table of 
 )
 def test_b16_every_formula_at_every_step(function, more, shape):
     if (function is noam_hold) == (shape.warmup_steps == 0) and function in (noam_hold, t5_inverse_square_root):
-        with pytest.raises(ValueError, match="needs warmup_steps|has no warm-up"):
+        with pytest.raises(ValueError, match=r"needs warmup_steps|has no warm-up"):
             function(5, shape, **more)
         return
     for step in range(int(shape.max_steps) + 3):
@@ -554,9 +554,9 @@ class Line(pl.LightningModule):
         return [optimizer], lightning_schedules(optimizer, self.sched, self.trainer)
 
 
-def trained(sched, cases=27, drop_last=False, resumed=None, **arguments):
+def trained(sched, *, drop_last=False, resumed=None, **arguments):
     module = Line(sched)
-    loader = DataLoader(torch.ones(cases, 1), batch_size=4, drop_last=drop_last)
+    loader = DataLoader(torch.ones(27, 1), batch_size=4, drop_last=drop_last)
     trainer = quiet_trainer(**arguments)
     trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
     return module, trainer

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from asparagus.spec import RAY_STRATEGIES
-from tests.helpers import free_port
+from tests.helpers import two_ranks
 
 
 def test_what_may_be_asked_for_is_what_workers_know():
@@ -26,15 +23,7 @@ def test_what_may_be_asked_for_is_what_workers_know():
 def trained(tmp_path_factory):
     """What two ranks made of one network with each strategy."""
     folder = tmp_path_factory.mktemp("strategies")
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    shared |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.two_ranks", str(folder)]
-    ranks = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    errors = [rank.communicate(timeout=240)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors[0][-3000:]
+    two_ranks("tests.two_ranks", folder)
     return folder
 
 
