@@ -1,4 +1,4 @@
-"""ATOMMIC's trainings (SEEDS B6 to B20, section B.2): its documented blocks as they are written, and each of its keys."""
+"""ATOMMIC's trainings (SEEDS B6 to B20, section B.2): documented blocks as they are written, each key."""
 
 from __future__ import annotations
 
