@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asparagus.api import launch, load_config, load_from_config, plan_of
+    from asparagus.data.own import BaseDataModule
     from asparagus.optim import available_optimizers, available_schedulers, register_optimizer, register_scheduler
     from asparagus.registry import (
         register_callback,
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
         register_network,
         register_script,
     )
+    from asparagus.stages.own import BaseModule
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "asparagus.api": ("launch", "load_config", "load_from_config", "plan_of"),
+    "asparagus.data.own": ("BaseDataModule",),
     "asparagus.optim": (
         "available_optimizers",
         "available_schedulers",
@@ -34,9 +37,12 @@ _HOMES = {
         "register_network",
         "register_script",
     ),
+    "asparagus.stages.own": ("BaseModule",),
 }
 
 __all__ = [
+    "BaseDataModule",
+    "BaseModule",
     "available_optimizers",
     "available_schedulers",
     "launch",

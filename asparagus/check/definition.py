@@ -47,6 +47,15 @@ def bindings(body: list[ast.stmt], name: str) -> Iterator[ast.stmt]:
             yield node
 
 
+def names_in(node: ast.ClassDef) -> Iterator[str]:
+    """Yield the names that the body of a class defines."""
+    for item in flat(node.body):
+        if isinstance(item, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield item.name
+        targets = item.targets if isinstance(item, ast.Assign) else [item.target] if _is_given(item) else []
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
 def _is_given(node: ast.stmt) -> TypeGuard[ast.AnnAssign]:
     return isinstance(node, ast.AnnAssign) and node.value is not None
 

@@ -55,7 +55,7 @@ def optimizer(spec: Spec) -> Iterator[str]:
         path = str(path or OPTIMIZERS[str(name).lower()])
         arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", "params", *SPECIAL)}
         yield from call("optim", path, arguments, GIVEN)
-    yield from _groups(optim, path)
+    yield from groups("optim", optim.get("params"), path)
     yield from _lr_of(optim, path)
     if known and "_target_" not in optim:
         yield from _numbers(optim)
@@ -70,16 +70,17 @@ def optimizer(spec: Spec) -> Iterator[str]:
 def _lr_of(optim: dict[str, Any], path: Any) -> Iterator[str]:
     """Check the learning rate; a class of one's own may have none."""
     if optim.get("lr") is not None or path is None or takes(path, "lr") is not False:
-        yield from _lr(optim.get("lr"))
+        yield from learning_rate("optim", optim.get("lr"))
     elif optim.get("sched"):
         yield f"optim.sched: {path} has no learning rate that could follow a schedule. Leave optim.sched out."
 
 
-def _lr(lr: Any) -> Iterator[str]:
+def learning_rate(where: str, lr: Any) -> Iterator[str]:
+    """Check a learning rate that has to be there."""
     if lr is None:
-        yield "optim.lr: is missing. Every optimizer needs it, e.g. optim.lr=1e-3."
+        yield f"{where}.lr: is missing. Every optimizer needs it, e.g. {where}.lr=1e-3."
     elif not _number(lr) or not 0 < lr < math.inf:
-        yield f"optim.lr: {lr!r} is no positive number."
+        yield f"{where}.lr: {lr!r} is no positive number."
 
 
 def _numbers(optim: dict[str, Any]) -> Iterator[str]:
@@ -93,23 +94,23 @@ def _numbers(optim: dict[str, Any]) -> Iterator[str]:
         yield "optim.nesterov: needs optim.momentum above 0, and no optim.dampening."
 
 
-def _groups(optim: dict[str, Any], optimizer_path: Any) -> Iterator[str]:
+def groups(where: str, params: Any, optimizer_path: Any) -> Iterator[str]:
     """Check what has settings of its own; whether the module has such parts, only torch can tell (`--check`)."""
-    params = optim.get("params")
     if params is None:
         return
     if not isinstance(params, dict):
-        yield "optim.params: is a section of dotted paths, each with its settings: {.net.encoder: {lr: 1e-5}}."
+        yield f"{where}.params: is a section of dotted paths, each with its settings: {{.net.encoder: {{lr: 1e-5}}}}."
         return
     for path, settings in params.items():
+        part = f"{where}.params.{path}"
         if not str(path).startswith("."):
-            yield f"optim.params.{path}: a path begins with a dot: '.{path}'."
+            yield f"{part}: a path begins with a dot: '.{path}'."
         if not isinstance(settings, dict | None):
-            yield f"optim.params.{path}: {settings!r} given, but it is a section of settings: {{lr: 1e-5}}."
+            yield f"{part}: {settings!r} given, but it is a section of settings: {{lr: 1e-5}}."
         elif settings and isinstance(optimizer_path, str):
-            yield from call(f"optim.params.{path}", optimizer_path, settings, GIVEN, whole=False)
+            yield from call(part, optimizer_path, settings, GIVEN, whole=False)
         if isinstance(settings, dict) and "lr" in settings:
-            yield from (problem.replace("optim.lr", f"optim.params.{path}.lr") for problem in _lr(settings["lr"]))
+            yield from learning_rate(part, settings["lr"])
 
 
 def _lengths(sched: dict[str, Any]) -> Iterator[str]:
@@ -141,10 +142,15 @@ def _one_schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
 
 def _own_schedule(sched: dict[str, Any]) -> Iterator[str]:
     """Check a scheduler by its `_target_`, and how Lightning is told to step it."""
-    if sched.get("interval") not in (None, "step", "epoch"):
-        yield one_of("optim.sched.interval", sched["interval"], ("step", "epoch"))
+    yield from interval("optim.sched", sched)
     arguments = {key: value for key, value in sched.items() if key not in ("name", "max_steps", *STEPPING, *DERIVED)}
     yield from target("optim.sched", arguments, SCHEDULE_GIVEN)
+
+
+def interval(where: str, sched: dict[str, Any]) -> Iterator[str]:
+    """Check when Lightning is to step a scheduler."""
+    if sched.get("interval") not in (None, "step", "epoch"):
+        yield one_of(f"{where}.interval", sched["interval"], ("step", "epoch"))
 
 
 def _schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from asparagus.callbacks.steps import FREEZES, range_of
-from asparagus.check import data, optimizer
+from asparagus.check import data, optimizer, own
 from asparagus.check.signature import is_a
 from asparagus.check.target import NEEDS, takes, target
 from asparagus.errors import ConfigError, one_of
@@ -43,7 +43,9 @@ def sections(spec: Spec, stage: Stage | None) -> Iterator[str]:
     """Yield what is wrong with the open sections; the Trainer's arguments have a module of their own."""
     if stage is not None:
         yield from _model(spec, stage)
+        yield from own.module(spec)
     yield from data.data_module(spec.data)
+    yield from own.data_module(spec.data)
     if spec.optim or _trains_by_optim(spec):
         yield from optimizer.optimizer(spec)
     if spec.loss and stage is not None and (stage.loss or "_target_" in spec.loss):

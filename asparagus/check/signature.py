@@ -30,6 +30,7 @@ from asparagus.check.definition import (
     has_metaclass,
     is_dataclass,
     is_plain,
+    names_in,
 )
 from asparagus.errors import did_you_mean
 
@@ -108,6 +109,28 @@ def is_a(target: str, root: str) -> bool | None:
     except TargetMissingError:
         return None
     return _is_a(place, root, MAX_HOPS) if place else None
+
+
+def written_below(target: str, base: str) -> set[str] | None:
+    """Return the names that a class, and its bases below another class, define.
+
+    `None` where it has no such base, several at one level, or where source alone does not tell.
+    """
+    try:
+        place, goal = (_find_path(path.split("."), MAX_HOPS) for path in (target, base))
+    except TargetMissingError:
+        return None
+    return _written_below(place, goal, MAX_HOPS) if place and goal else None
+
+
+def _written_below(place: Place, goal: Place, hops: int) -> set[str] | None:
+    if place.node is goal.node:
+        return set()
+    if not isinstance(place.node, ast.ClassDef) or len(place.node.bases) != 1 or not is_plain(place.node) or hops == 0:
+        return None
+    parent = _parent(place, place.node.bases[0], hops - 1)
+    above = _written_below(parent, goal, hops - 1) if parent else None
+    return above | set(names_in(place.node)) if above is not None else None
 
 
 def _is_a(place: Place, root: str, hops: int) -> bool | None:

@@ -42,3 +42,9 @@ LOADER_KEYS = (
     "defer_setup",
 )
 """What a loader section of `data.train`, `data.val` or `data.test` may hold (SEEDS D3); None is as if it were not."""
+
+OF_SUBCLASSES: dict[str, str] = {
+    "prepare_data": "Slow work that is done once goes there (download, convert); `pass` if there is none.",
+    "setup": "It makes self.datasets, a dict with train, val and test, in every worker.",
+}
+"""What every subclass of `BaseDataModule` writes, and what for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -34,15 +34,25 @@ def build_optimizer(config: Mapping[str, Any], parameters: Iterable[Any]) -> Opt
         raise ConfigError("optim.lr: missing; every optimizer needs one. Set it, e.g. optim.lr=1e-3.")
     defaults = {} if path else OPTIMIZER_DEFAULTS.get(str(config.get("name")).lower(), {})
     arguments = defaults | {key: value for key, value in config.items() if key not in OURS}
-    _check_names(optimizer, arguments)
+    return made(optimizer, parameters, arguments)
+
+
+def made(
+    optimizer: Callable[..., Optimizer], parameters: Iterable[Any], arguments: Mapping[str, Any], *, key: str = "optim"
+) -> Optimizer:
+    """Call an optimizer's class with weights, or groups of them, and arguments that are known to be its own.
+
+    Raises:
+        ConfigError: An argument that it does not take, or refuses.
+    """
+    _check_names(optimizer, arguments, key)
     groups = list(parameters)
     for group in (group for group in groups if isinstance(group, Mapping)):
-        _check_names(optimizer, {key: value for key, value in group.items() if key not in OF_GROUPS})
+        _check_names(optimizer, {name: value for name, value in group.items() if name not in OF_GROUPS}, key)
     try:
-        built: Optimizer = optimizer(groups, **arguments)
+        return optimizer(groups, **arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"optim: {optimizer.__name__} refused its arguments: {error}") from error
-    return built
+        raise ConfigError(f"{key}: {_called(optimizer)} refused its arguments: {error}") from error
 
 
 def optimizer_class(name: object) -> type[Optimizer]:
@@ -67,14 +77,18 @@ def _takes_lr(optimizer: Any) -> bool:
     return not parameters or open_ended or "lr" in parameters
 
 
-def _check_names(optimizer: Any, arguments: Mapping[str, Any]) -> None:
+def _check_names(optimizer: Callable[..., Optimizer], arguments: Mapping[str, Any], key: str) -> None:
     parameters = parameters_of(optimizer)
     known = [name for name in parameters if name != "params"]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    for key in arguments:
-        if key not in known:
-            hint = did_you_mean(key, known)
+    for name in arguments:
+        if name not in known:
+            hint = did_you_mean(name, known)
             raise ConfigError(
-                f"optim.{key}: {optimizer.__name__} takes no such argument. {hint} It takes: {', '.join(known)}."
+                f"{key}.{name}: {_called(optimizer)} takes no such argument. {hint} It takes: {', '.join(known)}."
             )
+
+
+def _called(optimizer: Callable[..., Optimizer]) -> str:
+    return str(getattr(optimizer, "__name__", optimizer))

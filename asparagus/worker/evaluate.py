@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from asparagus.callbacks.predictions import name_of_test, predictions_file
 from asparagus.checkpoint.folder import STATE, best_of, is_whole, manifests
+from asparagus.data.own import BaseDataModule
 from asparagus.errors import ConfigError
 from asparagus.journal import JOURNAL, Journal, JournalReader
 from asparagus.spec import Assignment
@@ -27,8 +28,13 @@ def must_have(mode: str, module: pl.LightningModule, datamodule: pl.LightningDat
     if not is_overridden(f"{part}_dataloader", datamodule):
         raise ConfigError(f"run.mode: {mode} needs {part} data, and {type(datamodule).__name__} has none.")
     if not _has_data(mode, part, datamodule):
-        setting = "data.test_split" if hasattr(datamodule, "test_split") else f"the section data.{part}"
-        raise ConfigError(f"run.mode: {mode} needs {part} data. Give {setting}.")
+        raise ConfigError(f"run.mode: {mode} needs {part} data. Give {_given_by(datamodule, part)}.")
+
+
+def _given_by(datamodule: pl.LightningDataModule, part: str) -> str:
+    if isinstance(datamodule, BaseDataModule):
+        return f"self.datasets[{part!r}] in setup of {type(datamodule).__name__}"
+    return "data.test_split" if hasattr(datamodule, "test_split") else f"the section data.{part}"
 
 
 def can_test(module: pl.LightningModule, datamodule: pl.LightningDataModule) -> bool:
@@ -75,7 +81,6 @@ def joined(fitted: dict[str, float], tested: dict[str, float]) -> dict[str, floa
 
 
 def _has_data(stage: str, part: str, datamodule: pl.LightningDataModule) -> bool:
-    datamodule.prepare_data()
     datamodule.setup(stage)
     loaders: Any = getattr(datamodule, f"{part}_dataloader")()
     return loaders is not None and not (isinstance(loaders, list) and not loaders)

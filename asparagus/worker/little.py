@@ -28,7 +28,6 @@ def first_batch(datamodule: pl.LightningDataModule, mode: str) -> Any:
         DataError: There are loaders, and no batch in them.
     """
     part, name = PARTS[mode]
-    datamodule.prepare_data()
     datamodule.setup(mode)
     if not is_overridden(f"{part}_dataloader", datamodule):
         return None

@@ -23,6 +23,7 @@ from asparagus.spec import Spec
 from asparagus.stages import STAGES
 from asparagus.stages.build import build_module
 from asparagus.targets import instantiate, locate, parameters_of
+from asparagus.worker.here import HERE
 from asparagus.worker.ranks import Ranks
 
 NOT_LIGHTNINGS = ("strategy", "enable_checkpointing")
@@ -47,6 +48,7 @@ class Parts:
         self.secrets = set(references(spec.to_dict()))
         self._task = _task(self.spec)
         self.datamodule, self.shards = _datamodule(self.spec, ranks, self._task)
+        self._ranks = ranks
         self._hide_secrets(self.datamodule)
         self._fill_in_lengths()
 
@@ -69,6 +71,15 @@ class Parts:
         )
         self._hide_secrets(module)
         return module
+
+    def prepare(self) -> None:
+        """Have the data prepared, once: Lightning would do it again for the test that follows a fit (SEEDS C5)."""
+        data = self.datamodule
+        if data.prepare_data is _prepared or not is_overridden("prepare_data", data):
+            return
+        HERE.beat("prepare_data", -1)
+        self._ranks.once(data.prepare_data, per_node=data.prepare_data_per_node)
+        data.prepare_data = _prepared
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks of the sections `callbacks` and `plugins`, and what keeps epochs reproducible."""
@@ -118,6 +129,7 @@ class Parts:
         if not has_attributes(values):
             return
         try:
+            self.prepare()
             batches = _batches(self.datamodule)
         except DataError:
             if self.spec.run.mode == "fit":
@@ -126,9 +138,12 @@ class Parts:
         self.spec = Spec.from_dict(substituted(values, lengths(self.spec.trainer, batches)))
 
 
+def _prepared() -> None:
+    """Stand where `prepare_data` was that has been called."""
+
+
 def _batches(datamodule: pl.LightningDataModule) -> float | None:
     """Count the batches of a training epoch as the Trainer will: infinite for a stream, None without such data."""
-    datamodule.prepare_data()
     datamodule.setup("fit")
     if not is_overridden("train_dataloader", datamodule) or (loaders := datamodule.train_dataloader()) is None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,9 @@ class Ranks(Protocol):
     def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
         """Make a whole checkpoint count; returns on all ranks when it does."""
 
+    def once(self, action: Callable[[], object], *, per_node: bool) -> None:
+        """Do something on the first rank, of each node or of all; returns on all ranks when it is done."""
+
     def callbacks(self) -> Sequence[Callback]:
         """Return what this way of running has to hear of the training, after each checkpoint."""
 
@@ -41,6 +44,10 @@ class InProcess:
 
     def commit(self, checkpoint: Path, metrics: dict[str, float]) -> None:
         """Do nothing: a checkpoint that lies in the folder counts."""
+
+    def once(self, action: Callable[[], object], *, per_node: bool) -> None:  # noqa: ARG002 - there is one node
+        """Do it."""
+        action()
 
     def callbacks(self) -> Sequence[Callback]:
         """Return none."""

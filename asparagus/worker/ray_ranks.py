@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from ray.train import Checkpoint, CheckpointUploadMode
-from ray.train.collective import broadcast_from_rank_zero
+from ray.train.collective import barrier, broadcast_from_rank_zero
 
 from asparagus.errors import RunError
 
@@ -82,6 +82,12 @@ class OnRay:
             checkpoint=Checkpoint.from_directory(checkpoint) if of_rays else None,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
+
+    def once(self, action: Callable[[], object], *, per_node: bool) -> None:
+        """Do it on one rank. Ray's barrier has no time limit, as torch's has, and ends when that rank fails."""
+        if self.rank == 0 or (per_node and ray.train.get_context().get_local_rank() == 0):
+            action()
+        barrier()
 
     def callbacks(self) -> Sequence[Callback]:
         """Return those of whoever started the group."""

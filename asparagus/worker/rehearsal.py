@@ -106,6 +106,7 @@ class Rehearsal:
         """Take one batch; what it looks like is told when it went through."""
         with naming_data(self._spec.data):
             self._parts = Parts(self._spec, InProcess())
+            self._parts.prepare()
             self._batch_shapes = describe(first_batch(self._parts.datamodule, self._spec.run.mode))
         yield from ()
 

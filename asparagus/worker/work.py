@@ -129,6 +129,7 @@ def build(
     for note in notes:
         log.info(note)
     parts = Parts(spec, ranks)
+    parts.prepare()
     module = parts.module
     writer = CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets)
     ours = ranks.trainer_arguments(_strategy(spec, ranks))
