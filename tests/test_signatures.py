@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import asparagus
+from asparagus.check.bases import is_a
 from asparagus.check.definition import CHANGES_NOTHING
-from asparagus.check.signature import Signature, TargetMissingError, is_a, signature_of
+from asparagus.check.signature import Signature, TargetMissingError, signature_of
 from asparagus.check.target import call
 from asparagus.errors import ConfigError
 

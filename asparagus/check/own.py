@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from asparagus.check.bases import written_below
 from asparagus.check.optimizer import GIVEN, SCHEDULE_GIVEN, groups, interval, learning_rate
-from asparagus.check.signature import written_below
 from asparagus.check.target import call, nested
 from asparagus.data import OF_SUBCLASSES
 from asparagus.optim import STEPPING

@@ -8,7 +8,7 @@ from typing import Any
 
 from asparagus.callbacks.steps import FREEZES, range_of
 from asparagus.check import data, optimizer, own
-from asparagus.check.signature import is_a
+from asparagus.check.bases import is_a
 from asparagus.check.target import NEEDS, takes, target
 from asparagus.errors import ConfigError, one_of
 from asparagus.spec import Spec

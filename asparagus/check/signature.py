@@ -7,7 +7,6 @@ run time, a compiled module, an unknown decorator) is `None`, and is judged wher
 from __future__ import annotations
 
 import ast
-import builtins
 import importlib.machinery
 import sys
 from collections.abc import Iterator
@@ -30,12 +29,9 @@ from asparagus.check.definition import (
     has_metaclass,
     is_dataclass,
     is_plain,
-    names_in,
 )
 from asparagus.errors import did_you_mean
 
-ROOTS = ("Module", "Dataset", "Optimizer", "ABC")
-"""Bases that are nothing else besides."""
 EMPTY = ("object", "ABC", "Generic", "Protocol")
 """Bases that say nothing about arguments."""
 MAX_HOPS = 24
@@ -101,58 +97,7 @@ def signature_of(target: str) -> Signature | None:
     return _signature(place, MAX_HOPS) if place else None
 
 
-def is_a(target: str, root: str) -> bool | None:
-    """Tell whether a dotted path is a class with a base of this name; `None` where source alone does not tell."""
-    parts = target.split(".")
-    try:
-        place = _find_path(parts, MAX_HOPS) if all(part.isidentifier() for part in parts) else None
-    except TargetMissingError:
-        return None
-    return _is_a(place, root, MAX_HOPS) if place else None
-
-
-def written_below(target: str, base: str) -> set[str] | None:
-    """Return the names that a class, and its bases below another class, define.
-
-    `None` where it has no such base, several at one level, or where source alone does not tell.
-    """
-    try:
-        place, goal = (_find_path(path.split("."), MAX_HOPS) for path in (target, base))
-    except TargetMissingError:
-        return None
-    return _written_below(place, goal, MAX_HOPS) if place and goal else None
-
-
-def _written_below(place: Place, goal: Place, hops: int) -> set[str] | None:
-    if place.node is goal.node:
-        return set()
-    if not isinstance(place.node, ast.ClassDef) or len(place.node.bases) != 1 or not is_plain(place.node) or hops == 0:
-        return None
-    parent = _parent(place, place.node.bases[0], hops - 1)
-    above = _written_below(parent, goal, hops - 1) if parent else None
-    return above | set(names_in(place.node)) if above is not None else None
-
-
-def _is_a(place: Place, root: str, hops: int) -> bool | None:
-    if not isinstance(place.node, ast.ClassDef) or hops == 0:
-        return None
-    if place.node.name == root:
-        return True
-    answers = [_base_is_a(place, base, root, hops) for base in place.node.bases]
-    return True if True in answers else None if None in answers else False
-
-
-def _base_is_a(place: Place, base: ast.expr, root: str, hops: int) -> bool | None:
-    names = base_name(base)
-    if not names or hasattr(builtins, names[0]):
-        return False if names else None
-    if (len(names) > 1 and names[-1] in (root, *ROOTS)) or names[-1] in EMPTY:  # nn.Module, pl.LightningModule
-        return names[-1] == root
-    parent = _parent(place, base, hops - 1)
-    return _is_a(parent, root, hops - 1) if parent else None
-
-
-def _find_path(parts: list[str], hops: int) -> Place | None:
+def find_path(parts: list[str], hops: int) -> Place | None:
     """Find what a dotted path names; `None` for what has no source, or is made at run time."""
     if parts[0] in sys.builtin_module_names:
         return None
@@ -237,7 +182,7 @@ def _lead(module: Module, node: ast.stmt, names: list[str], hops: int) -> Place 
         alias = next(alias for alias in node.names if bound_as(node, alias) == names[0])
         if isinstance(node, ast.ImportFrom):
             return _follow(module, node, [alias.name, *names[1:]], hops)
-        return _find_path([*(alias.name.split(".") if alias.asname else names[:1]), *names[1:]], hops - 1)
+        return find_path([*(alias.name.split(".") if alias.asname else names[:1]), *names[1:]], hops - 1)
     value = dotted(node.value) if isinstance(node, ast.Assign) else []
     return _find_name(module, [*value, *names[1:]], hops - 1) if value else None
 
@@ -271,7 +216,7 @@ def _follow(module: Module, node: ast.ImportFrom, names: list[str], hops: int) -
     base = module.package.split(".") if node.level else []
     base = base[: len(base) - node.level + 1] if node.level else []
     path = [*base, *(node.module.split(".") if node.module else []), *names]
-    return _find_path(path, hops - 1) if all(path) else None
+    return find_path(path, hops - 1) if all(path) else None
 
 
 def _inside(place: Place | None, names: list[str], hops: int) -> Place | None:
@@ -307,7 +252,7 @@ def _line(place: Place, hops: int) -> Iterator[Place | None]:
     if hops == 0:
         yield None
         return
-    parents = [_parent(place, base, hops - 1) for base in bases]
+    parents = [parent_of(place, base, hops - 1) for base in bases]
     yield from _merged([list(_line(parent, hops - 1)) if parent else [None] for parent in parents], parents)
 
 
@@ -324,7 +269,7 @@ def _merged(lines: list[list[Place | None]], parents: list[Place | None]) -> Ite
         lines = [line[1:] if line[0] == head else line for line in lines]
 
 
-def _parent(place: Place, base: ast.expr, hops: int) -> Place | None:
+def parent_of(place: Place, base: ast.expr, hops: int) -> Place | None:
     """Find a base class; `None` for a builtin, and for what source does not tell."""
     names = base_name(base)
     if not names or (place.inside and any(bindings(flat(place.inside.body), names[0]))):

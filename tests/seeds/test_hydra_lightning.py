@@ -189,7 +189,6 @@ task:
 epochs: 2
 """,
     "tasks/shared.py": """
-import pytorch_lightning as pl
 import torch
 
 
@@ -198,40 +197,28 @@ class Flatten:
         self.size = img_shape[0] * img_shape[1]
 
     def __call__(self, x):
-        return x.reshape(-1, self.size)
+        return x.reshape(self.size)
 
 
 class Flip:
     def __init__(self, share):
         self.share = share
 
-
-class BaseModule(pl.LightningModule):
-    def __init__(self, model_config, optimizer_spec=None, scheduler_spec=None):
-        super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.initialize_model()
-
-    def configure_optimizers(self):
-        spec = dict(self.hparams["optimizer_spec"])
-        cls, groups = getattr(torch.optim, spec.pop("id")), spec.pop("params", None) or {"": {}}
-        named = [(self.model.get_submodule(path.lstrip(".")), options) for path, options in groups.items()]
-        optimizer = cls([{"params": list(part.parameters()), **options} for part, options in named], **spec)
-        if self.hparams["scheduler_spec"] is None:
-            return optimizer
-        spec = dict(self.hparams["scheduler_spec"])
-        return [optimizer], [getattr(torch.optim.lr_scheduler, spec.pop("id"))(optimizer, **spec)]
+    def __call__(self, x):
+        return x.flip(-1) if torch.rand(()) < self.share else x
 """,
     "tasks/example/modules/resnet.py": """
 import torch
 from torch.nn.functional import cross_entropy
 
-from tasks.shared import BaseModule
+from asparagus import BaseModule
 
 
 class ResnetModule(BaseModule):
     def initialize_model(self):
-        parts = {"backbone": torch.nn.Linear(64, 16), "head": torch.nn.Linear(16, 10)}
+        config = self.hparams.model_config
+        self.eps = config.eps
+        parts = {"backbone": torch.nn.Linear(64, 16), "head": torch.nn.Linear(16, config.num_classes)}
         self.model = torch.nn.Sequential()
         for name, part in parts.items():
             self.model.add_module(name, part)
@@ -254,33 +241,40 @@ class RobustBackbone(ResnetModule):
     pass
 """,
     "tasks/example/datamodules/default.py": """
-import pytorch_lightning as pl
+import os
+from pathlib import Path
+
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import Dataset
+
+from asparagus import BaseDataModule
+
+WITNESS = Path(os.environ.get("WITNESS", "."))
 
 
-class DefaultDataModule(pl.LightningDataModule):
-    def __init__(self, dataloader_spec, transform_factory, augmentation_factory, val_dataloader_spec_override=None):
-        super().__init__()
-        self.spec, self.override = dataloader_spec, val_dataloader_spec_override or {}
-        self.transform_factory, self.augmentation_factory = transform_factory, augmentation_factory
+class Ones(Dataset):
+    def __init__(self, part, transform, size=128):
+        self.part, self.transform, self.size = part, transform, size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        label = index % 5
+        image = torch.nn.functional.one_hot(torch.tensor(label), 64).float().reshape(8, 8)
+        return self.transform(image), label
+
+
+class DefaultDataModule(BaseDataModule):
+    def prepare_data(self):
+        with (WITNESS / "prepared").open("a") as file:
+            file.write(f"{os.getpid()}\\n")
 
     def setup(self, stage=None):
-        from hydra.utils import instantiate
-
-        transform = instantiate(self.transform_factory)
-        y = torch.arange(128) % 10
-        x = torch.nn.functional.one_hot(y, 64).float().reshape(-1, 8, 8)
-        self.datasets = {part: TensorDataset(transform(x), y) for part in ("train", "val", "test")}
-
-    def train_dataloader(self):
-        return DataLoader(self.datasets["train"], shuffle=True, **self.spec)
-
-    def val_dataloader(self):
-        return DataLoader(self.datasets["val"], shuffle=False, **{**self.spec, **self.override})
-
-    def test_dataloader(self):
-        return DataLoader(self.datasets["test"], shuffle=False, **{**self.spec, **self.override})
+        assert (WITNESS / "prepared").is_file()
+        with (WITNESS / "set_up").open("a") as file:
+            file.write(f"{os.getpid()} {stage}\\n")
+        self.datasets = {part: Ones(part, self.get_transform(part)) for part in ("train", "val", "test")}
 """,
     "tasks/left_right_ovary/modules/robust_backbone.py": '''
 from tasks.example.modules.resnet import ResnetModule
@@ -316,6 +310,8 @@ def tree(tmp_path_factory):
 def project(tree, home, monkeypatch):
     """Stand in the repository, as its user does."""
     monkeypatch.chdir(tree)
+    (home / "witness").mkdir(parents=True)
+    monkeypatch.setenv("WITNESS", str(home / "witness"))
     monkeypatch.syspath_prepend(str(tree))
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tree
@@ -830,9 +826,12 @@ def test_c27_they_are_so_without_being_told(project):
 
 
 def test_c27_they_are_built_first_where_the_config_says_so(project):
+    _, _, datamodule = load_from_config(load_config(["datamodule._recursive_=true"]))
+    assert datamodule.transform_factory.size == 64
+    assert datamodule.get_transform("test") is datamodule.transform_factory
     words = ["module._recursive_=true", "+module.model_config.loss._target_=torch.nn.MSELoss"]
-    _, module, _ = load_from_config(load_config(words))
-    assert isinstance(module.hparams["model_config"]["loss"], torch.nn.MSELoss)
+    with pytest.raises(ConfigError, match=r"model_config.loss: a MSELoss is no plain value"):
+        load_from_config(load_config(words))
 
 
 def test_c27_callbacks_and_loggers_are_the_entries_of_their_sections(project):
