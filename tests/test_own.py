@@ -1,9 +1,13 @@
-"""What modules and data modules of one's own inherit (SEEDS C4 to C13)."""
+"""What modules and data modules of one's own inherit (SEEDS C2 to C13)."""
 
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +15,13 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import asparagus
+from asparagus.callbacks.same_test_set import SameTestSet
+from asparagus.data import digest
 from asparagus.errors import ConfigError, DataError
+from asparagus.journal import Journal, JournalReader
 from asparagus.optim.specs import optimizer_of, scheduler_of
 from asparagus.section import Section, section_of
 
@@ -175,9 +182,10 @@ def test_c10_paths_begin_at_the_module_or_at_its_model(outside):
     assert groups[0]["params"][0] is module.model.backbone.weight
 
 
-def test_c10_what_no_path_names_is_not_trained():
+def test_c10_what_no_path_names_is_not_trained(caplog):
     groups = optimizer_of({"id": "SGD", "lr": 0.1, "params": {".head": None}}, Net()).param_groups
     assert [len(group["params"]) for group in groups] == [2]
+    assert "no path of backbone.weight, backbone.bias: 2 weights are not trained" in caplog.text
 
 
 def test_c10_a_name_alone_has_torchs_defaults_and_an_optimizer_is_taken_as_it_is():
@@ -391,3 +399,121 @@ def test_c6_what_is_no_transform_is_refused():
         data(transform_factory=3).get_transform("val")
     with pytest.raises(ConfigError, match=r"data.augmentation_factory._target_: .*Did you mean 'Identity'"):
         data(augmentation_factory={"_target_": "torch.nn.Identiti"}).get_transform("train")
+
+
+# ---- C1 to C3: one test set
+
+
+class Items(Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+ITEMS = [{"image": torch.tensor(X), "label": 1, "name": "a"}, (torch.tensor(X) + 1, [2, None, "b", 0.5], {1, 2})]
+SAME = [(X + 1, (2, None, "b", 0.5), {2, 1}), {"name": "a", "label": 1, "image": X.astype(">f4")}]
+
+
+def test_c2_a_test_set_is_the_same_whoever_makes_it_in_whatever_order():
+    assert digest.test_set_digest(Items(ITEMS)) == digest.test_set_digest(Items(SAME))
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ITEMS[:1],
+        [*ITEMS, ITEMS[0]],
+        [{**ITEMS[0], "label": 2}, ITEMS[1]],
+        [{**ITEMS[0], "label": "1"}, ITEMS[1]],
+        [{**ITEMS[0], "image": torch.tensor(X).double()}, ITEMS[1]],
+        [{**ITEMS[0], "image": torch.tensor(X).reshape(3, 2)}, ITEMS[1]],
+        [{**ITEMS[0], "image": torch.tensor(X) + 1e-6}, ITEMS[1]],
+        [{**ITEMS[0], "more": 1}, ITEMS[1]],
+    ],
+    ids=["fewer", "more", "label", "text", "type", "shape", "value", "key"],
+)
+def test_c2_another_item_is_another_test_set(items):
+    assert digest.test_set_digest(Items(items)) != digest.test_set_digest(Items(ITEMS))
+
+
+def test_c2_its_digest_is_the_same_in_every_process():
+    code = "from tests.test_own import *; print(digest.test_set_digest(Items(ITEMS)))"
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    ]
+    assert made == [digest.test_set_digest(Items(ITEMS))] * 2
+
+
+def test_c2_workers_share_the_reading():
+    items = Items([*ITEMS, *SAME, 7])
+    shares = [one for rank in range(3) for one in digest.item_digests(items, rank, 3, num_workers=rank)]
+    assert digest.combined(shares) == digest.test_set_digest(items)
+
+
+@pytest.mark.parametrize(
+    "item", [torch.ones(2, dtype=torch.bfloat16), torch.tensor(3), np.float64(0.5), b"x", Path("a")]
+)
+def test_c2_what_has_a_digest(item):
+    assert digest.item_digest(item) == digest.item_digest(copy.deepcopy(item)) != digest.item_digest(None)
+
+
+def test_c2_what_has_none_is_named():
+    with pytest.raises(DataError, match="a test item holds a Net"):
+        digest.test_set_digest(Items([(1, Net())]))
+
+
+def look(folder, module, made):
+    """Test as the worker does, and return what the journal says."""
+    file = folder / "run" / "journal.jsonl"
+    journal = Journal(file)
+    run = trainer(folder, callbacks=[SameTestSet(folder, "ovaries", journal)])
+    run.test(module, made, verbose=False)
+    journal.close()
+    return [event for event in JournalReader(file).read() if event["kind"] == "test_set"][-1]
+
+
+class Other(Data):
+    def setup(self, stage=None):
+        super().setup(stage)
+        self.datasets["test"] = self.datasets["val"]
+
+
+class Again(Data):
+    """With other training data, as a task may have."""
+
+    def setup(self, stage=None):
+        super().setup(stage)
+        self.datasets["train"] = self.datasets["val"]
+        self.datasets["test"] = Items([self.datasets["test"][index] for index in reversed(range(6))])
+
+
+def test_c3_data_modules_of_a_task_are_held_to_one_test_set(tmp_path):
+    module = Module(CONFIG, ADAM)
+    first = look(tmp_path, module, Data({"batch_size": 4}))
+    assert (first["items"], first["text"]) == (6, "")
+    again = look(tmp_path, module, Again({"batch_size": 2}))
+    assert (again["digest"], again["text"]) == (first["digest"], "")
+    other = look(tmp_path, module, Other({"batch_size": 4}))
+    assert other["digest"] != first["digest"]
+    for part in (
+        "test_own.Other gives 4 items",
+        "was tested on 6 others before",
+        "test_own.Data",
+        "Remove",
+    ):
+        assert part in other["text"]
+    assert look(tmp_path, module, Data({"batch_size": 4}))["text"] == ""

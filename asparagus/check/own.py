@@ -9,7 +9,8 @@ from asparagus.check.bases import written_below
 from asparagus.check.optimizer import GIVEN, SCHEDULE_GIVEN, groups, interval, learning_rate
 from asparagus.check.target import call, nested
 from asparagus.data import OF_SUBCLASSES
-from asparagus.optim import STEPPING
+from asparagus.errors import one_of
+from asparagus.optim import OPTIMIZERS, STEPPING
 from asparagus.spec import Spec
 
 MODULE = "asparagus.stages.own.BaseModule"
@@ -17,6 +18,7 @@ DATA_MODULE = "asparagus.data.own.BaseDataModule"
 LOADER = "torch.utils.data.DataLoader"
 STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step"}
 """What a module needs for each `run.mode`."""
+CLASSES = [path.rpartition(".")[2] for path in OPTIMIZERS.values() if path.startswith("torch.optim.")]
 OF_OPTIMIZER = ("id", "params", "filter_requires_grad")
 OF_SCHEDULER = ("id", *STEPPING)
 """Keys of a spec that the class does not take."""
@@ -64,6 +66,9 @@ def _optimizer(where: str, given: Any) -> Iterator[str]:
         yield f"{where}.id: is missing. Give the name of a class in torch.optim: {{id: Adam, lr: 1e-3}}."
         return
     path = f"torch.optim.{spec['id']}"
+    if spec["id"].islower():  # torch has modules of these names: `adam`
+        yield one_of(f"{where}.id", spec["id"], CLASSES)
+        return
     arguments = {key: value for key, value in spec.items() if key not in OF_OPTIMIZER}
     yield from call(where, path, arguments, GIVEN, named_by="id")
     yield from groups(where, spec.get("params"), path)

@@ -73,6 +73,10 @@ class Progress(Screen):
     def _on_transfer(self, event: Any) -> None:
         self._say(event["text"])
 
+    def _on_test_set(self, event: Any) -> None:
+        if event["text"]:
+            self._say(event["text"])
+
     def _on_start(self, event: Any) -> None:
         more = "" if event["step"] == 0 else f", going on at epoch {event['epoch']}, step {event['step']}"
         self._say(f"training {event['parameters']:,} weights on {event['world_size']} x {event['device']}{more}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,11 @@ from asparagus.optim.build import made
 from asparagus.optim.groups import groups_by_path
 from asparagus.optim.schedules import MONITOR
 from asparagus.targets import instantiate
+
+SHOWN = 3
+"""Names of weights in a message."""
+
+log = logging.getLogger("asparagus")
 
 
 def optimizer_of(
@@ -49,6 +55,7 @@ def optimizer_of(
     groups: list[dict[str, Any]] = [{"params": [*named.values()]}] if named else []
     if parts is not None:
         groups = groups_by_path(module, parts, named, key=f"{key}.params", inner=inner)
+        _tell_of_the_rest(named, groups, key)
     if not groups:
         raise ConfigError(
             f"{key}: no weight of {type(module).__name__} is left to train: none is there, or not frozen."
@@ -81,6 +88,14 @@ def scheduler_of(
         stepping.setdefault("monitor", MONITOR)
     section = {**arguments, "_target_": f"{cls.__module__}.{cls.__qualname__}"}
     return {"interval": "epoch", **stepping, "scheduler": instantiate(section, key=key, extra={"optimizer": optimizer})}
+
+
+def _tell_of_the_rest(named: Mapping[str, nn.Parameter], groups: list[dict[str, Any]], key: str) -> None:
+    taken = {id(weight) for group in groups for weight in group["params"]}
+    if rest := [name for name, weight in named.items() if id(weight) not in taken]:
+        log.warning(
+            "%s.params names no path of %s: %d weights are not trained", key, ", ".join(rest[:SHOWN]), len(rest)
+        )
 
 
 def _arguments(spec: Any, key: str) -> dict[str, Any]:

@@ -232,6 +232,8 @@ class Book:
         tags |= {f"{TAG}state": state}
         if sizes := _world_sizes(self.folder):
             tags[f"{TAG}world_sizes"] = sizes
+        if digest := _test_set(self.folder):
+            tags[f"{TAG}test_set"] = digest
         client.log_batch(self.mlflow_run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         facts = read_state(self.folder)
         stamp = ended or facts.get("updated") or time.time()
@@ -256,6 +258,12 @@ def _world_sizes(folder: RunFolder) -> str:
     starts = [event for event in JournalReader(folder.journal).read() if event["kind"] == "start"]
     sizes = [str(start.get("world_size")) for start in starts]
     return ", ".join(sizes) if len(set(sizes)) > 1 else ""
+
+
+def _test_set(folder: RunFolder) -> str:
+    """Return the digest of what was tested on last; nothing where no data module told."""
+    tested = [event.get("digest", "") for event in JournalReader(folder.journal).read() if event["kind"] == "test_set"]
+    return str(tested[-1]) if tested else ""
 
 
 def _offset(folder: RunFolder, mlflow_run_id: str) -> int:

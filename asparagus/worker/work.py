@@ -22,6 +22,7 @@ from asparagus.callbacks.exploit import OtherSettings
 from asparagus.callbacks.finite import FiniteLoss
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
 from asparagus.callbacks.predictions import Predictions
+from asparagus.callbacks.same_test_set import SameTestSet
 from asparagus.callbacks.steps import FREEZES, UNUSED, WAITING
 from asparagus.checkpoint.folder import STATE, newest_whole
 from asparagus.checkpoint.full_disk import full_disk, is_full
@@ -154,6 +155,7 @@ def build(
                 Heartbeat(journal),
                 *([WorldSizes(journal)] if spec.resources.is_elastic else []),
                 Predictions(folder, spec.task, Path(assignment.parent.checkpoint).stem if assignment.parent else "now"),
+                SameTestSet(folder.parents[1], spec.task, journal),
                 Beat(),
                 FiniteLoss(),
                 writer,

@@ -1,4 +1,6 @@
-"""hydra_lightning's promises (SEEDS C14 to C30): its config tree, as its document describes it, under our commands.
+"""hydra_lightning's promises (SEEDS C1 to C30): its config tree, as its document describes it, under our commands.
+
+The classes by themselves are in tests/test_own.py.
 
 The tree below is the document's with one line more, `stage: train` in `configs/config.yaml`.
 """
@@ -96,6 +98,8 @@ dataloader_spec:
   pin_memory: False
 
 val_dataloader_spec_override: null
+additional_config:
+  witness: ${oc.env:WITNESS}
 """,
     "configs/datamodule/transform_factory/default.yaml": "_target_: tasks.shared.Flatten\nimg_shape: ${img_shape}\n",
     "configs/datamodule/augmentation_factory/default.yaml": "_target_: torch.nn.Identity\n",
@@ -232,6 +236,7 @@ class ResnetModule(BaseModule):
 
     def test_step(self, batch, index):
         self.log("test/loss", cross_entropy(self.model(batch[0]), batch[1]))
+        self.log("test/size", float(len(batch[1])), reduce_fx="sum", sync_dist=True)
 """,
     "tasks/example/modules/robust_backbone.py": """
 from tasks.example.modules.resnet import ResnetModule
@@ -249,8 +254,6 @@ from torch.utils.data import Dataset
 
 from asparagus import BaseDataModule
 
-WITNESS = Path(os.environ.get("WITNESS", "."))
-
 
 class Ones(Dataset):
     def __init__(self, part, transform, size=128):
@@ -267,14 +270,29 @@ class Ones(Dataset):
 
 class DefaultDataModule(BaseDataModule):
     def prepare_data(self):
-        with (WITNESS / "prepared").open("a") as file:
+        with (Path(self.additional_config.witness) / "prepared").open("a") as file:
             file.write(f"{os.getpid()}\\n")
 
     def setup(self, stage=None):
-        assert (WITNESS / "prepared").is_file()
-        with (WITNESS / "set_up").open("a") as file:
+        assert (Path(self.additional_config.witness) / "prepared").is_file()
+        with (Path(self.additional_config.witness) / "set_up").open("a") as file:
             file.write(f"{os.getpid()} {stage}\\n")
         self.datasets = {part: Ones(part, self.get_transform(part)) for part in ("train", "val", "test")}
+""",
+    "tasks/example/datamodules/smaller.py": """
+from tasks.example.datamodules.default import DefaultDataModule, Ones
+
+
+class SmallerDataModule(DefaultDataModule):
+    def setup(self, stage=None):
+        super().setup(stage)
+        self.datasets["train"] = Ones("train", self.get_transform("train"), 32)
+
+
+class OtherTestSet(DefaultDataModule):
+    def setup(self, stage=None):
+        super().setup(stage)
+        self.datasets["test"] = Ones("test", self.get_transform("test"), 32)
 """,
     "tasks/left_right_ovary/modules/robust_backbone.py": '''
 from tasks.example.modules.resnet import ResnetModule
@@ -328,6 +346,98 @@ def launched(*words):
 def refused(capsys, *words):
     assert launched("--dry-run", *words) == 2
     return capsys.readouterr().err
+
+
+# ---- C1 to C5, tasks
+
+QUICK = ("epochs=1", "trainer.check_val_every_n_epoch=1", "module/optimizer_spec=default")
+
+
+def run_and_tags(home, capsys, *words):
+    assert launched(*QUICK, *words, "--json") == 0
+    told = capsys.readouterr()
+    outcome = json.loads(told.out.splitlines()[-1])
+    return outcome, MlflowClient(f"sqlite:///{home}/results/mlflow.db").get_run(outcome["mlflow_run_id"]), told.err
+
+
+def test_c1_a_task_is_a_test_set_and_metrics_and_the_run_records_both(project, home, capsys):
+    outcome, run, _ = run_and_tags(home, capsys)
+    assert {"test/loss", "val/acc"} <= outcome["metrics"].keys()
+    assert "test/loss" in run.data.metrics
+    assert len(run.data.tags["asparagus.test_set"]) == 16
+    assert run.data.tags["asparagus.task"] == "example"
+
+
+def test_c3_a_data_module_with_another_test_set_is_told_so_and_one_with_other_training_data_is_not(
+    project, home, capsys
+):
+    smaller = "datamodule._target_=tasks.example.datamodules.smaller"
+    _, first, _ = run_and_tags(home, capsys)
+    _, second, told = run_and_tags(home, capsys, f"{smaller}.SmallerDataModule")
+    assert second.data.tags["asparagus.test_set"] == first.data.tags["asparagus.test_set"]
+    assert "do not compare" not in told
+    _, other, told = run_and_tags(home, capsys, f"{smaller}.OtherTestSet")
+    assert other.data.tags["asparagus.test_set"] != first.data.tags["asparagus.test_set"]
+    assert "test set: tasks.example.datamodules.smaller.OtherTestSet gives 32 items" in told
+    assert "tested on 128 others before" in told
+
+
+def test_c5_data_are_prepared_once_before_they_are_set_up(project, home, capsys):
+    run_and_tags(home, capsys)
+    assert len((home / "witness" / "prepared").read_text().split()) == 1
+    stages = [line.split()[1] for line in (home / "witness" / "set_up").read_text().splitlines()]
+    assert any("FIT" in stage for stage in stages)
+    assert "test" in stages
+
+
+@pytest.mark.ray
+def test_c5_of_two_workers_one_prepares_and_both_set_up(project, home, ray_address, capsys):
+    two = ("resources=two_workers", f"site.address={ray_address}")
+    outcome, run, _ = run_and_tags(home, capsys, *two, "experiment=left_right_ovary/robust_backbone")
+    assert len((home / "witness" / "prepared").read_text().split()) == 1
+    assert len({line.split()[0] for line in (home / "witness" / "set_up").read_text().splitlines()}) == 2
+    assert outcome["metrics"]["test/size"] == 128
+    assert len(run.data.tags["asparagus.test_set"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["module/optimizer_spec=default", "module.optimizer_spec.id=adam"], "Did you mean 'Adam'"),
+        (["module/optimizer_spec=default", "module.optimizer_spec.lrr=1"], "Did you mean 'lr'"),
+        (["module/optimizer_spec=default", "module.optimizer_spec.lr=0"], "module.optimizer_spec.lr: 0 is no positive"),
+        (["module.optimizer_spec.params={head: {lr: 1}}"], "a path begins with a dot: '.head'"),
+        (["~module/optimizer_spec"], "Module has no optimizer_spec!"),
+        (["module/scheduler_spec=step_lr", "module.scheduler_spec.id=StepLr"], "Did you mean 'StepLR'"),
+        (["module/scheduler_spec=step_lr", "~module.scheduler_spec.step_size"], "StepLR needs it"),
+        (["datamodule.dataloader_spec.batch_siz=3"], "Did you mean 'batch_size'"),
+        (["datamodule.transform_factory.shape=3"], "tasks.shared.Flatten takes no such argument"),
+    ],
+)
+def test_c9_what_is_wrong_with_a_spec_is_told_before_anything_runs(words, told, project, capsys):
+    assert told in refused(capsys, *words)
+
+
+def test_c4_what_a_class_does_not_write_is_told_before_anything_runs(project, capsys):
+    (project / "tasks" / "half.py").write_text(
+        "import asparagus\n\nclass Data(asparagus.BaseDataModule):\n    def setup(self, stage=None):\n        pass\n"
+        "\nclass Module(asparagus.BaseModule):\n    def test_step(self, batch, index):\n        pass\n"
+    )
+    said = refused(capsys, "datamodule._target_=tasks.half.Data", "module._target_=tasks.half.Module")
+    assert "tasks.half.Data has no prepare_data. Slow work" in said
+    assert "tasks.half.Data has no setup" not in said
+    assert "tasks.half.Module has no initialize_model" in said
+    assert "tasks.half.Module has no training_step" in said
+
+
+def test_c8_a_runs_checkpoint_loads_without_arguments(project, home, capsys):
+    outcome, _, _ = run_and_tags(home, capsys, "module=robust_resnet", "module/scheduler_spec=step_lr")
+    from tasks.example.modules.resnet import ResnetModule
+
+    state = next(Path(outcome["folder"]).glob("checkpoints/*/*.ckpt"))
+    module = ResnetModule.load_from_checkpoint(state, weights_only=True)
+    assert module.eps == module.hparams.model_config.eps == 3.0
+    assert module.hparams.scheduler_spec.step_size == 20
 
 
 # ---- C14, loggers
