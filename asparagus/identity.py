@@ -54,6 +54,8 @@ def deciding(spec: Spec) -> dict[str, Any]:
     if "test_split" in spec.data and (run.mode == "test" or not is_ours):  # it decides the outcome, or who knows what
         kept["data"]["test_split"] = spec.data["test_split"]
     kept["run"] = {"mode": run.mode, "resume_from_checkpoint": run.resume_from_checkpoint}
+    if run.mode == "test" and run.save_predictions:  # a test that has written none is to be done again
+        kept["run"]["save_predictions"] = True
     told = {key: value for key, value in dataclasses.asdict(spec.transfer).items() if value not in ([], {})}
     kept["transfer"] = told if spec.init_from else None
     plain: dict[str, Any] = _plain(kept)

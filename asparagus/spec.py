@@ -104,6 +104,8 @@ class RunOptions:
     """A checkpoint of any Lightning training, whose whole state this new run starts from; wins over `init_from`."""
     max_failures: int = 3
     """How often it is tried again after a worker was lost, or for a reason that nobody knows."""
+    save_predictions: bool = False
+    """A test of a segmentation writes the class map of each case as NIfTI too."""
     system_metrics_s: float | None = 10.0
     """How often GPU, CPU, memory and I/O of each node are measured; null: never."""
 
@@ -144,6 +146,17 @@ class Checkpointing:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """Sample predictions as figures, in `plots/` of the run folder and in TensorBoard (SEEDS E25)."""
+
+    enabled: bool = True
+    every_n_epochs: int | None = None
+    """Draw after the validation of each n-th epoch; None: once, of the last one, when the training has ended."""
+    cases: int = 4
+    """Rows of a figure: so many cases of the last batch, where it has them."""
+
+
+@dataclass(frozen=True)
 class Transfer:
     """How weights come over from `init_from` (SEEDS A31)."""
 
@@ -181,6 +194,7 @@ class Spec:
     """A function of one's own in place of `trainer.fit`."""
     transfer: Transfer = field(default_factory=Transfer)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    figures: Figures = field(default_factory=Figures)
     resources: Resources = field(default_factory=Resources)
     run: RunOptions = field(default_factory=RunOptions)
     failures: Failures = field(default_factory=Failures)
@@ -245,6 +259,7 @@ PLACEMENTS = ("pack", "spread", "strict_pack", "strict_spread")
 PARTS: dict[str, type] = {
     "transfer": Transfer,
     "checkpoint": Checkpointing,
+    "figures": Figures,
     "resources": Resources,
     "run": RunOptions,
     "failures": Failures,
@@ -310,6 +325,8 @@ class Assignment:
     parent: Parent | None = None
     exploit: Exploit | None = None
     """Where to go on from in place of the run's own newest checkpoint."""
+    has_figures: bool = True
+    """Of the many trials of a sweep nobody looks at each."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the assignment as nested plain values."""

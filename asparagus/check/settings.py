@@ -16,6 +16,7 @@ from asparagus.errors import ConfigError, one_of
 from asparagus.paths import expanded
 from asparagus.secrets import missing, references, reveal, without_passwords
 from asparagus.spec import MODES, Spec
+from asparagus.stages import STAGES
 
 FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00]+")
 ADDRESS = re.compile(r"local|auto|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
@@ -25,6 +26,8 @@ PART_OF = {"fit": "train", "validate": "val", "test": "test"}
 """Which data a `run.mode` looks at."""
 LONGEST_NAME = 100
 """It becomes the name of a file, and a line in a list."""
+OWN = "own"
+"""The kind of a stage whose module is one's own."""
 RETRIES = ("smaller_batch", "nan_loss", "hardware", "hung", "preemption")
 """The settings of `failures` that are counts."""
 LARGEST_SEED = 2**32 - 1
@@ -33,7 +36,7 @@ LARGEST_SEED = 2**32 - 1
 
 def settings(spec: Spec) -> Iterator[str]:
     """Yield what is wrong with the typed part of a spec; the open sections have modules of their own."""
-    for rule in (_numbers, _values, _kept, _run, _where):
+    for rule in (_numbers, _values, _kept, _run, _saved, _where):
         yield from rule(spec)
     yield from writable("paths.models", spec.paths.models, "ASPARAGUS_MODELS")
     yield from writable("paths.results", spec.paths.results, "ASPARAGUS_RESULTS")
@@ -48,6 +51,8 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("checkpoint.every_n_epochs", spec.checkpoint.every_n_epochs, 1),
         ("checkpoint.keep_best", spec.checkpoint.keep_best, 0),
         ("checkpoint.keep_every_n_epochs", spec.checkpoint.keep_every_n_epochs, 1),
+        ("figures.every_n_epochs", spec.figures.every_n_epochs, 1),
+        ("figures.cases", spec.figures.cases, 1),
         ("run.max_failures", spec.run.max_failures, 0),
         *((f"failures.{name}", getattr(spec.failures, name), 0) for name in RETRIES),
         ("seed", spec.seed, 0),
@@ -147,6 +152,16 @@ def _run(spec: Spec) -> Iterator[str]:
         yield f"run.mode: test runs a test loop, and the module of {spec.stage} has none. {advice}"
     if run.resume_from_checkpoint is not None and (problem := no_weights(expanded(run.resume_from_checkpoint))):
         yield f"run.resume_from_checkpoint: {problem} Give a Lightning checkpoint."
+
+
+def _saved(spec: Spec) -> Iterator[str]:
+    """Check that a test has what it is to write."""
+    kind = STAGES[spec.stage].kind if spec.stage in STAGES else OWN
+    if spec.run.save_predictions and spec.own_module is None and kind not in ("seg", OWN):
+        yield (
+            f"run.save_predictions: writes the class maps of a segmentation, and {spec.stage} has none. What a test "
+            "finds of each case is in predictions/*.json without it."
+        )
 
 
 def _where(spec: Spec) -> Iterator[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from asparagus.errors import ConfigError
 
 KINDS = ("seg", "cls", "reg")
-SAME = {"test_task": "task", "test_split": "data.test_split"}
-"""Words of Asparagus' own `asp_test_*`, and what they are here."""
+SAME = {"test_task": "task", "test_split": "data.test_split", "save_predictions": "run.save_predictions"}
+"""Words of Asparagus' own `asp_test_*`, a short one, and what they are here."""
 OF_PARENT = ("checkpoint_run_id", "load_checkpoint_name")
 
 
@@ -18,7 +18,8 @@ def test(arguments: Sequence[str]) -> int:
     """Run `asp test N`."""
     parser = argparse.ArgumentParser(
         "asp test",
-        usage="asp test N [test_task=TASK] [test_split=SPLIT] [OVERRIDE ...] [--checkpoint NAME] [--dry-run] [--json]",
+        usage="asp test N [test_task=TASK] [test_split=SPLIT] [save_predictions=true] [OVERRIDE ...]\n"
+        "                [--checkpoint NAME] [--dry-run] [--json]",
         description="Test a run's checkpoint with the run's own config, on its task or another one; what is found of "
         "each case is in predictions/ of the new run, and the record says which checkpoint was tested.",
         allow_abbrev=False,

@@ -186,7 +186,7 @@ class CaseDataset(Dataset[Item]):
 
 
 class NamedCaseDataset(CaseDataset):
-    """Cases to test on: whole or cut in the middle, never augmented; each item says under `case` which one it is."""
+    """Cases to look at: whole or cut in the middle, never augmented; each item says under `case` which one it is."""
 
     def __init__(self, files: Sequence[Path], kind: str, *, folder: Path, **options: Any) -> None:
         """Set up; no file is read.
@@ -203,6 +203,10 @@ class NamedCaseDataset(CaseDataset):
     def __getitem__(self, key: Key | int) -> Item:
         """Return the item of `CaseDataset`, and under `case` its name."""
         return {**super().__getitem__(key), "case": self.names[key if isinstance(key, int) else key[1]]}
+
+    def properties_of(self, name: str) -> dict[str, Any]:
+        """Return what stands in the JSON beside a case; nothing where there is none."""
+        return properties_beside(self.files[self.names.index(name)])
 
 
 def case_names(files: Sequence[Path], folder: Path) -> list[str]:
@@ -257,12 +261,16 @@ def _read(file: Path) -> Any:
         raise DataError(f"{file}: not readable as a case: {error}") from error
 
 
+def properties_beside(file: Path) -> dict[str, Any]:
+    """Return what stands in the JSON beside a case file: its spacing and more; nothing where there is none."""
+    beside = file.with_suffix(".json")
+    found: dict[str, Any] = json.loads(beside.read_text()) if beside.is_file() else {}
+    return found
+
+
 def _locations(file: Path) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Return the foreground voxels that the properties beside the case list; none when there are no properties."""
-    properties = file.with_suffix(".json")
-    if not properties.is_file():
-        return ()
-    found = json.loads(properties.read_text()).get("foreground_locations", {})
+    found = properties_beside(file).get("foreground_locations", {})
     return tuple(tuple(tuple(voxel) for voxel in voxels) for _, voxels in sorted(found.items()) if voxels)
 
 

@@ -21,7 +21,7 @@ class CaseDataModule(pl.LightningDataModule):
     # What `setup` reads; of test data there may be none.
     task: Task | None = None
     train_set: CaseDataset | None = None
-    val_set: CaseDataset | None = None
+    val_set: NamedCaseDataset | None = None
     test_set: NamedCaseDataset | None = None
 
     def __init__(
@@ -117,8 +117,9 @@ class CaseDataModule(pl.LightningDataModule):
         if problem := too_few_to_test(len(tested), self.world_size):
             raise DataError(problem)
         self.train_set = CaseDataset(parts["train"], self.kind, train=True, augment=self.augment, **shared)
-        self.val_set = CaseDataset(parts["val"], self.kind, **shared)
-        self.test_set = NamedCaseDataset(tested, self.kind, folder=self.task.folder, **shared) if tested else None
+        folder = self.task.folder
+        self.val_set = NamedCaseDataset(parts["val"], self.kind, folder=folder, **shared)
+        self.test_set = NamedCaseDataset(tested, self.kind, folder=folder, **shared) if tested else None
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the training cases; every rank has as many batches."""

@@ -77,7 +77,14 @@ class Begun:
     @property
     def assignment(self) -> Assignment:
         """What its workers are told."""
-        return Assignment(self.plan.spec, self.run_id, str(self.folder.path), self.attempt, self.plan.parent)
+        return Assignment(
+            self.plan.spec,
+            self.run_id,
+            str(self.folder.path),
+            self.attempt,
+            self.plan.parent,
+            has_figures=self.plan.trial is None,
+        )
 
     def write_state(self, state: str, metrics: dict[str, float]) -> None:
         """Mark the folder with how the run stands."""

@@ -13,6 +13,7 @@ from asparagus.errors import ConfigError
 from asparagus.optim.build import build_optimizer
 from asparagus.optim.groups import parameter_groups
 from asparagus.optim.schedules import lightning_schedules
+from asparagus.stages.shown import Shown
 
 
 class StageModule(pl.LightningModule):
@@ -115,6 +116,16 @@ class StageModule(pl.LightningModule):
     def log_test_loss(self, loss: Tensor, batch_size: int) -> None:
         """Log `test/loss` as `val/loss` is."""
         self.log("test/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch_size)
+
+    def shown(self, batch: Mapping[str, Any], outputs: Any, most: int) -> Shown | None:
+        """Return what figures show of a validation batch; nothing where a stage has nothing to show.
+
+        Args:
+            batch: As `validation_step` got it.
+            outputs: What `validation_step` returned.
+            most: Of how many cases there is room for a picture.
+        """
+        return None
 
     def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the predictions file says of all test cases together; nothing where a stage adds nothing."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from asparagus.stages.base import StageModule, by_case
+from asparagus.stages.shown import Answers, names_of
 from asparagus.targets import instantiate
 
 
@@ -60,8 +61,8 @@ class CaseModule(StageModule):
         """
         raise NotImplementedError
 
-    def answers(self, output: Tensor) -> list[Any]:
-        """Return the answer for each case of a batch, as plain values."""
+    def answers(self, output: Tensor) -> Tensor:
+        """Return the answer for each case of a batch: a class each, or its numbers."""
         raise NotImplementedError
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
@@ -70,11 +71,16 @@ class CaseModule(StageModule):
         self.log_train(loss, len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Measure, and log the loss."""
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Measure, log the loss, and return the answers."""
         output, loss = self._compared(batch)
         self.log_val_loss(loss, len(batch["image"]))
         self._measure(output, batch["label"])
+        return {"predicted": self.answers(output)}
+
+    def shown(self, batch: Mapping[str, Any], outputs: Any, most: int) -> Answers:
+        """Return the answers for all cases of a batch."""
+        return Answers(names_of(batch, len(batch["label"])), outputs["predicted"].detach(), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
         """Log the measures over all cases of all ranks."""
@@ -85,7 +91,7 @@ class CaseModule(StageModule):
         output, loss = self._compared(batch)
         self.log_test_loss(loss, len(batch["image"]))
         self._measure(output, batch["label"])
-        pairs = zip(self.answers(output), batch["label"].tolist(), strict=True)
+        pairs = zip(self.answers(output).tolist(), batch["label"].tolist(), strict=True)
         return by_case(batch, ({"prediction": prediction, "label": label} for prediction, label in pairs))
 
     def on_test_epoch_end(self) -> None:

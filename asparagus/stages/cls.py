@@ -26,10 +26,9 @@ class ClsModule(CaseModule):
         """Refuse logits that are not one per class (`check_channels`)."""
         self.check_channels(output, label)
 
-    def answers(self, output: Tensor) -> list[Any]:
-        """Return the class of each case."""
-        classes: list[Any] = output.argmax(1).tolist()
-        return classes
+    def answers(self, output: Tensor) -> Tensor:
+        """Return the class of each case, [B]."""
+        return output.argmax(1)
 
     def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
         """Return precision and recall of each class."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from asparagus.errors import ConfigError
 from asparagus.stages.base import StageModule
+from asparagus.stages.shown import Restored, middle, names_of
 from asparagus.targets import instantiate
 
 DEFAULT_LOSS = {"_target_": "torch.nn.MSELoss"}
@@ -61,22 +62,32 @@ class PretrainModule(StageModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `batch["image"]` under this step's mask."""
-        loss = self._reconstruction_loss(batch["image"], self._mask(batch["image"], TRAIN, self.global_step))
+        loss, _ = self._restored(batch["image"], self._mask(batch["image"], TRAIN, self.global_step))
         self.log_train(loss, len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Log the loss under this batch's mask."""
-        loss = self._reconstruction_loss(batch["image"], self._mask(batch["image"], VAL, batch_idx))
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Log the loss under this batch's mask; return the mask and what the network makes of it."""
+        mask = self._mask(batch["image"], VAL, batch_idx)
+        loss, output = self._restored(batch["image"], mask)
         self.log_val_loss(loss, len(batch["image"]))
+        return {"mask": mask, "output": output}
 
-    def _reconstruction_loss(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Return the mean loss over hidden voxels, or over all."""
-        voxelwise: Tensor = self.loss(self(image.masked_fill(mask, 0.0)), image)
+    def shown(self, batch: Mapping[str, Any], outputs: Any, most: int) -> list[Restored]:
+        """Return the middle planes of the first cases."""
+        count = min(most, len(batch["image"]))
+        parts = (part[:count, 0] for part in (batch["image"], outputs["mask"], outputs["output"]))
+        planes = zip(names_of(batch, count), *parts, strict=True)
+        return [Restored(name, *map(middle, case)) for name, *case in planes]
+
+    def _restored(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss over hidden voxels, or over all, and the output."""
+        output = self(image.masked_fill(mask, 0.0))
+        voxelwise: Tensor = self.loss(output, image)
         if not self.masked_only:
-            return voxelwise.mean()
-        shown = mask.expand_as(voxelwise)
-        return (voxelwise * shown).sum() / shown.sum()
+            return voxelwise.mean(), output
+        hidden = mask.expand_as(voxelwise)
+        return (voxelwise * hidden).sum() / hidden.sum(), output
 
     def _mask(self, image: Tensor, part: int, number: int) -> Tensor:
         """Return the mask of one batch; drawn on the CPU, so that every device gets the same."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from asparagus.stages.base import StageModule, by_case
 from asparagus.stages.case_metrics import mean_of, of_classes
 from asparagus.stages.metrics import DicePerClass
+from asparagus.stages.shown import Segmented, middle, names_of
 from asparagus.targets import instantiate
 
 DEFAULT_LOSS = {"_target_": "monai.losses.DiceCELoss", "to_onehot_y": True, "softmax": True}
@@ -58,26 +59,35 @@ class SegModule(StageModule):
         self.log_train(loss, len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Count overlaps and log the loss."""
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Count overlaps, log the loss, and return the class maps [B, ...]."""
         logits = self.predict_whole(batch["image"])
         self.check_channels(logits, batch["label"])
         self.log_val_loss(self._loss(logits, batch["label"]), len(batch["image"]))
-        self.dice.update(logits.argmax(1), batch["label"])
+        predicted = logits.argmax(1)
+        self.dice.update(predicted, batch["label"])
+        return {"predicted": predicted}
+
+    def shown(self, batch: Mapping[str, Any], outputs: Any, most: int) -> list[Segmented]:
+        """Return the middle planes of the first cases."""
+        count = min(most, len(batch["image"]))
+        planes = zip(batch["image"][:count, 0], batch["label"], outputs["predicted"], strict=False)
+        return [Segmented(name, *map(middle, case)) for name, case in zip(names_of(batch, count), planes, strict=True)]
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/dice` and `val/dice/<class>`; classes that are nowhere count for nothing."""
         self._log_dice("val/dice")
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
-        """Count overlaps, log the loss, and return the metrics of each case (`asparagus.stages.case_metrics`)."""
+        """Count overlaps, log the loss, return the metrics of each case (`stages.case_metrics`) and the class maps."""
         logits = self.predict_whole(batch["image"])
         self.check_channels(logits, batch["label"])
         self.log_test_loss(self._loss(logits, batch["label"]), len(batch["image"]))
         predicted = logits.argmax(1)
         self.dice.update(predicted, batch["label"])
         pairs = zip(predicted, batch["label"], strict=True)
-        return by_case(batch, (of_classes(case, label, self.n_classes) for case, label in pairs))
+        found = by_case(batch, (of_classes(case, label, self.n_classes) for case, label in pairs))
+        return found and {**found, "predicted": predicted}
 
     def on_test_epoch_end(self) -> None:
         """Log `test/dice` and `test/dice/<class>` over all cases of all ranks, as in validation."""

@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from asparagus.attempts import begin_attempt, log_of
 from asparagus.callbacks.checkpoints import CheckpointWriter
 from asparagus.callbacks.exploit import OtherSettings
+from asparagus.callbacks.figures import Figures
 from asparagus.callbacks.finite import FiniteLoss
 from asparagus.callbacks.journal_logger import Heartbeat, JournalLogger
 from asparagus.callbacks.predictions import Predictions
@@ -135,6 +136,8 @@ def build(
     writer = CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets)
     ours = ranks.trainer_arguments(_strategy(spec, ranks))
     asked = parts.trainer_arguments()
+    weights = Path(assignment.parent.checkpoint).stem if assignment.parent else "now"
+    predictions = Predictions(folder, spec.task, weights, maps=spec.run.save_predictions)
     if spec is not assignment.spec and not module.automatic_optimization:
         asked = by_hand(asked, assignment.spec)
     trainer = pl.Trainer(
@@ -154,8 +157,9 @@ def build(
                 *([OtherSettings(other.optim)] if (other := _taken_over(assignment)) else []),
                 Heartbeat(journal),
                 *([WorldSizes(journal)] if spec.resources.is_elastic else []),
-                Predictions(folder, spec.task, Path(assignment.parent.checkpoint).stem if assignment.parent else "now"),
+                predictions,
                 SameTestSet(folder.parents[1], spec.task, journal),
+                *([Figures(folder, spec.figures, predictions)] if _has_figures(assignment) else []),
                 Beat(),
                 FiniteLoss(),
                 writer,
@@ -165,6 +169,10 @@ def build(
         }
     )
     return trainer, module, parts.datamodule
+
+
+def _has_figures(assignment: Assignment) -> bool:
+    return assignment.has_figures and assignment.spec.figures.enabled
 
 
 def _taken_over(assignment: Assignment) -> Exploit | None:

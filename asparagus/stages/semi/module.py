@@ -17,6 +17,7 @@ from asparagus.stages.semi.batches import image_of, label_of
 from asparagus.stages.semi.branch import Branch, Teacher
 from asparagus.stages.semi.heads import LossHead
 from asparagus.stages.semi.weighting import Weighting
+from asparagus.stages.shown import Answers, names_of
 
 WHERE = "model.module"
 HEADS = f"{WHERE}.regularization_loss_heads"
@@ -122,9 +123,15 @@ class SemiModule(StageModule):
         if self.teacher is not None:
             self.teacher.follow(self.student)
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count what is right, and the loss; over all loaders together."""
-        self._count(batch)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Count what is right, and the loss, over all loaders together; return the answers."""
+        logits, labels = self._count(batch)
+        return {"predicted": logits.argmax(1), "labels": labels}
+
+    def shown(self, batch: Any, outputs: Any, most: int) -> Answers:
+        """Return the answers for all cases of a batch."""
+        names = names_of(batch if isinstance(batch, Mapping) else {}, len(outputs["labels"]))
+        return Answers(names, outputs["predicted"], outputs["labels"])
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/loss`, `val/top1`, and `val/top1/best`, the best so far."""
