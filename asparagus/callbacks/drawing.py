@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from asparagus.stages.shown import Restored, Segmented
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 Drawn = Iterator[tuple[str, "Figure"]]
@@ -34,6 +36,8 @@ MOST_POINTS = 5000
 MOST_COUNTS = 25
 """A confusion matrix of so many classes has room for its counts."""
 MOST_LABELS = 50
+CELL, MOST_SIDE, LETTER = 0.36, 12.0, 0.06
+"""Inches: of a confusion matrix's cell, its side, and a letter beside it."""
 LONGEST = 30
 """Characters of a case's name that fit beside its row."""
 PANEL = 1.9
@@ -134,9 +138,8 @@ def reconstruction(samples: Sequence[Restored], title: str) -> Figure:
 
 def confusion_counts(predicted: Sequence[int], truth: Sequence[int], n_classes: int) -> Array:
     """Return how often each class (row) was taken for each (column), integers [n, n]."""
-    from sklearn.metrics import confusion_matrix
-
-    counts: Array = confusion_matrix(truth, predicted, labels=range(n_classes))
+    pairs = torch.tensor(predicted), torch.tensor(truth)
+    counts: Array = multiclass_confusion_matrix(*pairs, num_classes=n_classes, validate_args=False).numpy()
     return counts
 
 
@@ -147,24 +150,31 @@ def confusion(predicted: Sequence[int], truth: Sequence[int], names: Sequence[st
     counts = confusion_counts(predicted, truth, len(names))
     of_class = counts.sum(1, keepdims=True)
     shares = np.divide(counts, of_class, out=np.zeros(counts.shape), where=of_class > 0)
-    side = min(max(3.6, 0.42 * len(names) + 1.8), 12.0)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    field = figure.subplots()
+    every = -(-len(names) // MOST_LABELS)
+    labels = [_short(name) for name in names[::every]]
+    side = min(max(2.0, CELL * len(names)), MOST_SIDE)
+    room = 0.55 + LETTER * max(map(len, labels))
+    wide, high = room + side + MARGIN["right"], MARGIN["top"] + side + room
+    figure = Figure(figsize=(wide, high))
+    field = figure.add_axes((room / wide, room / high, side / wide, side / high))
     field.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= MOST_COUNTS:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                colour = "white" if shares[row, column] > 1 / 2 else "black"
-                field.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    every = -(-len(names) // MOST_LABELS)
-    places, labels = range(0, len(names), every), [_short(name) for name in names[::every]]
-    field.set_xticks(places, labels, rotation=90 if max(map(len, labels)) > 2 else 0, fontsize=8)  # noqa: PLR2004
-    field.set_yticks(places, labels, fontsize=8)
+        _write_counts(field, counts, shares)
+    field.set_xticks(range(0, len(names), every), labels, rotation=90, fontsize=8)
+    field.set_yticks(range(0, len(names), every), labels, fontsize=8)
     field.set_xlabel("predicted")
     field.set_ylabel("true")
     right = int(np.trace(counts))
-    figure.suptitle(f"{when}\n{right} of {counts.sum()} cases are right", fontsize=10)
+    told = f"{_plain(when)}\n{right} of {counts.sum()} cases are right"
+    figure.suptitle(told, fontsize=10, x=(room + side / 2) / wide, y=1 - 0.1 / high)
     return figure
+
+
+def _write_counts(field: Axes, counts: Array, shares: Array) -> None:
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 1 / 2 else "black"
+            field.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
 
 
 def regression(
@@ -192,7 +202,7 @@ def regression(
         field.grid(visible=True, alpha=0.3)
     for field in fields[shown:]:
         field.set_axis_off()
-    figure.suptitle(f"{when}, {len(truth)} cases", fontsize=10)
+    figure.suptitle(f"{_plain(when)}, {len(truth)} cases", fontsize=10)
     return figure
 
 
@@ -272,7 +282,7 @@ def _painted(image: Array, shades: Mapping[str, Any], masks: Mapping[str, Array]
 
 def _dice(truth: Array, predicted: Array) -> str:
     both = int(truth.sum() + predicted.sum())
-    return f"dice {2 * int((truth & predicted).sum()) / both:.2f} here" if both else "not here"
+    return f"dice {2 * int((truth & predicted).sum()) / both:.2f} in this plane" if both else "not in this plane"
 
 
 def _note(field: Axes, text: str) -> None:

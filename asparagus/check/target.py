@@ -11,6 +11,7 @@ from asparagus.targets import SPECIAL
 
 HANDS_ON = {
     "TensorBoardLogger": ("torch.utils.tensorboard.writer.SummaryWriter", "tensorboardX.writer.SummaryWriter"),
+    "CellMapTensorBoard": ("torch.utils.tensorboard.writer.SummaryWriter", "tensorboardX.writer.SummaryWriter"),
     "WandbLogger": ("wandb.sdk.wandb_init.init",),
 }
 """Loggers that take anything, and what their other arguments are for."""

@@ -73,7 +73,7 @@ KEYS_OF: dict[str, tuple[str, ...]] = {
     "model_name": ("model.net", "run.label"),
     "model_kwargs": ("model.net",),
     "device": ("trainer.accelerator",),
-    "logs_save_path": ("logger.tensorboard",),
+    "logs_save_path": ("logger.tensorboard", "trainer.log_every_n_steps"),
     "load_model": ("init_from",),
     "model_to_load": ("init_from",),
 }
@@ -89,6 +89,7 @@ NETWORKS = {
     "vitnet": "monai.networks.nets.UNETR",
 }
 MODEL_NAMES = ("2d_unet", "2d_resnet", "3d_unet", "3d_resnet", "vitnet")
+TENSORBOARD = "asparagus.callbacks.cellmap_tensorboard.CellMapTensorBoard"
 ACCELERATORS = {"cuda": "gpu", "cpu": "cpu", "mps": "mps"}
 ELSEWHERE = {"model_save_path": "checkpoints lie in the run's own folder, <run folder>/checkpoints/epoch=E-step=S"}
 """Names whose wish has another place here."""
@@ -340,8 +341,8 @@ def _places(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None:
         raise ConfigError(one_of("load_model", given["load_model"], (LATEST, BEST)))
     if "logs_save_path" in given:
         logs = file.parent / str(given["logs_save_path"]).replace("{model_name}", str(given["model_name"]))
-        logger = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": str(logs), "name": ""}
-        put(tree, "logger.tensorboard", logger)
+        put(tree, "logger.tensorboard", {"_target_": TENSORBOARD, "save_dir": str(logs), "name": ""})
+        put(tree, "trainer.log_every_n_steps", 1)  # the loss of each iteration (SEEDS E24)
 
 
 def _plain(value: Any, name: str) -> Any:
