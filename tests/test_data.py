@@ -363,11 +363,11 @@ def test_ranks_share_test_cases_without_doubles_whole_and_by_name(tested, num_wo
     assert sorted(seen) == [f"{SEG}_{number:04d}.pt" for number in range(4)]
 
 
-def test_without_test_data_there_is_no_test_loader_and_other_items_have_no_names(tested):
+def test_without_test_data_there_is_no_test_loader_and_items_to_validate_on_have_names(tested):
     data = CaseDataModule(str(tested), SEG, "seg")
     data.setup()
     assert data.test_dataloader() == []
-    assert (data.test_name, set(data.val_set[0])) == ("split_80_20", {"image", "label"})
+    assert (data.test_name, set(data.val_set[0])) == ("split_80_20", {"image", "label", "case"})
 
 
 def test_fewer_test_cases_than_workers_are_refused_before_the_training(tested):

@@ -62,15 +62,15 @@ class PretrainModule(StageModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `batch["image"]` under this step's mask."""
-        loss, _ = self._restored(batch["image"], self._mask(batch["image"], TRAIN, self.global_step))
+        loss = self._reconstruction_loss(batch["image"], self._mask(batch["image"], TRAIN, self.global_step))
         self.log_train(loss, len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Log the loss under this batch's mask; return the mask and what the network makes of it."""
         mask = self._mask(batch["image"], VAL, batch_idx)
-        loss, output = self._restored(batch["image"], mask)
-        self.log_val_loss(loss, len(batch["image"]))
+        output = self._restored(batch["image"], mask)
+        self.log_val_loss(self._loss(output, batch["image"], mask), len(batch["image"]))
         return {"mask": mask, "output": output}
 
     def shown(self, batch: Mapping[str, Any], outputs: Any, most: int) -> list[Restored]:
@@ -80,14 +80,20 @@ class PretrainModule(StageModule):
         planes = zip(names_of(batch, count), *parts, strict=True)
         return [Restored(name, *map(middle, case)) for name, *case in planes]
 
-    def _restored(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss over hidden voxels, or over all, and the output."""
-        output = self(image.masked_fill(mask, 0.0))
+    def _reconstruction_loss(self, image: Tensor, mask: Tensor) -> Tensor:
+        return self._loss(self._restored(image, mask), image, mask)
+
+    def _restored(self, image: Tensor, mask: Tensor) -> Tensor:
+        output: Tensor = self(image.masked_fill(mask, 0.0))
+        return output
+
+    def _loss(self, output: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean loss over hidden voxels, or over all."""
         voxelwise: Tensor = self.loss(output, image)
         if not self.masked_only:
-            return voxelwise.mean(), output
+            return voxelwise.mean()
         hidden = mask.expand_as(voxelwise)
-        return (voxelwise * hidden).sum() / hidden.sum(), output
+        return (voxelwise * hidden).sum() / hidden.sum()
 
     def _mask(self, image: Tensor, part: int, number: int) -> Tensor:
         """Return the mask of one batch; drawn on the CPU, so that every device gets the same."""
