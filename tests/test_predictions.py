@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import asparagus
 from asparagus.callbacks.predictions import predictions_file
@@ -292,3 +293,7 @@ def test_a48_two_workers_test_every_case_once_and_find_what_one_process_finds():
     for name in ("test/accuracy", "test/loss"):
         assert outcome.metrics[name] == pytest.approx(looked.metrics[name], rel=1e-5)
     assert not math.isnan(outcome.metrics["val/accuracy"])
+    (figure,) = Path(outcome.folder).glob("plots/validation/*/confusion.png")
+    with Image.open(figure) as confusion:
+        right = round(outcome.metrics["val/accuracy"] * 20)
+        assert confusion.text["Title"].endswith(f"{right} of 20 cases are right"), "those of both workers"
