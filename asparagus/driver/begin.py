@@ -77,14 +77,8 @@ class Begun:
     @property
     def assignment(self) -> Assignment:
         """What its workers are told."""
-        return Assignment(
-            self.plan.spec,
-            self.run_id,
-            str(self.folder.path),
-            self.attempt,
-            self.plan.parent,
-            has_figures=self.plan.trial is None,
-        )
+        plan, run = self.plan, (self.run_id, str(self.folder.path), self.attempt)
+        return Assignment(plan.spec, *run, plan.parent, has_figures=plan.trial is None)
 
     def write_state(self, state: str, metrics: dict[str, float]) -> None:
         """Mark the folder with how the run stands."""

@@ -844,7 +844,7 @@ def test_e3_checkpoints_carry_model_and_epoch_and_are_whole_states(config):
 def test_e4_logs_save_path_gets_tensorboard_files_of_what_is_logged(config, home):
     launch(config(DIGITS + NETWORK + 'logs_save_path = "tensorboard/{model_name}"\n'))
     (events,) = (home / "examples" / "tensorboard" / "mine").rglob("events.out.tfevents.*")
-    for tag in (b"\x04loss", b"\nvalidation", b"val/dice"):
+    for tag in (b"\x04loss", b"\nvalidation", b"val/accuracy"):
         assert tag in events.read_bytes()
 
 
