@@ -86,11 +86,12 @@ def test_every_row_names_a_stage_module_or_leaves_it_to_the_user(stage):
     assert issubclass(getattr(importlib.import_module(module), name), StageModule)
 
 
-def test_only_finetuning_requires_a_parent():
+def test_only_finetuning_and_probing_require_a_parent():
     assert {name for name, stage in STAGES.items() if stage.init_from == "required"} == {
         "finetune_seg",
         "finetune_cls",
         "finetune_reg",
+        "linear_probe",
         "finetune",
     }
 

@@ -23,6 +23,7 @@ from asparagus.optim import (
     ENDLESS as ENDLESS_SCHEDULES,
 )
 from asparagus.spec import ENDLESS, Spec
+from asparagus.stages import STAGES
 from asparagus.targets import SPECIAL
 
 GIVEN = frozenset({"params"})
@@ -44,7 +45,7 @@ STEPS = ("warmup_steps", "max_steps")
 
 def optimizer(spec: Spec) -> Iterator[str]:
     """Yield what is wrong with the optimizer and its schedule."""
-    optim = spec.optim
+    optim = _at_one_rate(spec)
     name, path = optim.get("name"), optim.get("_target_")
     known = isinstance(name, str) and name.lower() in OPTIMIZERS
     if path is None and name is None:
@@ -56,7 +57,7 @@ def optimizer(spec: Spec) -> Iterator[str]:
         arguments = {key: value for key, value in optim.items() if key not in ("name", "sched", "params", *SPECIAL)}
         yield from call("optim", path, arguments, GIVEN)
     yield from groups("optim", optim.get("params"), path)
-    yield from _lr_of(optim, path)
+    yield from _lr_of(spec, path)
     if known and "_target_" not in optim:
         yield from _numbers(optim)
     if isinstance(sched := optim.get("sched"), dict) and sched:
@@ -67,11 +68,24 @@ def optimizer(spec: Spec) -> Iterator[str]:
         yield f"optim.sched: {sched!r} given, but it is a section, e.g. {{name: cosine, warmup_ratio: 0.05}}."
 
 
-def _lr_of(optim: dict[str, Any], path: Any) -> Iterator[str]:
-    """Check the learning rate; a class of one's own may have none."""
-    if optim.get("lr") is not None or path is None or takes(path, "lr") is not False:
-        yield from learning_rate("optim", optim.get("lr"))
-    elif optim.get("sched"):
+def _rates(spec: Spec) -> list[Any]:
+    """Return the learning rates: one, or those that a stage trains at once."""
+    given = spec.optim.get("lr")
+    stage = STAGES.get(spec.stage)
+    return given or [None] if isinstance(given, list) and stage is not None and stage.many_rates else [given]
+
+
+def _at_one_rate(spec: Spec) -> dict[str, Any]:
+    """Return the section as one optimizer of several takes it."""
+    return {**spec.optim, "lr": _rates(spec)[0]} if "lr" in spec.optim else spec.optim
+
+
+def _lr_of(spec: Spec, path: Any) -> Iterator[str]:
+    """Check the learning rates; a class of one's own may have none."""
+    if spec.optim.get("lr") is not None or path is None or takes(path, "lr") is not False:
+        for rate in _rates(spec):
+            yield from learning_rate("optim", rate)
+    elif spec.optim.get("sched"):
         yield f"optim.sched: {path} has no learning rate that could follow a schedule. Leave optim.sched out."
 
 
@@ -163,8 +177,8 @@ def _schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
             yield f"optim.sched: {what}_steps and {what}_ratio exclude each other. Give one of them."
     yield from _further(sched, SCHEDULES[canonical(name)])
     yield from _schedule_numbers(sched)
-    lr, lowest = spec.optim.get("lr"), sched.get("min_lr")
-    if _number(lr) and _number(lowest) and lowest > lr:
+    rates, lowest = [rate for rate in _rates(spec) if _number(rate)], sched.get("min_lr")
+    if (lr := min(rates, default=None)) is not None and _number(lowest) and lowest > lr:
         yield f"optim.sched.min_lr: {lowest:g} is above optim.lr: {lr:g}. Lower it, or raise optim.lr."
     yield from _end(spec, sched)
 

@@ -180,8 +180,7 @@ def _looks_for_parent(spec: Spec, stage: Stage | None, problems: list[str]) -> b
         problems.append(
             f"init_from: {spec.stage} starts from a pretrained run, and none was given. Give run:<id>/last, "
             f"run:<id>/best, model:<name>@<alias> or file:/path/to/weights (asp runs lists the ids, asp model list "
-            f"the models), or train from scratch with "
-            f"{spec.stage.replace('finetune', 'train')}."
+            f"the models)" + (f", or train from scratch with {stage.scratch}." if stage and stage.scratch else ".")
         )
     # That of a pipeline's stage is not there yet.
     return spec.init_from is not None and not spec.init_from.startswith(OF_STAGE)

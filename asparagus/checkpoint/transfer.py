@@ -65,7 +65,7 @@ def take_over(module: nn.Module, parent: Parent, options: Transfer, *, mode: str
         mode: `run.mode`. What is measured without a training are the parent's weights, so all have to be there.
 
     Raises:
-        RunError: They cannot be read, or do not fit.
+        RunError: They cannot be read, or do not fit, or are not all there of what the module keeps as it is.
     """
     source = f"run {parent.run_id} ({Path(parent.checkpoint).name})" if parent.run_id else parent.checkpoint
     weights = read_weights(Path(parent.checkpoint))
@@ -96,6 +96,7 @@ def _one_after_another(
         part = Transfer(include=include, exclude=exclude, rename=options.rename)
         report = _then(report, transfer(module, read_weights(file), part, source=str(file)))
     _must_be_whole(report, strict=options.strict)
+    _frozen_must_be_there(module, report)
     return report
 
 
@@ -112,6 +113,17 @@ def _then(first: TransferReport, second: TransferReport) -> TransferReport:
 def _must_be_whole(report: TransferReport, *, strict: bool) -> None:
     if strict and report.fresh:
         raise RunError(f"transfer.strict: {len(report.fresh)} weights would stay fresh.\n{report.describe()}")
+
+
+def _frozen_must_be_there(module: nn.Module, report: TransferReport) -> None:
+    """Refuse weights that a module never trains, and so needs from its parent, where they stay as they were drawn."""
+    beginnings: tuple[str, ...] = getattr(module, "from_parent", ())
+    if lacking := [name for name in report.fresh if name.startswith(beginnings)]:
+        raise RunError(
+            f"init_from: {len(lacking)} of the weights that stay frozen ({lacking[0]}, ...) are not among those of "
+            f"{report.source}, and would stay as they were drawn. Give the model section that it was trained with, or "
+            "name them (transfer.rename); model.module.allow_fresh=true goes on all the same.\n" + report.describe()
+        )
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:

@@ -68,12 +68,13 @@ def _words_of(run_id: int, kind: str | None) -> Iterator[str]:
     from asparagus.cli.rerun import words_of
     from asparagus.cli.show_run import folder_of
     from asparagus.paths import load_environment
+    from asparagus.stages import STAGES
 
     load_environment()
     file = Path(folder_of(run_id)) / "config.yaml"
     stage = str((yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("stage"))
-    if kind and not stage.endswith(f"_{kind}"):
-        theirs = stage.rpartition("_")[2]
+    theirs = STAGES[stage].kind if stage in STAGES else ""
+    if kind and theirs != kind:
         do = f"asp_test_{theirs} {run_id}" if theirs in KINDS else f"asp test {run_id}"
         raise ConfigError(f"asp_test_{kind}: run {run_id} is of stage {stage}. Write {do}.")
     yield from (word for word in words_of(file) if not word.startswith("run.rerun_of="))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAUROC
+from torchmetrics.utilities import dim_zero_cat
 
 
 class DicePerClass(Metric):
@@ -37,3 +41,24 @@ class DicePerClass(Metric):
     def compute(self) -> Tensor:
         """Return the Dice of classes 1..n-1, float32 of [n_classes - 1]."""
         return (2 * self.overlap / self.volume)[1:].float()
+
+
+class MacroAUROC(MulticlassAUROC):
+    """Area under the ROC of each class against the rest, over all cases of all ranks, averaged over the classes.
+
+    torchmetrics counts a class that no case has, or every case, as 0. Nothing can be said of it: here it counts for
+    nothing, and where that is so of all classes, the value is NaN.
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        """Judge `n_classes`, two or more."""
+        super().__init__(n_classes, average=None, validate_args=False)
+
+    def compute(self) -> Tensor:
+        """Return the mean, a float32."""
+        cases = torch.bincount(dim_zero_cat(self.target), minlength=self.num_classes)
+        judged = (cases > 0) & (cases < cases.sum())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No (positive|negative) samples")
+            scores: Tensor = super().compute()
+        return scores[judged].mean()
