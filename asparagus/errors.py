@@ -4,6 +4,7 @@ AsparagusError
 ├── RequestError          the request is wrong; nothing was started            exit status 2
 │   ├── ConfigError       an experiment file or an override
 │   │   └── PipelineError several experiments, where one is expected
+│   │       └── EvalBoxError  ... that judge checkpoints
 │   ├── DataError         a task, a split or a case
 │   ├── PlanError         what was asked does not fit where it should run
 │   ├── RecordError       a run, a checkpoint or the tracking store
@@ -50,6 +51,10 @@ class ConfigError(RequestError):
 
 class PipelineError(ConfigError):
     """An experiment is several, where one is expected."""
+
+
+class EvalBoxError(PipelineError):
+    """An experiment is an evaluation box, where one is expected."""
 
 
 class DataError(RequestError):

@@ -14,6 +14,9 @@ SAMPLERS = ("grid", "random", "tpe", "cmaes", "gp", "nsga2", "nsga3", "qmc", "br
 """Names that `sweep.sampler` may have."""
 SCHEDULERS = ("asha", "hyperband", "median", "pbt", "none")
 """Names that `sweep.scheduler` may have."""
+MONITOR = "monitor"
+"""`sweep.metric`: of each run what makes its own checkpoints the best; runs of several stages have no other in common,
+and none of them is the best."""
 SPELLINGS = {"nsgaii": "nsga2", "nsgaiii": "nsga3", "bruteforce": "brute_force", "motpe": "tpe"}
 """What a sampler may be called besides, once `Sampler` and dashes are taken away."""
 

@@ -22,6 +22,8 @@ PRUNING = {"asha": 4, "hyperband": 3}
 """Schedulers that work in rungs, and by what factor trials are halved if nothing is said."""
 NOT_IN_SWEEPS: dict[str, Any] = {"min_workers": None, "labels": {}, "placement": "pack"}
 """Settings of `resources` that are not a trial's to make, and what they are where nothing is said."""
+EVAL_BOX = "eval_box"
+"""What an evaluation box has for a task: its rows have several."""
 MODES = {"min": "smaller is better", "max": "larger is better"}
 
 
@@ -37,8 +39,15 @@ class SweepPlan:
     options: SweepOptions
     words: tuple[str, ...] = ()
     """What was typed: the config and the overrides."""
+    is_box: bool = False
+    """A trial is one of the stages, and not all of them in turn: an evaluation box."""
     checkpoint_bytes: tuple[int | None, ...] = ()
     """Of a checkpoint of each stage; None where no earlier run tells."""
+
+    @property
+    def runs_per_trial(self) -> int:
+        """Runs that one trial consists of."""
+        return 1 if self.is_box else len(self.stages)
 
     @property
     def last(self) -> Plan:
@@ -54,6 +63,11 @@ class SweepPlan:
     def modes(self) -> tuple[str, ...]:
         """Which is better, for each metric."""
         return one_or_more(self.options.mode) or (str(self.last.spec.checkpoint.mode or "min"),)
+
+    def monitor_at(self, values: Mapping[str, Any]) -> str:
+        """Return what a trial of an evaluation box is measured by."""
+        known = dict(zip(self.names, self.stages, strict=True))
+        return str(known[cell_name(values["row"], values["init_from"])].spec.checkpoint.monitor)
 
     @property
     def trials(self) -> int:
@@ -88,6 +102,7 @@ class SweepPlan:
             "modes": self.modes,
             "seed": options.seed,
             "from": options.warm_start,
+            **({"box": True} if self.is_box else {}),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -102,10 +117,11 @@ class SweepPlan:
             resume=resume is not False,
             max_failures=last.spec.run.max_failures,
         )
+        task = EVAL_BOX if self.is_box else last.spec.task
         return dataclasses.replace(
             last,
-            spec=dataclasses.replace(last.spec, stage=SWEEP, run=run, init_from=None),
-            run_root=f"{last.spec.paths.models}/{last.spec.task}/{SWEEP}",
+            spec=dataclasses.replace(last.spec, stage=SWEEP, task=task, run=run, init_from=None),
+            run_root=f"{last.spec.paths.models}/{task}/{SWEEP}",
             parent=None,
             identity=self.identity,
             trial=None,
@@ -147,10 +163,12 @@ class SweepPlan:
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         options = self.options
-        yield "sweep", " -> ".join(self.names) + f" of {self.last.spec.task}"
+        yield ("evaluation box", ", ".join(self.names)) if self.is_box else ("sweep", self.told)
         yield (
             "compared",
-            ", ".join(
+            ""
+            if self.is_box
+            else ", ".join(
                 f"{metric} ({MODES.get(mode, mode)})" for metric, mode in zip(self.metrics, self.modes, strict=True)
             ),
         )
@@ -173,9 +191,18 @@ class SweepPlan:
         yield "run folder", f"{self.parent.run_root}/run_id=..."
         yield "identity", self.identity[:12]
         for stage, name in zip(self.stages, self.names, strict=True):
+            if self.is_box:
+                kept = stage.spec.checkpoint
+                yield name, f"{stage.spec.stage} of {stage.spec.task}, by {kept.monitor} ({kept.mode})"
+                continue
             yield "", f"--- {name} ---" if len(self.stages) > 1 else "--- one of its trials ---"
             for line in stage.describe().splitlines():
                 yield "", line
+
+    @property
+    def told(self) -> str:
+        """What is trained, in a few words."""
+        return "an evaluation box" if self.is_box else " -> ".join(self.names) + f" of {self.last.spec.task}"
 
     def _rungs(self) -> str:
         """Say how many trials get how far, for schedulers that work in rungs."""
@@ -198,11 +225,12 @@ class SweepPlan:
         if rule.keep_every_n_epochs and isinstance(epochs, int) and epochs > 0:
             each += epochs // rule.keep_every_n_epochs
         trials = min(self.trials, self.options.keep_best or self.trials)
-        number = f"at most {each} of each run, of {trials} trials: {each * trials * len(self.stages)} in all"
+        number = f"at most {each} of each run, of {trials} trials: {each * trials * self.runs_per_trial} in all"
         known = [size for size in self.checkpoint_bytes if size is not None]
         if not known or len(known) < len(self.stages):
             return f"{number}; how large is known from the first run of this network on"
-        return f"{number}, {decimal(each * trials * sum(known))} if they are as large as those of an earlier run"
+        of_trial = max(known) if self.is_box else sum(known)
+        return f"{number}, {decimal(each * trials * of_trial)} if they are as large as those of an earlier run"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as nested plain values."""
@@ -217,8 +245,14 @@ class SweepPlan:
             "trials": self.trials,
             "concurrency": self.concurrency,
             "identity": self.identity,
+            "is_box": self.is_box,
             "checkpoint_bytes": list(self.checkpoint_bytes),
         }
+
+
+def cell_name(row: str, init_from: str) -> str:
+    """Return what one cell of an evaluation box is called."""
+    return f"{row} from {init_from}"
 
 
 def must_fit(plan: SweepPlan) -> None:

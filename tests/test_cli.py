@@ -70,7 +70,7 @@ def test_every_console_script_is_installed_and_has_help(script, asp):
     assert "usage: asp" in done.stdout
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "train_seg", "train_cls", "finetune_seg", "finetune_cls"])
+@pytest.mark.parametrize("stage", ["pretrain", "train_seg", "train_cls", "finetune_seg", "linear_probe"])
 def test_an_alias_is_launch_with_that_config(stage, asp):
     alias = asp(f"asp_{stage}", "--cfg", "job", "seed=7")
     assert alias.returncode == 0, alias.stderr

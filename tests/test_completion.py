@@ -69,6 +69,8 @@ EXACTLY = {
     f"{DIGITS}++trainer.max_e": ["++trainer.max_epochs="],
     f"{DIGITS}transfer.": [f"transfer.{key}" for key in ("decoder=", "exclude=", "include=", "rename.", "strict=")],
     "asp_test_cls 3 --ch": ["--checkpoint"],
+    "asp eval-box ": ["collect", "prepare", "run"],
+    "asp_eval_box_run --dr": ["--dry-run"],
     f"{DIGITS}mod": ["model.", "model="],
     f"{DIGITS}model.cls_net.h": ["model.cls_net.hidden="],
     f"{DIGITS}+mod": ["+model.", "+model="],
@@ -303,7 +305,7 @@ def test_a_script_completes_everything_that_is_installed(shell, capsys):
         assert subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=True).stderr == ""
 
 
-SUBCOMMAND = {"data": ["make"], "model": ["promote"]}
+SUBCOMMAND = {"data": ["make"], "model": ["promote"], "eval-box": ["run"]}
 """Whose options are those of the command."""
 
 

@@ -84,6 +84,8 @@ def test_a_documented_command_is_one(line, everything, monkeypatch, capsys):
     name = re.sub(r"^asp[-_]", "", program)
     if name.startswith("test_"):  # asp_test_cls is asp test
         name = "test"
+    if name.startswith("eval_box_"):  # asp_eval_box_run is asp eval-box run
+        name = "eval-box"
     if name not in COMMANDS:  # asp_pretrain is asp-launch pretrain
         name, words = "launch", [name, *words]
     if name == "launch" and "optim.lrr=1e-3" not in line:

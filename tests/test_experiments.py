@@ -19,6 +19,7 @@ from asparagus.data.split import make_split
 from asparagus.pipelines import plans_of
 from asparagus.plan import Plan, make_plan
 from asparagus.stages import STAGES
+from asparagus.sweeps import plan_sweep
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CASES = {"train": 8, "val": 2}
@@ -44,9 +45,14 @@ def is_pipeline(name: str) -> bool:
     return "pipeline" in yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
 
 
+def is_box(name: str) -> bool:
+    return "eval_box" in yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+
+
 ROOTS = names("*.yaml")
-EXPERIMENTS = [name for name in names("experiment/**/*.yaml") if not is_pipeline(name)]
+BOXES = [name for name in names("experiment/**/*.yaml") if is_box(name)]
 PIPELINES = [name for name in names("experiment/**/*.yaml") if is_pipeline(name)]
+EXPERIMENTS = [name for name in names("experiment/**/*.yaml") if name not in (*BOXES, *PIPELINES)]
 GROUPS = ("data", "optim", "trainer", "resources")
 OPTIONS = [tuple(name.split("/")) for group in GROUPS for name in names(f"{group}/*.yaml")]
 NETWORKS = [
@@ -136,6 +142,13 @@ def test_the_stages_of_a_pipeline_plan_one_after_the_other(config, ready):
     assert len(plans) > 1
     assert all(plan.parent is None for _, plan in plans)
     assert plans[-1][1].spec.init_from.startswith("stage:")
+
+
+@pytest.mark.parametrize("config", BOXES)
+def test_the_rows_of_a_box_plan_from_a_checkpoint_and_from_scratch(config, ready):
+    plan, _ = plan_sweep(Request(config, (f"init_from=file:{ready}/weights.pt",)))
+    assert {stage.parent is None for stage in plan.stages} == {True, False}
+    assert len({stage.identity for stage in plan.stages}) == len(plan.stages)
 
 
 @pytest.mark.parametrize("config", ROOTS)

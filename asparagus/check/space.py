@@ -18,7 +18,7 @@ from asparagus.compose.trial import words_of
 from asparagus.errors import ConfigError, RequestError, did_you_mean
 from asparagus.identity import OF_LOADERS, PARTS, WITHOUT
 from asparagus.plan import Plan
-from asparagus.space import Choice, Dimension, Interval, Space, SweepOptions, Values, one_or_more
+from asparagus.space import MONITOR, Choice, Dimension, Interval, Space, SweepOptions, Values, one_or_more
 from asparagus.spec import Spec
 
 PlanOfValues = Callable[[Values], Plan | Sequence[Plan] | None]
@@ -200,6 +200,8 @@ def _measured(options: SweepOptions, looks: Sequence[Look]) -> Iterator[str]:
     if any(len(plans) > 1 for plans in planned) and name in PAUSING:
         yield f"sweep.scheduler: {name} puts trials aside, which those of a pipeline cannot be. Take asha or median."
     for metric in one_or_more(options.metric):
+        if metric == MONITOR:
+            continue
         of_each = [logged(plans[-1].spec) for plans in planned]
         if not of_each or any(names is None or is_among(metric, names) for names in of_each):
             continue

@@ -79,7 +79,9 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 TESTS = ("test_seg", "test_cls", "test_reg")
 """`asp_test_cls` is `asp test`."""
-OTHERS = ("asp_split", "asp_getid", *(f"asp_{name}" for name in (*STAGES, *TESTS)))
+BOXES = {"eval_box_run": "run", "eval_box_prepare_data": "prepare", "eval_box_collect_results": "collect"}
+"""`asp_eval_box_run` is `asp eval-box run`."""
+OTHERS = ("asp_split", "asp_getid", *(f"asp_{name}" for name in (*STAGES, *TESTS, *BOXES)))
 PROGRAMS = ("asp", *(f"asp-{name}" for name in COMMANDS), *OTHERS)
 """What is completed: everything that is installed."""
 
@@ -97,6 +99,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "diff": (*HELP, "--json"),
     "model": (*HELP, "--name", "--alias", "--checkpoint", "--json"),
     "test": (*HELP, "--checkpoint"),
+    "eval-box": (*HELP, "--dry-run", "--json"),
     "gc": (*HELP, "--task", "--stage", "--keep-best", "--quota", "--json", "--apply", "--pin", "--unpin"),
     "rm": (*HELP, "--restore", "--empty", "--json"),
     "ui": (*HELP, "--port"),
@@ -181,6 +184,8 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     name = program[len("asp-") :]
     if name in TESTS:
         return "test", rest
+    if name in BOXES:
+        return "eval-box", [BOXES[name], *rest]
     return ("launch", [name, *rest]) if name in STAGES else (name, rest)
 
 
@@ -231,6 +236,7 @@ def _plain_words(name: str, words: list[str], typed: str) -> Iterable[str]:
         "completion": [SCRIPTS],
         "data": [("make",), MAKERS],
         "model": [("promote", "remove", "list", "export", "import")],
+        "eval-box": [tuple(BOXES.values())],
         "getid": [_files(typed, ANY_FILE)],
     }
     known = places.get(name, [])

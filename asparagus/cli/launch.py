@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asparagus.errors import PipelineError
+from asparagus.errors import EvalBoxError, PipelineError
 from asparagus.faults import REHEARSE
 from asparagus.ray_job import job_id
 
@@ -112,14 +112,16 @@ def _carried_out(request: Request, options: argparse.Namespace) -> int:
         return _submit(request, options)
     if job_id() is not None:
         request = _for_this_job(request, options)
-    if options.multirun:
-        from asparagus.cli.sweep import launch_sweep
+    from asparagus.cli.sweep import launch_sweep
 
+    if options.multirun:
         return launch_sweep(request, dry_run=options.dry_run or options.check, as_json=options.json)
     from asparagus.compose.pipeline import names_a_stage
 
     try:
         return _pipeline(request, options) if names_a_stage(request) else _run(request, options)
+    except EvalBoxError:
+        return launch_sweep(request, dry_run=options.dry_run or options.check, as_json=options.json)
     except PipelineError:
         return _pipeline(request, options)
 

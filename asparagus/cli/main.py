@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "model": ("asparagus.cli.model:model", "make a checkpoint a named model or a file, and list those"),
     "rerun": ("asparagus.cli.rerun:rerun", "repeat a run from its record"),
     "test": ("asparagus.cli.test:test", "test a run's checkpoint, on any task and split"),
+    "eval-box": ("asparagus.cli.eval_box:eval_box", "judge checkpoints by a matrix of finetunes"),
     "record": ("asparagus.cli.record:record", "restore the tracking store from the run folders"),
     "gc": ("asparagus.cli.gc:gc", "show which checkpoints can go, and free them"),
     "rm": ("asparagus.cli.rm:rm", "move runs to the trash, bring them back, empty it"),
@@ -255,6 +256,31 @@ def train_reg() -> NoReturn:
 def finetune_reg() -> NoReturn:
     """`asp_finetune_reg ...` is `asp-launch finetune_reg ...`."""
     main("launch", ["finetune_reg", *sys.argv[1:]])
+
+
+def linear_probe() -> NoReturn:
+    """`asp_linear_probe ...` is `asp-launch linear_probe ...`."""
+    main("launch", ["linear_probe", *sys.argv[1:]])
+
+
+def eval_box() -> NoReturn:
+    """`asp-eval-box run|prepare|collect`."""
+    main("eval-box", sys.argv[1:])
+
+
+def eval_box_run() -> NoReturn:
+    """`asp_eval_box_run ...` is `asp eval-box run ...`."""
+    main("eval-box", ["run", *sys.argv[1:]])
+
+
+def eval_box_prepare_data() -> NoReturn:
+    """`asp_eval_box_prepare_data ...` is `asp eval-box prepare ...`."""
+    main("eval-box", ["prepare", *sys.argv[1:]])
+
+
+def eval_box_collect_results() -> NoReturn:
+    """`asp_eval_box_collect_results N` is `asp eval-box collect N`."""
+    main("eval-box", ["collect", *sys.argv[1:]])
 
 
 def test() -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asparagus.cli.screen import Screen
@@ -72,8 +73,7 @@ class SweepTable(Screen):
         self._best: Row | None = None
 
     def _greet(self) -> None:
-        what = f"{' -> '.join(self._plan.names)} of {self._plan.last.spec.task}"
-        self._say(f"sweeping {what}: {self._plan.trials} trials")
+        self._say(f"sweeping {self._plan.told}: {self._plan.trials} trials")
 
     def _go_live(self) -> Live:
         from rich.live import Live
@@ -97,6 +97,9 @@ class SweepTable(Screen):
         ended = f" ({outcome.reason})" if outcome.reason else ""
         counts = ", ".join(f"{count} {state}" for state, count in _counts(outcome).items())
         self._say(f"sweep {sweep_id} {outcome.state}{ended}: {counts or 'no trial'}")
+        if self._plan.is_box:
+            self._show_box(outcome)
+            return
         best = outcome.best if isinstance(outcome.best, list) else [outcome.best] if outcome.best else []
         for row in best[:SHOWN]:
             self._say(f"  best        trial {row['number']}, run {row['run_id']}: {self._measured(row['values'])}")
@@ -108,8 +111,21 @@ class SweepTable(Screen):
             self._say(f"  go on       asp rerun {best[0]['run_id']}      init_from=sweep:{sweep_id}@best")
         self._say(f"  look at it  asp ui      lineage  asp lineage {sweep_id}")
 
-    def _measured(self, values: list[float] | None) -> str:
-        return "  ".join(f"{name} {value:.4g}" for name, value in zip(self._plan.metrics, values or (), strict=False))
+    def _show_box(self, outcome: SweepOutcome) -> None:
+        """Show the table of an evaluation box."""
+        from asparagus.cli.eval_box import rich_table
+        from asparagus.driver.eval_box import folder_of_results
+        from asparagus.record.eval_box import collect
+
+        paths = self._plan.last.spec.paths
+        self._console.print(rich_table(collect(Path(paths.models), outcome.sweep_id)))
+        self._say(f"  folder      {outcome.folder}")
+        self._say(f"  table       {folder_of_results(paths.results, outcome.sweep_id)}")
+        self._say(f"  again       asp eval-box collect {outcome.sweep_id}      lineage  asp lineage {outcome.sweep_id}")
+
+    def _measured(self, values: list[float] | None, params: dict[str, Any] | None = None) -> str:
+        metrics = (self._plan.monitor_at(params),) if self._plan.is_box and params else self._plan.metrics
+        return "  ".join(f"{name} {value:.4g}" for name, value in zip(metrics, values or (), strict=False))
 
     def _on_sweep(self, event: Any) -> None:
         self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")
@@ -123,7 +139,7 @@ class SweepTable(Screen):
     def _on_trial_epoch(self, event: Any) -> None:
         row = self._rows.setdefault(event["number"], Row(event["number"]))
         row.run_id, row.epoch, row.values = event["run_id"], event["epoch"], event["values"]
-        row.state = self._plan.names[event["stage"]] if len(self._plan.names) > 1 else "training"
+        row.state = self._plan.names[event["stage"]] if self._plan.runs_per_trial > 1 else "training"
 
     def _on_trial_lost(self, event: Any) -> None:
         self._say(f"trial {event['number']}: its worker was lost; it goes on from its last checkpoint")
@@ -138,10 +154,8 @@ class SweepTable(Screen):
         over = sum(self._over.values())
         cause = f": {event['error'].splitlines()[0]}" if event["error"] and row.state != "finished" else ""
         params = " ".join(f"{key}={_short(value)}" for key, value in row.params.items())
-        self._say(
-            f"trial {row.number:>3}  {over}/{self._plan.trials}  {row.state:<9} {self._measured(row.values)}  "
-            f"{params}{cause}"
-        )
+        measured = self._measured(row.values, row.params)
+        self._say(f"trial {row.number:>3}  {over}/{self._plan.trials}  {row.state:<9} {measured}  {params}{cause}")
 
     def _on_draining(self, _: Any) -> None:
         self._say("no new trials; those that are trained now finish. Ctrl-C again stops them at their next checkpoint")
@@ -153,6 +167,8 @@ class SweepTable(Screen):
         self._say("drawing the plots")
 
     def _is_better(self, value: float) -> bool:
+        if self._plan.is_box:
+            return False
         best = self._best.values[0] if self._best and self._best.values else None
         return best is None or (value > best if self._plan.modes[0] == "max" else value < best)
 

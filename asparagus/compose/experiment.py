@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from asparagus.compose.schema import SWEEP, fill, unread
 from asparagus.compose.site import at_site
 from asparagus.compose.spellings import older_of, spelled_our_way
 from asparagus.compose.tree import get
-from asparagus.errors import ConfigError, PipelineError
+from asparagus.errors import ConfigError, EvalBoxError, PipelineError
 from asparagus.paths import expanded, get_paths, get_tracking_uri, in_working_copies
 from asparagus.secrets import without_passwords
 from asparagus.spec import Paths, Spec
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PIPELINE = "pipeline"
 """The section of an experiment that is several."""
+EVAL_BOX = "eval_box"
+"""The section of an experiment that judges checkpoints by several."""
 
 log = logging.getLogger("asparagus")
 
@@ -102,6 +104,8 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
             f"{PIPELINE}: this experiment is several, {', '.join(map(str, stages))}: asp-launch runs them in turn. "
             "Here, name the config of one of them."
         )
+    if EVAL_BOX in values.tree:
+        raise several_rows(values.tree[EVAL_BOX])
     problems = values.problems
     problems += _of_sweep(values, request)
     tree = spelled_our_way(values.tree, gpus_of(values.tree), problems)
@@ -112,6 +116,15 @@ def spec_of(config: DictConfig, request: Request | None = None) -> Spec:
     if problems:
         raise ConfigError(*problems, rest=spec)
     return spec
+
+
+def several_rows(section: Any) -> EvalBoxError:
+    """Return what is said where one experiment is expected and an evaluation box is given."""
+    rows = ", ".join(map(str, section)) if isinstance(section, Mapping) else "none"
+    return EvalBoxError(
+        f"{EVAL_BOX}: this experiment is several, {rows}: asp eval-box run, or asp-launch -m, trains them all. Here, "
+        "name the config of one of them."
+    )
 
 
 def _of_sweep(values: Values, request: Request | None) -> list[str]:

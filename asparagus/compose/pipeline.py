@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from asparagus.compose.composer import PYTHON, Request
-from asparagus.compose.experiment import PIPELINE, config_of
+from asparagus.compose.experiment import EVAL_BOX, PIPELINE, config_of, several_rows
 from asparagus.compose.origins import located
 from asparagus.compose.trial import words_of
 from asparagus.errors import ConfigError, did_you_mean
@@ -46,8 +46,10 @@ def _stages(request: Request) -> tuple[StageRequest, ...]:
         return (StageRequest("", request),)
     config = config_of(own)
     section = config.get(PIPELINE)
+    if section is None and EVAL_BOX in config:
+        raise several_rows(config[EVAL_BOX])
     if section is None:
-        _no_stage(request.overrides, ())
+        must_name_a_stage(request.overrides, ())
         return (StageRequest(str(config.get("stage") or ""), request),)
     from omegaconf import OmegaConf
 
@@ -55,11 +57,39 @@ def _stages(request: Request) -> tuple[StageRequest, ...]:
     if not isinstance(plain, dict) or not plain:
         raise ConfigError(f"{PIPELINE}: is not a section of stages. Write below it NAME: {{config: NAME_OF_A_CONFIG}}.")
     names = [str(name) for name in plain]
-    _no_stage(request.overrides, names)
+    must_name_a_stage(request.overrides, names)
     made: list[StageRequest] = []
     for name, given in plain.items():
         made.append(_stage(str(name), given, request, made))
     return tuple(made)
+
+
+def one_of_several(
+    section: str, name: str, given: Any, request: Request, keys: Sequence[str] = KEYS
+) -> tuple[dict[str, Any], Request]:
+    """Return an experiment of a section that lists several: what is written there, and its own request.
+
+    Args:
+        section: What it is called.
+        name: Of the experiment there; words `name:key=value` are meant for it, and bare ones for all.
+        given: The name of a config, or `config`, `overrides` and what else there is.
+        request: For all of them.
+        keys: What may be written.
+
+    Raises:
+        ConfigError: It names no config, or has keys that are not known.
+    """
+    key = f"{section}.{name}"
+    if isinstance(given, str):
+        given = {"config": given}
+    more = "".join(f", {other}: STAGE" for other in keys if other == "from")
+    if not isinstance(given, dict) or "config" not in given:
+        raise ConfigError(f"{key}: names no config. Write {key}: {{config: NAME, overrides: {{...}}{more}}}.")
+    for unknown in [part for part in given if part not in keys]:
+        raise ConfigError(f"{key}.{unknown}: no such key. {did_you_mean(unknown, keys)} Known: {', '.join(keys)}.")
+    words = words_of(given.get("overrides") or {})
+    words += [meant for word in request.overrides if (meant := _meant(word, name)) is not None]
+    return given, dataclasses.replace(request, config=str(given["config"]), overrides=tuple(words))
 
 
 def names_a_stage(request: Request) -> bool:
@@ -80,21 +110,13 @@ def of_stage(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stage(name: str, given: Any, request: Request, before: list[StageRequest]) -> StageRequest:
-    key = f"{PIPELINE}.{name}"
-    if isinstance(given, str):
-        given = {"config": given}
-    if not isinstance(given, dict) or "config" not in given:
-        raise ConfigError(f"{key}: names no config. Write {key}: {{config: NAME, overrides: {{...}}, from: STAGE}}.")
-    for unknown in [part for part in given if part not in KEYS]:
-        raise ConfigError(f"{key}.{unknown}: no such key. {did_you_mean(unknown, KEYS)} Known: {', '.join(KEYS)}.")
+    given, own = one_of_several(PIPELINE, name, given, request)
     known = [stage.name for stage in before]
     source = given.get("from", known[-1] if known else None)
     if source is not None and source not in known:
         there = ", ".join(known) or "none"
-        raise ConfigError(f"{key}.from: {source!r} is no stage before it. Those before it: {there}.")
-    words = words_of(given.get("overrides") or {})
-    words += [meant for word in request.overrides if (meant := _meant(word, name)) is not None]
-    return StageRequest(name, dataclasses.replace(request, config=str(given["config"]), overrides=tuple(words)), source)
+        raise ConfigError(f"{PIPELINE}.{name}.from: {source!r} is no stage before it. Those before it: {there}.")
+    return StageRequest(name, own, source)
 
 
 def _meant(word: str, name: str) -> str | None:
@@ -107,8 +129,12 @@ def _meant(word: str, name: str) -> str | None:
     return f"{signs}{rest}{equals}{value}" if stage == name else None
 
 
-def _no_stage(words: Iterable[str], names: Iterable[str]) -> None:
-    """Refuse a word for a stage that is not there."""
+def must_name_a_stage(words: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse a word for a stage that is not there.
+
+    Raises:
+        ConfigError: One is.
+    """
     known = list(names)
     for word in words:
         key, equals, _ = word.partition("=")

@@ -16,7 +16,7 @@ from asparagus.compose import constraints
 from asparagus.compose.composer import Request
 from asparagus.compose.dimensions import arranged
 from asparagus.compose.domains import Domain, conditions_in, domain_in, domain_of, spelled, value_of
-from asparagus.compose.experiment import config_of
+from asparagus.compose.experiment import EVAL_BOX, PIPELINE, config_of
 from asparagus.compose.origins import COMMAND_LINE, located
 from asparagus.compose.overrides import is_group, is_option, key_of, normalise, options_of
 from asparagus.compose.points import is_empty, placed
@@ -32,7 +32,7 @@ __all__ = ["ComposedSweep", "compose_sweep", "settled", "split_words", "words_of
 
 STAGED = re.compile(r"([\w-]+):(?=.)")
 """What a key of a pipeline's stage begins with: `pretrain:optim.lr`."""
-PIPELINE = "pipeline"
+SEVERAL = {PIPELINE, EVAL_BOX}
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _composed(request: Request, words: list[str], swept: dict[str, Domain]) -> t
 def _is_pipeline(request: Request) -> bool:
     """Tell whether an experiment is several, each composed for itself."""
     try:
-        return PIPELINE in config_of(request)
+        return not SEVERAL.isdisjoint(config_of(request))
     except ConfigError:
         return False
 

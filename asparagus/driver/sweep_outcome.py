@@ -12,6 +12,7 @@ from asparagus.checkpoint.folder import best_in
 from asparagus.errors import RecordError
 from asparagus.record.numbers import find_folder
 from asparagus.record.run_folder import RunFolder
+from asparagus.space import MONITOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ class SweepOutcome:
 
 def measured(study: Study, metrics: Sequence[str]) -> dict[str, float]:
     """Return what the sweep's own run is said to have measured: the best of its trials."""
-    best = None if len(metrics) > 1 else study.best()
+    best = None if len(metrics) > 1 or MONITOR in metrics else study.best()
     counts = {"trials": float(study.counted()), "trials/failed": float(study.failures())}
     return counts if best is None else {metrics[0]: best.values[0], **counts}
 
@@ -64,7 +65,8 @@ def draw(study: Study, folder: RunFolder, metrics: Sequence[str]) -> None:
 def outcome_of(study: Study, sweep_id: int, folder: RunFolder, facts: dict[str, Any]) -> SweepOutcome:
     """Return how a sweep stands, from its study."""
     ranking = [_row(study, ranked, folder) for ranked in study.ranking()]
-    best = study.best() if study.objectives == 1 else None
+    comparable = study.objectives == 1 and MONITOR not in (study.optuna.metric_names or ())
+    best = study.best() if comparable else None
     front = [_row(study, ranked, folder) for ranked in study.front()] if study.objectives > 1 else None
     return SweepOutcome(
         sweep_id=sweep_id,

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from asparagus.driver.desk import Planner
+from asparagus.driver.eval_box import weights_must_fit, write_table
 from asparagus.driver.on_ray import LOCAL, chatter_to, connected, secrets_of
 from asparagus.driver.one_run import Watcher
 from asparagus.driver.sweep_again import begun_before
@@ -58,6 +59,8 @@ def drive_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOut
         if study.counted() >= plan.trials:
             return dataclasses.replace(outcome_of(study, found.run_id, found.folder, found.facts), repeated=False)
         mark(found.folder, INTERRUPTED)  # more is asked of it
+    if plan.is_box:
+        weights_must_fit(plan)
     with connected(dataclasses.replace(plan.last, workers=1), at_once=_cpus(plan)), _desk(plan, planner) as desk:
         return _search(plan, desk, watcher)
 
@@ -160,7 +163,7 @@ def _searched(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
         try:
             if study is not None and state != INTERRUPTED:
                 watcher({"kind": "drawing"})
-                draw(study, folder, plan.metrics)
+                _draw(plan, study, sweep["run_id"], folder)
         finally:
             ray.get(desk.close.remote(state, metrics))
     if state == INTERRUPTED:
@@ -169,6 +172,13 @@ def _searched(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
         raise RunError(f"sweep {sweep['run_id']} ended without a result: {reason}\nThe whole story: {folder.log}")
     outcome = outcome_of(study, sweep["run_id"], folder, {"state": state, "mlflow_run_id": sweep["mlflow_run_id"]})
     return dataclasses.replace(outcome, reason=reason)
+
+
+def _draw(plan: SweepPlan, study: Study, sweep_id: int, folder: RunFolder) -> None:
+    if plan.is_box:
+        write_table(sweep_id, folder, plan.last.spec.paths)
+    else:
+        draw(study, folder, plan.metrics)
 
 
 def _run(
@@ -225,7 +235,7 @@ def _terms(plan: SweepPlan, sweep_id: int) -> Terms:
 
     return Terms(
         sweep_id=sweep_id,
-        stages=len(plan.stages),
+        stages=plan.runs_per_trial,
         metrics=plan.metrics,
         secrets=Sealed(_secrets(plan)),
         nested=_nested if plan.nested else None,
@@ -243,7 +253,7 @@ def _tune(plan: SweepPlan, proposals: Proposals, limits: Limits, desk: Any, scra
     from asparagus.sweep.trial import Trial
 
     sweep_id = proposals.terms.sweep_id  # Tune pickles what looks: no open file may hang on it
-    modes = [(MONITOR, str(stage.spec.checkpoint.mode or "min")) for stage in plan.stages[:-1]]
+    modes = [(MONITOR, str(stage.spec.checkpoint.mode or "min")) for stage in plan.stages[: plan.runs_per_trial - 1]]
     epochs = plan.last.spec.trainer.get("max_epochs")
     scheduler = build_scheduler(
         plan.options,

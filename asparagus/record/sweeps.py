@@ -12,6 +12,7 @@ from asparagus.errors import RecordError
 from asparagus.journal import JournalReader
 from asparagus.record.numbers import find_folder
 from asparagus.record.run_folder import RunFolder
+from asparagus.space import MONITOR
 
 SWEEP = "sweep"
 """The stage of a sweep's own run."""
@@ -72,6 +73,11 @@ def best_run(models: Path, sweep_id: int) -> int:
         raise RecordError(
             f"sweep {sweep_id} compares {', '.join(asked['metrics'])}: no single trial is the best. "
             f"Take one: init_from=run:<id>/best (asp show {sweep_id})."
+        )
+    if MONITOR in asked["metrics"]:
+        raise RecordError(
+            f"sweep {sweep_id} is an evaluation box: its runs are of several kinds, and none of them is the best. "
+            f"Take one: init_from=run:<id>/best (asp eval-box collect {sweep_id})."
         )
     ended = [
         row

@@ -36,9 +36,11 @@ def for_cluster(request: Request) -> Request:
 
 def sweep_for_cluster(request: Request) -> Request:
     """Return the request of a sweep as a cluster carries it out."""
+    from asparagus.compose.eval_box import eval_box_of
     from asparagus.compose.space import compose_sweep
 
-    return _before(request, _words(stages_of(compose_sweep(request).base)))
+    box = eval_box_of(request)
+    return _before(request, _words(box.rows if box else stages_of(compose_sweep(request).base)))
 
 
 def _words(stages: Iterable[StageRequest]) -> list[str]:

@@ -28,6 +28,7 @@ from asparagus.errors import AsparagusError, NanLossError, RecordError
 from asparagus.failure import is_out_of_memory
 from asparagus.journal import Event, JournalReader
 from asparagus.secrets import hide
+from asparagus.space import MONITOR
 from asparagus.spec import Assignment
 
 if TYPE_CHECKING:
@@ -131,11 +132,16 @@ class Trial(Trainable):
 
     def _measured(self, metrics: dict[str, float]) -> dict[str, Any]:
         """Return the metrics; where they hold what is compared, that under names of its own: schedulers look there."""
-        values = [metrics[name] for name in self._terms.metrics if name in metrics]
+        values = [metrics[name] for name in self._names if name in metrics]
         whole = len(values) == len(self._terms.metrics)
         monitor = {"monitor": metrics[self._compared]} if self._compared in metrics else {}
         told = json.dumps(metrics)  # Tune would take a section apart
         return {"metrics": told, **({"values": values, "value": values[0]} if whole else {}), **monitor}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """What is compared, as this run calls it."""
+        return tuple(self._compared if name == MONITOR else name for name in self._terms.metrics)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write down where this trial's state lies; the state itself is in its run's folder."""
@@ -282,7 +288,7 @@ class Trial(Trainable):
             from asparagus.sweep.gate import TrialRanks
             from asparagus.worker.work import work
 
-            measured = work(assignment, TrialRanks(gate, self._terms.metrics))
+            measured = work(assignment, TrialRanks(gate, self._names))
         metrics: dict[str, float] = measured["metrics"]
         ray.get(self._desk.end.remote(self._run_id, "finished", metrics))
         return metrics
@@ -302,7 +308,7 @@ class Trial(Trainable):
             while measured and measured[0]["epoch"] <= arrived:
                 event = measured.pop(0)
                 gate.report(event["epoch"], event["values"])
-                must_be_numbers(event["epoch"], event["values"], self._terms.metrics)
+                must_be_numbers(event["epoch"], event["values"], self._names)
                 ray.get(self._desk.let.remote(assignment.run_id, event["epoch"]))
             if gate.stopped.is_set():
                 raise StoppedError  # this process ends, and its workers with it

@@ -364,6 +364,15 @@ def test_a21_loader_processes_are_shared_by_the_devices_of_a_node(devices, proce
         "asp_train_seg",
         "asp_train_cls",
         "asp_getid",
+        "asp_train_reg",
+        "asp_finetune_reg",
+        "asp_test_seg",
+        "asp_test_cls",
+        "asp_test_reg",
+        "asp_linear_probe",
+        "asp_eval_box_run",
+        "asp_eval_box_prepare_data",
+        "asp_eval_box_collect_results",
     ],
 )
 def test_a22_the_documented_commands_are_installed(command):
