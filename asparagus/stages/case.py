@@ -71,8 +71,8 @@ class CaseModule(StageModule):
         self.log_train(loss, len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Measure, log the loss, and return the answers."""
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
+        """Measure, log the loss, and return the answers; nothing where there is no one answer yet."""
         output, loss = self._compared(batch)
         self.log_val_loss(loss, len(batch["image"]))
         self._measure(output, batch["label"])
