@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from asparagus.compose.tree import Tree, get, pop, put
 from asparagus.errors import one_of
+
+log = logging.getLogger("asparagus")
 
 HARDWARE = {
     "accelerator": "trainer.accelerator",
@@ -114,6 +117,16 @@ def devices_to_workers(tree: Tree, gpus: int, problems: list[str]) -> None:
     if on_gpu and not get(tree, "resources.gpus_per_worker"):
         put(tree, "resources.gpus_per_worker", 1)
     _leave_to_ray(trainer)
+
+
+def without_dp(tree: Tree) -> None:
+    """Take SESEMI's `run.accelerator: dp` out where there is one device, and so nothing to divide (SEEDS D9).
+
+    Lightning knows it no more; on several devices it stays, and is refused.
+    """
+    if (get(tree, "resources.workers") or 0) <= 1 and get(tree, "trainer.strategy") == "dp":
+        tree["trainer"].pop("strategy")
+        log.warning("run.accelerator: 'dp' is gone from Lightning, and is left out on one device. On several: ddp.")
 
 
 def _leave_to_ray(trainer: Tree) -> None:

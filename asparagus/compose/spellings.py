@@ -11,7 +11,8 @@ import re
 from typing import Any
 
 from asparagus.callbacks.steps import FREEZES
-from asparagus.compose.devices import HARDWARE, devices_to_workers, hardware, run_gpus
+from asparagus.compose import sesemi
+from asparagus.compose.devices import HARDWARE, devices_to_workers, hardware, run_gpus, without_dp
 from asparagus.compose.manager import manager
 from asparagus.compose.tree import Tree, copied, get, pop, put
 
@@ -104,7 +105,9 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
         problems: Is added to.
     """
     tree = copied(tree)
+    accelerator = get(tree, "run.accelerator")
     _exclusive(tree, problems)
+    sesemi.in_our_words(tree, problems)
     for key, advice in GONE.items():
         if pop(tree, key) is not None:
             problems.append(f"{key}: has no counterpart here. {advice}")
@@ -117,6 +120,8 @@ def spelled_our_way(tree: Tree, gpus: int, problems: list[str]) -> Tree:
     for of_trainer in (hardware, run_gpus, _trainer):
         of_trainer(tree, problems)
     devices_to_workers(tree, gpus, problems)
+    if accelerator == "dp":
+        without_dp(tree)
     return tree
 
 
@@ -141,7 +146,7 @@ def sources_of(key: str) -> list[str]:
 
 def older_of(key: str) -> dict[str, str]:
     """Return the documented keys that are the same as a key of ours, each with what of it moves as a whole."""
-    moved = [*RENAMED.items(), ("model._model", "model.module")]
+    moved = [*RENAMED.items(), *sesemi.HPARAMS.items(), ("model._model", "model.module")]
     if any(f"{key}.".startswith(f"{old}.") for old, _ in moved):  # `task.name` is a spelling, not a part of `task`
         return {}
     return {old + key.removeprefix(new): old for old, new in moved if f"{key}.".startswith(f"{new}.")}

@@ -20,7 +20,7 @@ LOADER_DATA = "asparagus.data.loaders.LoaderDataModule"
 
 BUILT_IN: dict[str, str] = {
     "cases": "asparagus.data.datasets.cases",
-    "image_folder": "asparagus.data.loaders.image_folder",
+    "image_folder": "asparagus.data.pictures.image_folder",
 }
 """Datasets that a loader section may call by `name`, beside the registered ones: name -> dotted path."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from asparagus.data import BATCH_SIZES, BUILT_IN, LOADER_KEYS
 from asparagus.errors import ConfigError, DataError, one_of
@@ -277,32 +276,6 @@ def dataset(
     told = {word: value for word, value in usual.items() if value is not None or word in takes}
     built: Dataset[Any] = factory(root, **(defaults | told | kwargs))
     return built
-
-
-def image_folder(root: str | Path, subset: Subset = None, image_transform: Transform = None) -> Dataset[Any]:
-    """Read images in one folder per class, each an `(image, class number)`; torchvision does it.
-
-    Args:
-        root: The folder of the subsets' folders.
-        subset: One subset, or several in a row; None is every folder in `root` that is not hidden.
-        image_transform: What is done to each image.
-
-    Raises:
-        ConfigError: torchvision is not installed.
-        DataError: there is no subset.
-    """
-    try:
-        reader = importlib.import_module("torchvision.datasets").ImageFolder
-    except ModuleNotFoundError as error:
-        raise ConfigError("dataset.name: 'image_folder' needs torchvision: pip install torchvision") from error
-    if isinstance(subset, str):
-        built: Dataset[Any] = reader(Path(root) / subset, transform=image_transform)
-        return built
-    folders = (item.name for item in Path(root).iterdir() if item.is_dir() and not item.name.startswith("."))
-    names = sorted(folders) if subset is None else list(subset)
-    if not names:
-        raise DataError(f"{root}: there is no subset, a folder of one folder per class.")
-    return ConcatDataset([reader(Path(root) / name, transform=image_transform) for name in names])
 
 
 def _sections(given: Any, key: str, batch_size: int) -> dict[str, Section]:
