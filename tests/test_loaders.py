@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
-from asparagus.data.loaders import LOADER_KEYS, LateLoader, LoaderDataModule, dataset, image_folder
+from asparagus.data.loaders import LOADER_KEYS, LateLoader, LoaderDataModule, dataset
 from asparagus.errors import ConfigError, DataError
 from asparagus.registry import DATASETS
 from asparagus.targets import instantiate
@@ -522,48 +521,6 @@ def test_d18_an_unknown_name_is_answered_with_the_known(registered):
 def test_d18_wrong_arguments_of_a_named_dataset_are_named_with_the_section(registered):
     with pytest.raises(ConfigError, match=r"^data\.train\.dataset: .*flavour"):
         built({"dataset": {"name": "bare", "root": "/x", "flavour": 1}})
-
-
-HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
-
-
-@pytest.mark.skipif(HAS_TORCHVISION, reason="torchvision is installed")
-def test_d20_image_folder_says_what_to_install():
-    with pytest.raises(ConfigError, match="pip install torchvision"):
-        built({"dataset": {"name": "image_folder", "root": "/x"}})
-
-
-@pytest.fixture
-def images(tmp_path):
-    """Return two subsets of two classes with 2 and 1 images each, and a hidden folder."""
-    from PIL import Image
-
-    for subset, count in (("train", 2), ("val", 1), (".cache", 1)):
-        for name in ("cat", "dog"):
-            (tmp_path / subset / name).mkdir(parents=True)
-            for number in range(count):
-                Image.new("RGB", (4, 4)).save(tmp_path / subset / name / f"{number}.png")
-    return tmp_path
-
-
-@pytest.mark.skipif(not HAS_TORCHVISION, reason="needs torchvision")
-@pytest.mark.parametrize(
-    ("subset", "classes"), [("train", [0, 0, 1, 1]), (["val", "train"], [0, 1, 0, 0, 1, 1]), (None, [0, 0, 1, 1, 0, 1])]
-)
-def test_d20_image_folder_reads_one_subset_several_or_all(images, subset, classes):
-    made = built({"dataset": {"name": "image_folder", "subset": subset}}, root=images)
-    assert [label for _, label in made] == classes
-    assert made[0][0].size == (4, 4)
-
-
-@pytest.mark.skipif(not HAS_TORCHVISION, reason="needs torchvision")
-def test_d20_image_folder_transforms_and_names_what_is_not_there(images, tmp_path):
-    assert image_folder(images, "val", lambda image: image.size)[0] == ((4, 4), 0)
-    with pytest.raises(DataError, match=r"^data\.train\.dataset: .*gone"):
-        built({"dataset": {"name": "image_folder", "subset": "gone"}}, root=images)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="there is no subset"):
-        image_folder(tmp_path / "empty")
 
 
 # with Lightning

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,7 +191,9 @@ def _standing_in(source: Source) -> Iterator[None]:
     hydra_plugin.register(list(source.folders[1:]))
     SEARCHED.update(dict.fromkeys(source.folders))
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(source.folders[0])):
+        with initialize_config_dir(version_base="1.3", config_dir=str(source.folders[0])), warnings.catch_warnings():
+            # A file without `_self_` comes after its defaults, here and in every Hydra that is not ancient.
+            warnings.filterwarnings("ignore", message=r"In '.*': Defaults list is missing `_self_`")
             yield
     finally:
         GlobalHydra.instance().hydra = before  # asked for anew: Hydra has put a copy of `current` in its place

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from asparagus.compose.tree import Tree, get, pop, put
+from asparagus.compose.tree import Tree, pop, put
 from asparagus.errors import one_of
 
 PACKAGE = "sesemi."
@@ -45,13 +45,12 @@ HPARAMS: dict[str, str] = {
     "learner.hparams.model.ema.decay": "model.module.ema_decay",
     "learner.hparams.optimizer": "optim",
     f"{SCHEDULER}.scheduler": "optim.sched",
-    SCHEDULER: "optim.sched",
+    # Lightning's words, beside the scheduler (SEEDS D24)
+    **{f"{SCHEDULER}.{word}": f"optim.sched.{word}" for word in ("interval", "frequency", "monitor", "strict", "name")},
 }
-"""Key of its classifier -> key here; of two that begin alike, the longer one comes first."""
+"""Key of its classifier -> key here."""
 WHOLE = ("learner.hparams.optimizer", f"{SCHEDULER}.scheduler")
 """Those that take the place of what stood there: another optimizer's or schedule's settings were never meant."""
-OF_SCHEDULER = ("scheduler", "frequency", "interval", "monitor", "strict", "name")
-"""What `lr_scheduler` holds: Lightning's words, beside the scheduler itself (SEEDS D24)."""
 
 
 def in_our_words(tree: Tree, problems: list[str]) -> None:
@@ -69,19 +68,18 @@ def in_our_words(tree: Tree, problems: list[str]) -> None:
 
 def _classifier(tree: Tree, problems: list[str]) -> None:
     """Take the classifier apart: what is trained, and how (SEEDS D5, D24)."""
-    put(tree, "model.module._target_", pop(tree, "learner._target_"))
-    unknown = [key for key in get(tree, SCHEDULER) or () if key not in OF_SCHEDULER]
-    problems += [one_of(f"{SCHEDULER}.{key}", key, OF_SCHEDULER) for key in unknown]
     for theirs, ours in HPARAMS.items():
         if (given := pop(tree, theirs)) is None:
             continue
         if theirs in WHOLE:
             pop(tree, ours)
-        elif theirs == SCHEDULER and isinstance(given, dict):
-            given = {key: value for key, value in given.items() if value is not None and key in OF_SCHEDULER}
         put(tree, ours, given)
-    known = sorted({key.removeprefix("learner.") for key in HPARAMS})
-    problems += [one_of(f"learner.{key}", key, known) for key in _leaves(tree.pop("learner", None))]
+    rest = tree.pop("learner")
+    problems += [
+        one_of(f"learner.hparams.{key}", f"learner.hparams.{key}", HPARAMS)
+        for key in _leaves(rest.pop("hparams", None))
+    ]
+    put(tree, "model.module", rest)
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[str]:

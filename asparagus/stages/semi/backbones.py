@@ -24,8 +24,8 @@ log = logging.getLogger("asparagus")
 class PyTorchImageModels(nn.Module):
     """A network of timm (pytorch-image-models) by its name: images [B, 3, H, W] -> features [B, out_features].
 
-    Where timm is not installed, MONAI's ResNet of the same depth takes the place of a ResNet, and a warning says so: the
-    same blocks, but other first weights, and always the plain stem, which timm's `d` variants replace by three
+    Where timm is not installed, MONAI's ResNet of the same depth takes the place of a ResNet, and a warning says so:
+    the same blocks, but other first weights, and always the plain stem, which timm's `d` variants replace by three
     convolutions.
     """
 
@@ -58,7 +58,9 @@ class PyTorchImageModels(nn.Module):
             timm = importlib.import_module("timm")
         except ModuleNotFoundError as error:
             if error.name != "timm":
-                raise ConfigError(f"{WHERE}: timm cannot be imported: {error}. {TIMM} installs what it needs.") from error
+                raise ConfigError(
+                    f"{WHERE}: timm cannot be imported: {error}. {TIMM} installs what it needs."
+                ) from error
             self.encoder, self.out_features = _of_monai(name, pretrained=pretrained, **wanted, **options)
         else:
             self.encoder = _of_timm(timm, name, pretrained=pretrained, **wanted, **options)
@@ -99,8 +101,8 @@ def _of_timm(timm: Any, name: str, *, pretrained: bool, **options: Any) -> nn.Mo
         net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except (OSError, RuntimeError) as error:  # no network; no such weights
         raise ConfigError(
-            f"{WHERE}: timm cannot make {name} with pretrained={str(pretrained).lower()}: {error}. Set {WHERE}.pretrained=false, "
-            "or fetch weights where there is a network and give init_from=file:/path/to/weights."
+            f"{WHERE}: timm cannot make {name} with pretrained={str(pretrained).lower()}: {error}. Set "
+            f"{WHERE}.pretrained=false, or fetch weights where there is a network and give init_from=file:/path/to/weights."
         ) from error
     return net
 
