@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import asparagus
 from asparagus.callbacks.seeds import EpochSeeds
 from asparagus.data.loaders import LoaderDataModule
 from asparagus.errors import ConfigError, DataError
-from asparagus.stages.semi.backbones import without_head
+from asparagus.stages.semi.backbones import PyTorchImageModels, without_head
 from asparagus.stages.semi.batches import image_of, label_of, views_of
 from asparagus.stages.semi.branch import Branch, Teacher
 from asparagus.stages.semi.collation import JigsawTransformer, RotationTransformer, Views
@@ -30,6 +31,7 @@ from asparagus.stages.semi.heads import (
 )
 from asparagus.stages.semi.labelled import few_cases
 from asparagus.stages.semi.module import SemiModule, natural
+from asparagus.stages.semi.neighbours import NearestNeighbours
 from asparagus.stages.semi.schedules import SigmoidRampup
 from asparagus.stages.semi.views import GaussianNoise, MultiViewTransform, RandomShift, TwoViews
 from asparagus.stages.semi.weighting import Weighting
@@ -521,6 +523,145 @@ def test_few_cases_are_the_first_ones(data_root):
     assert few[0]["image"].shape == (1, 8, 8)
     with pytest.raises(ConfigError, match=r"dataset\.count: 5000 is not within 1 to"):
         few_cases(data_root, 5000, **options)
+
+
+# backbones by timm's names (D32)
+
+
+class FakeTimm:
+    """timm, as far as it is used: networks of three linear features by name."""
+
+    @staticmethod
+    def list_models():
+        return ["resnet18", "resnet50d", "vit_tiny_patch16_224"]
+
+    @staticmethod
+    def create_model(name, pretrained, num_classes, global_pool, drop_rate, **options):
+        if pretrained:
+            raise FileNotFoundError("the hub is not reached")
+        net = nn.Sequential(nn.Flatten(), nn.Linear(48, 6 if global_pool == "catavgmax" else 3))
+        net.num_features = 3
+        net.asked = {"name": name, "num_classes": num_classes, "drop_rate": drop_rate, **options}
+        return net
+
+
+@pytest.fixture
+def timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm)
+
+
+@pytest.fixture
+def no_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+
+
+def test_d32_a_network_is_timms_without_its_classifier(timm):
+    made = PyTorchImageModels("resnet50d", pretrained=False, drop_rate=0.5, drop_path_rate=0.1)
+    assert made.encoder.asked == {"name": "resnet50d", "num_classes": 0, "drop_rate": 0.5, "drop_path_rate": 0.1}
+    assert made(torch.zeros(2, 3, 4, 4)).shape == (2, made.out_features) == (2, 3)
+    assert PyTorchImageModels("resnet18", pretrained=False, global_pool="catavgmax").out_features == 6
+
+
+def test_d32_freeze_keeps_the_weights_as_they_are(no_timm):
+    frozen, free = (PyTorchImageModels("resnet18", pretrained=False, freeze=freeze) for freeze in (True, False))
+    assert not any(weight.requires_grad for weight in frozen.parameters())
+    assert all(weight.requires_grad for weight in free.parameters())
+    trained = SemiModule(frozen, SGD, n_classes=2)
+    before = copy.deepcopy(trained.net.state_dict())
+    trainer = quiet_trainer(max_epochs=1)
+    pictures = [(torch.randn(3, 32, 32), number % 2) for number in range(4)]
+    data = LoaderDataModule({"supervised": {"dataset": Listed(pictures), "batch_size": 2}})
+    trainer.fit(trained, datamodule=data)
+    weights = dict(trained.net.named_parameters())
+    assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
+
+
+class Listed(Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+@pytest.mark.parametrize(("name", "features"), [("resnet18d", 512), ("resnet50", 2048)])
+def test_d32_without_timm_a_resnet_is_monais_and_that_is_said(name, features, no_timm, caplog):
+    made = PyTorchImageModels(name, pretrained=False, global_pool="max", drop_rate=0.5)
+    assert made.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, made.out_features) == (2, features)
+    assert "timm is not installed" in caplog.text
+    assert "pip install 'asparagus[timm]'" in caplog.text
+    dropped = made.train()(torch.randn(2, 3, 64, 64)) == 0
+    assert 0.3 < float(dropped.float().mean()) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "vit_tiny_patch16_224", "pretrained": False}, "name=vit_tiny_patch16_224"),
+        ({"name": "resnet18", "pretrained": True}, "pretrained=true"),
+        ({"name": "resnet18", "pretrained": False, "global_pool": "catavgmax"}, "global_pool=catavgmax"),
+        ({"name": "resnet18", "pretrained": False, "in_chans": 1}, "in_chans"),
+    ],
+)
+def test_d32_what_only_timm_has_is_refused_without_it(options, said, no_timm):
+    with pytest.raises(ConfigError, match=r"needs timm, .* pip install 'asparagus\[timm\]'") as caught:
+        PyTorchImageModels(**options)
+    assert said in str(caught.value)
+
+
+def test_d32_timms_refusals_say_what_to_do(timm):
+    with pytest.raises(
+        ConfigError, match=r"'resnet18d' is not known\. Did you mean 'resnet18'\? Known: resnet18, resnet50d"
+    ):
+        PyTorchImageModels("resnet18d", pretrained=False)
+    with pytest.raises(ConfigError, match=r"resnet18 with pretrained=true: the hub is not reached.*pretrained=false"):
+        PyTorchImageModels("resnet18")
+
+
+# neighbours (D.2)
+
+
+def neighbours(k, temperature=0.07):
+    """Return votes in the plane: class 0 at 0 and 60 degrees, class 1 at 90 and 180."""
+    made = NearestNeighbours("bank", k=k, temperature=temperature)
+    made.know(on_circle(0, 60, 90, 180), torch.tensor([0, 0, 1, 1]))
+    return made
+
+
+def on_circle(*degrees):
+    angles = torch.tensor(degrees).deg2rad()
+    return 3 * torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def test_d2_neighbours_vote_by_value():
+    made = neighbours(k=3, temperature=0.5)
+    found = made.votes(on_circle(80) / 3, torch.cat(made.known), torch.cat(made.known_labels))
+    near, second, third = (math.exp(math.cos(math.radians(angle)) / 0.5) for angle in (10, 20, 80))
+    assert found[0].tolist() == pytest.approx([second + third, near], rel=1e-4)
+
+
+def test_d2_the_share_of_images_that_their_neighbours_know():
+    for k, share in ((1, 1.0), (3, 0.5), (200, 0.5)):
+        made = neighbours(k, temperature=1.0)
+        made.update(on_circle(10, 80), torch.tensor([0, 1]))
+        assert float(made.compute()) == share, k
+    sharp = neighbours(200)
+    sharp.update(on_circle(10, 80), torch.tensor([0, 1]))
+    assert float(sharp.compute()) == 1.0, "a low temperature is the nearest one's vote"
+
+
+def test_d2_a_validation_asks_the_neighbours_of_a_loader_of_data_extra():
+    module = module_of(neighbours=NearestNeighbours("bank", k=5))
+    bank = {"bank": {"dataset": Stripes(40, 4, noise=0.1), "batch_size": 8}}
+    trainer = fitted(module, datamodule({"supervised": section(16)}, extra=bank))
+    assert 0.5 <= float(trainer.callback_metrics["val/knn/top1"]) <= 1
+    with pytest.raises(ConfigError, match=r"neighbours\.input_data: 'bank' is not known.*Known: banc"):
+        fitted(module, datamodule({"supervised": section(16)}, extra={"banc": bank["bank"]}))
+    with pytest.raises(ConfigError, match=r"neighbours\.k: 0 is not above 0"):
+        NearestNeighbours("bank", k=0)
 
 
 # bad input

@@ -42,7 +42,7 @@ def data_module(data: dict[str, Any]) -> Iterator[str]:
         yield from target("data", data, GIVEN["data"])
         return
     yield from target("data", {"_recursive_": False, **data}, GIVEN["data"])
-    for part in ("train", "val", "test"):
+    for part in ("train", "val", "test", "extra"):
         section = data.get(part)
         if section is None:
             continue

@@ -28,7 +28,7 @@ A_DATASET = "Give a section with a `_target_`, or with a `name` and a `root`."
 Subset = str | Sequence[str] | None
 Transform = Callable[..., Any] | None
 
-PARTS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+PARTS_OF_STAGE = {"fit": ("train", "val", "extra"), "validate": ("val", "extra"), "test": ("test",), "predict": ()}
 ALONE = ""
 """The name of a part's only loader, where the part is one section and not a mapping of names."""
 
@@ -63,6 +63,7 @@ class LoaderDataModule(pl.LightningDataModule):
         val: Mapping[str, Any] | None = None,
         test: Mapping[str, Any] | None = None,
         *,
+        extra: Mapping[str, Any] | None = None,
         root: str | Path | None = None,
         batch_size: int | None = None,
         seed: int = 0,
@@ -76,6 +77,7 @@ class LoaderDataModule(pl.LightningDataModule):
                 an epoch as long as the longest loader, and shorter ones begin again.
             val: A loader section, or a mapping of names to sections: these are read one after the other.
             test: As `val`.
+            extra: A mapping of names to loader sections: for what a module does besides, when it asks for them.
             root: The folder that a dataset's own `root` is relative to; a dataset without one gets this folder.
             batch_size: Items per step and worker, for loaders that do not say.
             seed: Decides the order of what is shuffled.
@@ -89,7 +91,7 @@ class LoaderDataModule(pl.LightningDataModule):
         self.root = Path(root).absolute() if root is not None else None
         self.seed, self.rank, self.world_size = seed, rank, world_size
         size = 1 if batch_size is None else _batch_size(batch_size, "data.batch_size")
-        given = {"train": train, "val": val, "test": test}
+        given = {"train": train, "val": val, "test": test, "extra": extra}
         self._sections = {part: _sections(value, f"data.{part}", size) for part, value in given.items()}
         self._datasets: dict[str, Dataset[Any]] = {}
 
@@ -128,6 +130,10 @@ class LoaderDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any] | CombinedLoader | list[Any]:
         """Return this rank's share of the test data, as `val_dataloader` does."""
         return self._combined("test", "sequential") if self._sections["test"] else []
+
+    def extra_dataloaders(self) -> dict[str, DataLoader[Any]]:
+        """Return this rank's share of each loader of `data.extra`, no item twice."""
+        return self._loaders("extra")
 
     @property
     def iterations_per_epoch(self) -> int | None:

@@ -1,4 +1,4 @@
-"""SESEMI's base config, as its documents have it, letter by letter: it composes and trains (SEEDS D9, D17, D21, D24)."""
+"""SESEMI's base config, as its documents have it, letter by letter, composes and trains (SEEDS D9, D17, D21, D24)."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _of_timm(timm: Any, name: str, *, pretrained: bool, **options: Any) -> nn.Mo
     except (OSError, RuntimeError) as error:  # no network; no such weights
         raise ConfigError(
             f"{WHERE}: timm cannot make {name} with pretrained={str(pretrained).lower()}: {error}. Set "
-            f"{WHERE}.pretrained=false, or fetch weights where there is a network and give init_from=file:/path/to/weights."
+            f"{WHERE}.pretrained=false, or fetch weights where there is a network: init_from=file:/path/to/weights."
         ) from error
     return net
 

@@ -16,6 +16,7 @@ from asparagus.stages.semi import STUDENT, SUPERVISED, TEACHER
 from asparagus.stages.semi.batches import image_of, label_of
 from asparagus.stages.semi.branch import Branch, Teacher
 from asparagus.stages.semi.heads import LossHead
+from asparagus.stages.semi.neighbours import NearestNeighbours
 from asparagus.stages.semi.weighting import Weighting
 from asparagus.stages.shown import Answers, names_of
 
@@ -45,6 +46,7 @@ class SemiModule(StageModule):
         regularization_loss_heads: Mapping[str, Section] | None = None,
         ema_decay: float = 0.999,
         predict_with: str = STUDENT,
+        neighbours: NearestNeighbours | None = None,
     ) -> None:
         """Set up; heads are built in the natural order of their names.
 
@@ -57,6 +59,7 @@ class SemiModule(StageModule):
             regularization_loss_heads: By name: `head`, a `LossHead`, and `reduction`, `scheduler`, `scale_factor`.
             ema_decay: How much of itself the teacher keeps at each step.
             predict_with: `backbone` or `backbone_ema`: who validates, tests and predicts.
+            neighbours: Whether labels can be read off the features alone, measured at each validation.
 
         Raises:
             ConfigError: What is given does not fit together.
@@ -76,6 +79,7 @@ class SemiModule(StageModule):
             head.build(self.branches)
         self.regularization = nn.ModuleDict({name: head for name, (head, _) in heads.items()})
         self.accuracy, self.mean_loss = MulticlassAccuracy(max(classes, 2), average="micro"), MeanMetric()
+        self.neighbours = neighbours
         self.best_top1 = 0.0
 
     @property
@@ -96,10 +100,12 @@ class SemiModule(StageModule):
         """Refuse loaders that heads name and nobody gives; let the teacher begin.
 
         Raises:
-            ConfigError: A head's `input_data` is no loader, or none is `supervised`.
+            ConfigError: An `input_data` is no loader, or none is `supervised`.
         """
         wanted = {f"{HEADS}.{name}.head.input_data": head.input_data for name, head in self._heads()}
         _check_loaders(self.trainer.train_dataloader, {"the supervised loss": SUPERVISED, **wanted})
+        if self.neighbours is not None:
+            _extra(self.trainer, self.neighbours.input_data)
         if self.teacher is not None and self.global_step == 0:
             self.teacher.begin_as(self.student)
 
@@ -125,7 +131,9 @@ class SemiModule(StageModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Count what is right, and the loss, over all loaders together; return the answers."""
-        logits, labels = self._count(batch)
+        features, logits, labels = self._count(batch)
+        if self.neighbours is not None:
+            self.neighbours.update(features, labels)
         return {"predicted": logits.argmax(1), "labels": labels}
 
     def shown(self, batch: Any, outputs: Any, most: int) -> Answers:
@@ -134,15 +142,17 @@ class SemiModule(StageModule):
         return Answers(names, outputs["predicted"], outputs["labels"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/loss`, `val/top1`, and `val/top1/best`, the best so far."""
+        """Log `val/loss`, `val/top1`, and `val/top1/best`, the best so far; and what the neighbours know."""
         top1 = self._log_counted("val")
+        if self.neighbours is not None:
+            self._ask(self.neighbours)
         if not self.trainer.sanity_checking:
             self.best_top1 = max(self.best_top1, top1)
         self.log("val/top1/best", self.best_top1, sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
         """Count as in validation, and return prediction and label of each case that has a name."""
-        logits, labels = self._count(batch)
+        _, logits, labels = self._count(batch)
         pairs = zip(logits.argmax(1).tolist(), labels.tolist(), strict=True)
         found = ({"prediction": prediction, "label": label} for prediction, label in pairs)
         return by_case(batch, found) if isinstance(batch, Mapping) else None
@@ -174,13 +184,25 @@ class SemiModule(StageModule):
     def _log(self, values: Mapping[str, Any]) -> None:
         self.log_dict(dict(values), on_step=True, on_epoch=False, batch_size=1)  # of steps no mean is taken
 
-    def _count(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _ask(self, neighbours: NearestNeighbours) -> None:
+        """Log `val/knn/top1`."""
+        name = neighbours.input_data
+        for batch in _extra(self.trainer, name):
+            x, y = (part(batch, name).to(self.device) for part in (image_of, label_of))
+            neighbours.know(self.branches[self.predict_with].features(x), y)
+        self.log("val/knn/top1", neighbours.compute(), sync_dist=True)
+        neighbours.reset()
+
+    def _count(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Count a batch; return its features, logits and labels."""
         x, y = image_of(batch, "val"), label_of(batch, "val")
-        logits = self(x)
+        branch = self.branches[self.predict_with]
+        features = branch.features(x)
+        logits = branch.head(features)
         self.check_channels(logits, y)
         self.mean_loss.update(self.loss(logits, y).mean(), weight=len(x))
         self.accuracy.update(logits, y)
-        return logits, y
+        return features, logits, y
 
     def _log_counted(self, part: str) -> float:
         top1 = self.accuracy.compute()
@@ -248,6 +270,15 @@ def _all_heads(kind: type[LossHead]) -> Iterable[type[LossHead]]:
     for below in kind.__subclasses__():
         yield below
         yield from _all_heads(below)
+
+
+def _extra(trainer: Any, name: str) -> Iterable[Any]:
+    """Return a loader of `data.extra`."""
+    loaders = trainer.datamodule.extra_dataloaders() if hasattr(trainer.datamodule, "extra_dataloaders") else {}
+    if name not in loaders:
+        raise ConfigError(one_of(f"{WHERE}.neighbours.input_data", name, loaders, see="Name a loader of data.extra."))
+    found: Iterable[Any] = loaders[name]
+    return found
 
 
 def _check_loaders(loaders: Any, wanted: Mapping[str, str]) -> None:
