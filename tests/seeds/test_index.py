@@ -17,7 +17,8 @@ DONE = [
     *("b12", "b17", "d18", "d19"),
     *("a31", "a36", "b8", "b13", "b14", "b15", "b16", "b18", "b19", "b21", "b22", "b27", "b28", "b29", "b30"),
     *(f"b{number}" for number in [6, 7, 9, 10, 11, 20, *range(23, 27), *range(31, 44)]),
-    *("d22", "d23", "d25", "d31", "e7", "e15", "e16", "e17", "e24", "e25", "e28", "e29", "e30"),
+    *(f"d{number}" for number in [*range(20, 26), 31, 32]),
+    *("e7", "e15", "e16", "e17", "e24", "e25", "e28", "e29", "e30"),
 ]
 """The numbers of experiment files, runs and their record, things of one's own, and of the training library so far."""
 

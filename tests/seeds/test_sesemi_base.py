@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import nn
 
 import asparagus
 from asparagus.cli.main import run
@@ -130,19 +129,12 @@ TINY = (
 )
 """What makes it small: 8 images with labels are 2 batches, all 12 turned ones are 3; a warm-up of 3 of 6 steps."""
 RESNET18 = "learner.hparams.model.backbone.name=resnet18"
-FEW = ("~learner.hparams.model.backbone", f"+learner.hparams.model.backbone={{_target_: {__name__}.Means}}", *TINY)
+MLP = "_target_: asparagus.models.mlp.MLP, in_channels: 3, img_size: [32, 32], out_channels: 2"
+LINES = f"{{_target_: asparagus.stages.semi.backbones.without_head, net: {{{MLP}}}, head: head}}"
+FEW = ("~learner.hparams.model.backbone", f"+learner.hparams.model.backbone={LINES}", *TINY)
 """A training that takes no time."""
 DP = "run.accelerator: 'dp' is gone from Lightning, and is left out on one device. On several: ddp."
 FOUR_GPUS = ("site.gpus_per_node=4", "site.cpus_per_node=16")
-
-
-class Means(nn.Module):
-    """The mean of each channel."""
-
-    out_features = 3
-
-    def forward(self, x):
-        return x.mean((-2, -1))
 
 
 @pytest.fixture

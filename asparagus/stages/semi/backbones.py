@@ -53,7 +53,7 @@ class PyTorchImageModels(nn.Module):
             ConfigError: An unknown name; weights that cannot be fetched; what only timm has, without it.
         """
         super().__init__()
-        wanted = {"global_pool": global_pool, "drop_rate": drop_rate}
+        wanted: dict[str, Any] = {"global_pool": global_pool, "drop_rate": drop_rate}
         try:
             timm = importlib.import_module("timm")
         except ModuleNotFoundError as error:

@@ -58,10 +58,11 @@ class NearestNeighbours(Metric):
         known, labels = dim_zero_cat(self.known), dim_zero_cat(self.known_labels)
         asked, wanted = dim_zero_cat(self.asked), dim_zero_cat(self.asked_labels)
         votes = torch.cat([self.votes(part, known, labels) for part in asked.split(QUERIES)])
-        return (votes.argmax(1) == wanted).float().mean()
+        right: Tensor = votes.argmax(1) == wanted
+        return right.float().mean()
 
     def votes(self, asked: Tensor, known: Tensor, labels: Tensor) -> Tensor:
         """Return the votes for each class [B, K] of features [B, F] by neighbours [N, F] with labels [N]."""
         near, who = (asked @ known.T).topk(min(self.k, len(known)), dim=1)
-        votes = near.new_zeros(len(asked), int(labels.max()) + 1)
+        votes: Tensor = near.new_zeros(len(asked), int(labels.max()) + 1)
         return votes.scatter_add(1, labels[who], (near / self.temperature).exp())
