@@ -584,12 +584,18 @@ def test_d9_ddp_is_the_strategy_of_several_gpus(custom):
     assert plan(custom(), "run.gpus=2", "run.accelerator=null", *FOUR_GPUS).workers == 2
 
 
-@pytest.mark.parametrize("gpus", [0, 2])
-def test_d9_dp_is_refused_and_ddp_is_the_answer(gpus, custom):
-    said = problems_of(custom(), f"run.gpus={gpus}", "run.accelerator=dp", *FOUR_GPUS)
+def test_d9_dp_is_refused_and_ddp_is_the_answer(custom):
+    said = problems_of(custom(), "run.gpus=2", "run.accelerator=dp", *FOUR_GPUS)
     assert "'dp'" in said
     assert "ddp" in said.replace("'dp'", "")
     assert "command line: run.accelerator=dp" in said
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_d9_dp_on_one_device_divides_nothing_and_is_left_out(gpus, custom, caplog):
+    made = plan(custom(), f"run.gpus={gpus}", "run.accelerator=dp", *FOUR_GPUS)
+    assert made.spec.trainer.get("strategy") in (None, "auto")
+    assert "'dp' is gone from Lightning" in caplog.text
 
 
 def test_d9_anything_else_is_refused(custom):

@@ -225,6 +225,17 @@ def test_d21_a_resnet_trains_by_the_command(mine, asp):
     assert DP in done.stderr
 
 
+@pytest.mark.e2e
+def test_d13_pretrained_weights_of_another_number_of_classes_leave_the_head_behind(mine):
+    first = asparagus.launch(mine, ["site.gpus_per_node=0", *FEW, "run.num_epochs=1"])
+    last = next(file for file in Path(first.folder).rglob("last.ckpt") if file.is_file())
+    words = (f"run.pretrained_checkpoint_path={last}", "learner.hparams.num_classes=5", "run.num_epochs=1")
+    second = asparagus.launch(mine, ["site.gpus_per_node=0", *FEW, *words])
+    report = json.loads((Path(second.folder) / "transfer.json").read_text())
+    assert "head.weight" in json.dumps(report["left"])
+    assert any(name.startswith("net.") for name in report["taken"])
+
+
 @pytest.mark.slow
 def test_d21_the_documented_network_trains_as_well(mine):
     assert asparagus.launch(mine, ["site.gpus_per_node=0", *TINY]).state == "finished"
