@@ -20,7 +20,7 @@ from asparagus.stages import STAGES
 from asparagus.stages.base import StageModule
 from asparagus.stages.build import build_module, spatial_dims
 from asparagus.stages.metrics import DicePerClass
-from asparagus.stages.pretrain import block_mask
+from asparagus.stages.pretrain import _voxels, block_mask
 from tests.helpers import quiet_trainer
 
 SEG, CLS, PRE, DIGITS = "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task998_LauritSyn", "Task001_Digits"
@@ -216,25 +216,43 @@ def test_lazy_layers_of_cases_without_a_shape_are_refused():
 
 
 def test_a_mask_hides_whole_blocks_in_the_asked_share():
-    mask = block_mask((3, 16, 16, 16), 0.6, 4, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.stack([block_mask((16, 16, 16), 0.6, 4, generator) for _ in range(3)])
+    assert hidden.flatten(1).sum(1).tolist() == [38, 38, 38]  # round(0.6 * 64)
+    assert not torch.equal(hidden[0], hidden[1])
+    mask = _voxels(hidden, 4, (16, 16, 16))
     assert mask.shape == (3, 1, 16, 16, 16)
     blocks = mask.unfold(2, 4, 4).unfold(3, 4, 4).unfold(4, 4, 4).reshape(3, 64, 64).float().mean(-1)
-    assert set(blocks.flatten().tolist()) == {0.0, 1.0}
-    assert blocks.sum(1).tolist() == [38, 38, 38]  # round(0.6 * 64)
-    assert not torch.equal(mask[0], mask[1])
+    assert torch.equal(blocks, hidden.flatten(1).float())
 
 
-@pytest.mark.parametrize("shape", [(2, 10, 7), (1, 5, 5, 5)])
-def test_masks_fit_any_shape(shape):
-    assert block_mask(shape, 0.5, 4, torch.Generator()).shape == (shape[0], 1, *shape[1:])
+@pytest.mark.parametrize("shape", [(10, 7), (5, 5, 5)])
+def test_masks_fit_any_shape(root, shape):
+    masks = module_for(root, "pretrain", PRE)._masks({"image": torch.zeros(2, 1, *shape)}, 0, 0)
+    assert masks.shape == (2, 1, *shape)
 
 
-def test_masks_follow_step_and_seed_and_those_of_validation_stay(root):
+def test_a_mask_follows_seed_and_case_and_neither_rank_nor_batch(root):
     module, image = module_for(root, "pretrain", PRE), torch.zeros(2, 1, 16, 16, 16)
-    assert torch.equal(module._mask(image, 1, 0), module._mask(image, 1, 0))
-    assert not torch.equal(module._mask(image, 0, 0), module._mask(image, 1, 0))
-    assert not torch.equal(module._mask(image, 0, 0), module._mask(image, 0, 1))
-    assert not torch.equal(module._mask(image, 0, 0), module_for(root, "pretrain", PRE, seed=1)._mask(image, 0, 0))
+    one, other, later, again = "3 1 0", "3 2 0", "4 1 0", "3 1 1"
+
+    def masks(*draws, part=0, number=0, of=module):
+        return of._masks({"image": image, "draw": list(draws)}, part, number)
+
+    assert torch.equal(masks(one, other, number=0), masks(other, one, number=7).flip(0))
+    for different in (other, later, again):
+        assert not torch.equal(*masks(one, different))
+    assert not torch.equal(masks(one, other), masks(one, other, part=1))
+    assert not torch.equal(masks(one, other), masks(one, other, of=module_for(root, "pretrain", PRE, seed=1)))
+
+
+def test_masks_of_data_without_draws_follow_step_and_seed(root):
+    module, batch = module_for(root, "pretrain", PRE), {"image": torch.zeros(2, 1, 16, 16, 16)}
+    assert torch.equal(module._masks(batch, 1, 0), module._masks(batch, 1, 0))
+    assert not torch.equal(*module._masks(batch, 1, 0))
+    assert not torch.equal(module._masks(batch, 0, 0), module._masks(batch, 1, 0))
+    assert not torch.equal(module._masks(batch, 0, 0), module._masks(batch, 0, 1))
+    assert not torch.equal(module._masks(batch, 0, 0), module_for(root, "pretrain", PRE, seed=1)._masks(batch, 0, 0))
 
 
 @pytest.mark.parametrize("masked_only", [True, False])
@@ -244,6 +262,15 @@ def test_the_loss_looks_at_hidden_voxels_only_when_told_to(root, masked_only):
     image, mask = torch.full((1, 1, 4, 4, 4), 2.0), torch.zeros(1, 1, 4, 4, 4, dtype=torch.bool)
     mask[..., 0] = True
     assert module._reconstruction_loss(image, mask) == (4.0 if masked_only else 1.0)
+
+
+def test_every_case_weighs_the_same_however_much_of_it_is_hidden(root):
+    module = module_for(root, "pretrain", PRE)
+    module.net = torch.nn.Identity()
+    image = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1).expand(2, 1, 4, 4, 4)
+    mask = torch.zeros(2, 1, 4, 4, 4, dtype=torch.bool)
+    mask[0, ..., 0], mask[1] = True, True
+    assert module._reconstruction_loss(image, mask) == (1.0 + 9.0) / 2
 
 
 # metrics

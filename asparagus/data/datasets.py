@@ -23,12 +23,14 @@ from asparagus.errors import ConfigError, DataError, one_of
 LEAST_SEG_CHANNELS = 2
 LABELLED = {"cls": "classification", "reg": "regression"}
 """Kinds whose cases are [data, label]."""
+CLASSES = ("seg", "cls")
+"""Kinds whose labels are numbers of classes."""
 KINDS = ("pretrain", "seg", "cls", "reg")
 # nnU-Net's share: one patch in three is centred on the foreground, the rest keep the background's prior.
 FOREGROUND_SHARE = 1 / 3
 
 Item = dict[str, Any]
-"""Tensors by name; of test data also `case`, which one it is."""
+"""Tensors by name; to pretrain also `draw`, the key of what was drawn; of test data `case`, which one it is."""
 
 
 class Loaded(NamedTuple):
@@ -88,7 +90,7 @@ def cases(
 
 
 class CaseDataset(Dataset[Item]):
-    """The cases of one part of a split; indexed by `(epoch, index)`."""
+    """The cases of one part of a split; indexed by `(epoch, index, turn)`."""
 
     def __init__(
         self,
@@ -101,6 +103,7 @@ class CaseDataset(Dataset[Item]):
         augment: bool = False,
         cache: bool = True,
         seed: int = 0,
+        n_classes: int | None = None,
     ) -> None:
         """Set up; no file is read.
 
@@ -112,7 +115,8 @@ class CaseDataset(Dataset[Item]):
             train: Crops are random and foreground is oversampled; otherwise they are in the middle.
             augment: Mirror and jitter; only when training.
             cache: Keep what was read in memory (once per loader worker).
-            seed: With epoch and index, all that the randomness depends on.
+            seed: With epoch, index and turn, all that the randomness depends on.
+            n_classes: Of the task, background included: a case with a label beyond them is refused when it is read.
 
         Raises:
             ConfigError: an unknown kind, or a patch with too few axes.
@@ -124,7 +128,7 @@ class CaseDataset(Dataset[Item]):
         self.files, self.kind, self.dimensions = list(files), kind, dimensions
         whole = kind == "seg" and not train
         self.patch = None if patch_size is None or whole else tuple(patch_size[:dimensions])
-        self.train, self.augment, self.seed = train, augment and train, seed
+        self.train, self.augment, self.seed, self.n_classes = train, augment and train, seed, n_classes
         self._cache: dict[int, Loaded] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -132,18 +136,27 @@ class CaseDataset(Dataset[Item]):
         return len(self.files)
 
     def __getitem__(self, key: Key | int) -> Item:
-        """Return `image` [C, ...] float32 and, unless pretraining, `label` int64: [...] to segment, else a scalar."""
+        """Return `image` [C, ...] float32 and `label` int64: [...] to segment, a scalar to classify.
+
+        To pretrain there is no label, but `draw`: epoch, index and turn; 0 stands for every epoch of a validation. Who
+        hides parts of the image can so hide the same ones on whatever rank the case is.
+        """
         # A sampler of someone else's gives indices alone: what is random then follows torch's own stream.
-        epoch, index = (int(torch.randint(2**31, ())), key) if isinstance(key, int) else key
+        epoch, index, *turn = (int(torch.randint(2**31, ())), key) if isinstance(key, int) else key
         case = self._case(index)
         random = self.train and (self.augment or self._is_cut(case))
-        rng = np.random.default_rng([self.seed, epoch, index]) if random else None  # not for nothing: it takes a while
+        rng = (
+            np.random.default_rng([self.seed, epoch, index, *turn]) if random else None
+        )  # not for nothing: it takes a while
         image, mask = self._cut(case, rng)
         if rng is not None and self.augment:
             # image and label mirror together: one tensor
             both = flip(rng, image if mask is None else torch.cat([image, mask.float()]))
             image, mask = jitter(rng, both[: len(image)]), None if mask is None else both[len(image) :].long()
-        item = {"image": image.contiguous()}
+        item: Item = {"image": image.contiguous()}
+        if self.kind == "pretrain":
+            # A text stays where it is: numbers on a GPU would have to be waited for.
+            item["draw"] = " ".join(map(str, (epoch, index, *(turn or (0,))) if self.train else (0, index, 0)))
         if mask is not None:
             item["label"] = mask[0].contiguous()
         elif case.label is not None:
@@ -152,12 +165,23 @@ class CaseDataset(Dataset[Item]):
 
     def _case(self, index: int) -> Loaded:
         if self._cache is None:
-            return load_case(self.files[index], self.kind)
+            return self._checked(load_case(self.files[index], self.kind), index)
         if index not in self._cache:
             file = self.files[index]
             kept = _memory[0].get(file, self.kind, load_case) if _memory else load_case(file, self.kind)
-            self._cache[index] = kept
+            self._cache[index] = self._checked(kept, index)
         return self._cache[index]
+
+    def _checked(self, case: Loaded, index: int) -> Loaded:
+        """Refuse a class that the task does not have: losses would crash on it, on a GPU without saying why."""
+        if self.n_classes is not None and self.kind in CLASSES and case.label is not None and case.label.numel():
+            lowest, highest = (int(value) for value in case.label.aminmax())
+            if lowest < 0 or highest >= self.n_classes:
+                raise DataError(
+                    f"{self.files[index]}: has the class {lowest if lowest < 0 else highest}, and the dataset.json of "
+                    f"its task says n_classes={self.n_classes}: 0 to {self.n_classes - 1}. Mend one of them."
+                )
+        return case
 
     def _cut(self, case: Loaded, rng: np.random.Generator | None) -> tuple[Tensor, Tensor | None]:
         """Return image and segmentation label of the patch, the slice, or the whole case."""

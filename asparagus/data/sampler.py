@@ -10,12 +10,14 @@ from torch.utils.data import Sampler
 
 from asparagus.errors import DataError
 
-Key = tuple[int, int]
-"""(epoch, index): all that a random transform of one item may depend on."""
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+Key = tuple[int, int] | tuple[int, int, int]
+"""(epoch, index, turn): all that a random transform of one item may depend on. The turn counts from 0, left out or not,
+how often the index came before in its epoch."""
 
 
 class EpochSampler(Sampler[Key]):
-    """Yields `(epoch, index)` for one rank.
+    """Yields `(epoch, index, turn)` for one rank.
 
     With `shuffle` (training) every rank gets the same number of items, wrapping around where they do not divide.
     Without (validation, test) each item is seen by exactly one rank, so that sums over ranks are right.
@@ -66,10 +68,11 @@ class EpochSampler(Sampler[Key]):
         """Yield this rank's items of the current epoch."""
         epoch = self.epoch
         order = self._order(epoch) if self.shuffle else np.arange(self.size)
-        for index in order[self.rank :: self.world_size]:
-            yield epoch, int(index)
+        share = slice(self.rank, None, self.world_size)
+        for index, turn in zip(order[share].tolist(), _turns(order)[share].tolist(), strict=True):
+            yield epoch, index, turn
 
-    def _order(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _order(self, epoch: int) -> Indices:
         """Return the epoch's items of all ranks, as many as divide evenly."""
         rng = np.random.default_rng([self.seed, epoch])
         if self.total > self.size:
@@ -77,3 +80,11 @@ class EpochSampler(Sampler[Key]):
         else:
             drawn = rng.permutation(self.size)[: self.total]
         return np.resize(drawn, len(self) * self.world_size)
+
+
+def _turns(order: Indices) -> Indices:
+    """Return for each index how many of its kind come before it."""
+    by_index = np.argsort(order, kind="stable")
+    turns = np.empty_like(order)
+    turns[by_index] = np.arange(len(order)) - np.searchsorted(order[by_index], order[by_index])
+    return turns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,12 @@ TRAIN, VAL = 0, 1
 
 
 class PretrainModule(StageModule):
-    """Masked reconstruction; masks depend on seed, rank and step alone, and validation's are the same every epoch."""
+    """Masked reconstruction; the masks of validation are the same in every epoch.
+
+    A mask is a function of the seed and of the case's `draw` (epoch, index, turn), whatever rank and batch it is in:
+    any number of workers learns the same. In batches without it, which data of one's own may give, it follows seed,
+    rank and step.
+    """
 
     def __init__(
         self,
@@ -61,14 +67,14 @@ class PretrainModule(StageModule):
         self.loss: nn.Module = instantiate({**DEFAULT_LOSS, **(loss or {})}, key="loss", extra={"reduction": "none"})
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of `batch["image"]` under this step's mask."""
-        loss = self._reconstruction_loss(batch["image"], self._mask(batch["image"], TRAIN, self.global_step))
+        """Return the loss of `batch["image"]` under this step's masks."""
+        loss = self._reconstruction_loss(batch["image"], self._masks(batch, TRAIN, self.global_step))
         self.log_train(loss, len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Log the loss under this batch's mask; return the mask and what the network makes of it."""
-        mask = self._mask(batch["image"], VAL, batch_idx)
+        """Log the loss under this batch's masks; return them and what the network makes of it."""
+        mask = self._masks(batch, VAL, batch_idx)
         output = self._restored(batch["image"], mask)
         self.log_val_loss(self._loss(output, batch["image"], mask), len(batch["image"]))
         return {"mask": mask, "output": output}
@@ -88,36 +94,44 @@ class PretrainModule(StageModule):
         return output
 
     def _loss(self, output: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-        """Return the mean loss over hidden voxels, or over all."""
+        """Return the mean over the cases of the mean over hidden voxels, or over all."""
         voxelwise: Tensor = self.loss(output, image)
         if not self.masked_only:
             return voxelwise.mean()
         hidden = mask.expand_as(voxelwise)
-        return (voxelwise * hidden).sum() / hidden.sum()
+        # Case by case: blocks at the border are smaller, and a case weighs the same wherever the others are.
+        return ((voxelwise * hidden).flatten(1).sum(1) / hidden.flatten(1).sum(1)).mean()
 
-    def _mask(self, image: Tensor, part: int, number: int) -> Tensor:
-        """Return the mask of one batch; drawn on the CPU, so that every device gets the same."""
-        generator = torch.Generator().manual_seed(_mixed(self.seed, part, self.global_rank, number))
-        shape = (image.shape[0], *image.shape[2:])
-        return block_mask(shape, self.mask_ratio, self.block_size, generator).to(image.device)
+    def _masks(self, batch: Mapping[str, Any], part: int, number: int) -> Tensor:
+        """Return the masks of a batch; drawn on the CPU, so that every device gets the same."""
+        image, shape = batch["image"], batch["image"].shape[2:]
+        alone = [(self.global_rank, number, item) for item in range(len(image))]
+        draws = [map(int, draw.split()) for draw in batch["draw"]] if "draw" in batch else alone
+        generators = [torch.Generator().manual_seed(_mixed(self.seed, part, *draw)) for draw in draws]
+        blocks = [block_mask(shape, self.mask_ratio, self.block_size, generator) for generator in generators]
+        return _voxels(torch.stack(blocks).to(image.device), self.block_size, shape)
 
 
 def block_mask(shape: Sequence[int], ratio: float, block: int, generator: torch.Generator) -> Tensor:
-    """Return a boolean mask [B, 1, ...], true where hidden: the same number of whole blocks in every item.
+    """Return which blocks of a case are hidden, boolean [1, blocks along each axis]: the same number for every draw.
 
     Args:
-        shape: [B, ...] in voxels.
+        shape: Of the case, in voxels.
         ratio: Share of the blocks to hide; at least one block is hidden and one shown where there are two.
-        block: Edge of a block in voxels; blocks at the far border are cut off.
+        block: Edge of a block in voxels.
         generator: Where the randomness comes from.
     """
-    items, *spatial = shape
-    grid = [-(-size // block) for size in spatial]
-    blocks = int(torch.tensor(grid).prod())
+    grid = [-(-size // block) for size in shape]
+    blocks = math.prod(grid)
     hidden = min(max(round(ratio * blocks), 1), max(blocks - 1, 1))
-    rank = torch.rand(items, blocks, generator=generator).argsort(1).argsort(1)
-    mask = (rank < hidden).reshape(items, 1, *grid)
-    for axis, size in enumerate(spatial, start=2):
+    mask = torch.zeros(blocks, dtype=torch.bool)
+    mask[torch.randperm(blocks, generator=generator)[:hidden]] = True
+    return mask.reshape(1, *grid)
+
+
+def _voxels(mask: Tensor, block: int, shape: Sequence[int]) -> Tensor:
+    """Return a mask of blocks [B, 1, ...] as one of voxels; blocks at the far border are cut off."""
+    for axis, size in enumerate(shape, start=2):
         mask = mask.repeat_interleave(block, dim=axis).narrow(axis, 0, size)
     return mask
 
