@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from asparagus import lengths as lengths_of
 from asparagus.attributes import lengths, substituted
 from asparagus.checkpoint.retention import bytes_of
 from asparagus.data import CASE_DATA
 from asparagus.errors import PlanError
 from asparagus.identity import identity
 from asparagus.secrets import without_passwords
-from asparagus.spec import OF_STAGE, Checkpointing, Parent, Resources, Spec, TrialOf
+from asparagus.spec import ENDLESS, OF_STAGE, Checkpointing, Parent, Resources, Spec, TrialOf
 from asparagus.stages import STAGES
 
 IN_PROCESS = "in this process"
@@ -89,7 +90,9 @@ class Plan:
         split, fold = spec.data.get("split"), spec.data.get("fold")
         cases = ", ".join(f"{count} {part}" for part, count in (self.cases or {}).items())
         length = ", ".join(
-            f"{key}={trainer[key]}" for key in ("max_epochs", "max_steps", "max_time") if trainer.get(key) is not None
+            f"{key}={trainer[key]}"
+            for key in ("max_epochs", "max_steps", "max_time")
+            if trainer.get(key) not in (None, ENDLESS)
         )
         return [
             ("stage", spec.stage if spec.run.mode == "fit" else f"{spec.stage}, {spec.run.mode} only"),
@@ -140,8 +143,10 @@ def make_plan(
         raise PlanError(too_much)
     accumulate = int(spec.trainer.get("accumulate_grad_batches") or 1)
     batch = spec.data.get("batch_size")
+    known = dataclasses.replace(lengths_of.counted(spec), checkpoint=_checkpointing(spec))
+    told = lengths_of.told(spec)
     return Plan(
-        spec=_with_attributes(_with_loaders(dataclasses.replace(spec, checkpoint=_checkpointing(spec))), cases),
+        spec=_with_attributes(_with_loaders(known), cases),
         workers=resources.workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
@@ -149,7 +154,7 @@ def make_plan(
         run_root=f"{spec.paths.models}/{spec.task}/{spec.stage}",
         cases=cases,
         parent=parent,
-        notes=notes,
+        notes=(*notes, told) if told else notes,
         identity=identity(spec, parent_digest=parent.digest if parent else None, fingerprint=fingerprint),
         fingerprint=fingerprint,
     )
@@ -210,7 +215,7 @@ def batches_of(spec: Spec, cases: dict[str, int] | None) -> int | None:
     """Return the training batches per epoch and worker, where the data are cases that can be counted from here."""
     if cases is None or "train" not in cases or spec.data.get("_target_") != CASE_DATA:
         return None
-    items = spec.data.get("samples_per_epoch") or cases["train"]
+    items = lengths_of.counted(spec).data.get("samples_per_epoch") or cases["train"]
     return math.ceil(math.ceil(items / max(1, spec.resources.workers)) / int(spec.data.get("batch_size") or 1))
 
 
@@ -271,7 +276,8 @@ def _weights(parent: Parent | None, asked: str | None) -> str:
 def _kept(rule: Checkpointing) -> str:
     every = f", every {rule.keep_every_n_epochs} epochs'" if rule.keep_every_n_epochs else ""
     quota = f", in at most {rule.quota}" if rule.quota else ""
-    return f"the last checkpoint and the best {rule.keep_best}{every} are kept{quota}"
+    best = f" and the best {rule.keep_best}" if rule.keep_best else ""
+    return f"the last checkpoint{best}{every} {'are' if best or every else 'is'} kept{quota}"
 
 
 def _length(text: str) -> str:

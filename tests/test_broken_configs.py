@@ -50,6 +50,16 @@ LAUNCHED: dict[str, tuple[str, ...]] = {
     "experiment/laurit_finetune_reg": ("experiment/laurit_finetune_reg", PARENT),
     "experiment/laurit_finetune_cls": ("experiment/laurit_finetune_cls", PARENT),
     "experiment/coming_from_hydra_lightning": ("train_cls", "experiment=coming_from_hydra_lightning"),
+    **{
+        f"experiment/asparagus_{stage}": (stage, f"experiment=asparagus_{stage}", f"task={task}", *parent)
+        for stage, task, *parent in (
+            ("pretrain", "Task998_LauritSyn"),
+            ("train_seg", "Task997_LauritSynSeg"),
+            ("train_cls", "Task996_LauritSynCls"),
+            ("finetune_seg", "Task997_LauritSynSeg", PARENT),
+            ("finetune_cls", "Task996_LauritSynCls", PARENT),
+        )
+    },
     "data/images": ("train_cls", "task=Task001_Digits", "model=mlp", "data=images"),
     "data/volumes": SEG,
     "data/loaders": (*DIGITS, "data=loaders", "data.batch_size=2", f"data.train={LOADER}"),

@@ -384,8 +384,8 @@ def keys(size, epoch=0, **options):
     sampler.set_epoch(epoch)
     drawn = list(sampler)
     assert len(drawn) == len(sampler)
-    assert {e for e, _ in drawn} == {epoch}
-    return [index for _, index in drawn]
+    assert {e for e, _, _ in drawn} == {epoch}
+    return [index for _, index, _ in drawn]
 
 
 def test_the_training_order_is_a_function_of_seed_and_epoch():
@@ -419,6 +419,20 @@ def test_samples_per_epoch_is_the_total_over_ranks():
     assert len(set(few)) == 6
 
 
+def test_e12_a_case_that_comes_twice_in_an_epoch_is_another_draw_whatever_the_number_of_ranks(root):
+    options = {"seed": 3, "shuffle": True, "samples_per_epoch": 12}
+    alone = list(EpochSampler(4, **options))
+    shared = [list(EpochSampler(4, **options, rank=rank, world_size=3)) for rank in range(3)]
+    assert [key for trio in zip(*shared, strict=True) for key in trio] == alone
+    assert len(set(alone)) == 12 > len({index for _, index, _ in alone})
+    for case in range(4):
+        turns = [turn for _, index, turn in alone if index == case]
+        assert turns == list(range(len(turns)))
+    cases = dataset(root, SEG, "seg", patch_size=[8, 8, 8])
+    assert torch.equal(cases[1, 2]["image"], cases[1, 2, 0]["image"])
+    assert not torch.equal(cases[1, 2, 0]["image"], cases[1, 2, 1]["image"])
+
+
 def test_a_worker_without_a_validation_case_is_refused():
     with pytest.raises(DataError, match=r"resources.workers of at most 2"):
         EpochSampler(2, seed=0, shuffle=False, world_size=3)
@@ -449,7 +463,8 @@ def test_items_have_the_documented_shapes_and_types(root):
     assert (seg["image"].dtype, seg["label"].dtype) == (torch.float32, torch.int64)
     cls = dataset(root, DIGITS, "cls", dimensions=2)[0, 0]
     assert (cls["image"].shape, cls["label"].shape, cls["label"].dtype) == ((1, 8, 8), (), torch.int64)
-    assert set(dataset(root, PRE, "pretrain")[0, 0]) == {"image"}
+    assert dataset(root, PRE, "pretrain")[4, 1]["draw"] == "4 1 0"
+    assert dataset(root, PRE, "pretrain", "val")[4, 1]["draw"] == "0 1 0"
 
 
 def test_validation_items_are_whole_middle_and_unchanging(root):
@@ -513,6 +528,23 @@ def test_wrong_files_and_settings_are_named(root, tmp_path):
         CaseDataset([], "seg", patch_size=[8, 8])
     with pytest.raises(ConfigError, match=r"model.dimensions: 3D does not fit"):
         dataset(root, DIGITS, "cls")[0, 0]
+
+
+@pytest.mark.parametrize(("kind", "label"), [("seg", 7), ("seg", -1), ("cls", 5)])
+def test_a32_a_label_beyond_the_classes_of_the_task_is_refused_when_it_is_read(tmp_path, kind, label):
+    image = torch.zeros(1, 4, 4, 4)
+    case = [image, label] if kind == "cls" else torch.cat([image, torch.full_like(image, label)])
+    torch.save(case, tmp_path / "a.pt")
+    assert CaseDataset([tmp_path / "a.pt"], kind, n_classes=8 if label > 0 else None)[0, 0]["label"].max() == label
+    for cache in (True, False):
+        with pytest.raises(DataError, match=rf"a.pt: has the class {label}, .* n_classes=5: 0 to 4"):
+            CaseDataset([tmp_path / "a.pt"], kind, n_classes=5, cache=cache)[0, 0]
+
+
+def test_a32_the_data_module_knows_the_classes_of_its_task(root):
+    data = CaseDataModule(root, SEG, "seg")
+    data.setup()
+    assert data.train_set.n_classes == data.val_set.n_classes == read_task(root, SEG).n_classes == 5
 
 
 def test_a_pickle_with_code_in_it_is_refused(tmp_path):
@@ -643,15 +675,15 @@ def limited(root, **trainer_arguments):
 )
 def test_e30_with_a_limit_validation_cases_come_in_another_order_each_time(root, arguments):
     sampler = limited(root, **arguments).sampler
-    first = [index for _, index in sampler]
+    first = [index for _, index, _ in sampler]
     sampler.set_epoch(1)
     assert sorted(first) == list(range(len(first)))
-    assert first != [index for _, index in sampler]
+    assert first != [index for _, index, _ in sampler]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"limit_val_batches": 1.0}])
 def test_e30_without_one_all_are_seen_in_their_order(root, arguments):
-    order = [index for _, index in limited(root, **arguments).sampler]
+    order = [index for _, index, _ in limited(root, **arguments).sampler]
     assert order == list(range(len(order)))
 
 

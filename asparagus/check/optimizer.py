@@ -30,11 +30,14 @@ GIVEN = frozenset({"params"})
 SCHEDULE_GIVEN = frozenset({"optimizer", "max_steps"})
 FORMULA_GIVEN = frozenset({"step", "shape"})
 """Arguments that the module fills in."""
-RATIO, OF_STEPS = "_ratio", "_steps"
+RATIO, OF_STEPS, EPOCHS = "_ratio", "_steps", "_epochs"
+OTHERS = (RATIO, EPOCHS)
+"""How a number of steps may be said otherwise."""
 NOT_NEGATIVE = ("weight_decay", "eps", "momentum", "lr_decay", "initial_accumulator_value")
 SPANS: dict[str, tuple[float, float]] = {
     "warmup_steps": (0, math.inf),
     "warmup_ratio": (0, 1),
+    "warmup_epochs": (0, math.inf),
     "min_lr": (0, math.inf),
     "max_steps": (ENDLESS, math.inf),
 }
@@ -169,12 +172,16 @@ def interval(where: str, sched: dict[str, Any]) -> Iterator[str]:
 
 def _schedule(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
     name = sched.get("name")
+    if name is None:
+        yield from nameless("optim.sched", sched, available_schedulers())
+        return
     if not isinstance(name, str) or canonical(name) not in SCHEDULES:
         yield one_of("optim.sched.name", name, available_schedulers())
         return
-    for what in sorted({key.removesuffix(RATIO) for key in sched if key.endswith(RATIO)}):
-        if sched.get(what + RATIO) is not None and sched.get(what + OF_STEPS) is not None:
-            yield f"optim.sched: {what}_steps and {what}_ratio exclude each other. Give one of them."
+    for what in sorted({key.removesuffix(unit) for unit in OTHERS for key in sched if key.endswith(unit)}):
+        given = [what + unit for unit in (OF_STEPS, *OTHERS) if sched.get(what + unit) is not None]
+        if len(given) > 1:
+            yield f"optim.sched: {' and '.join(given)} exclude each other. Give one of them."
     yield from _further(sched, SCHEDULES[canonical(name)])
     yield from _schedule_numbers(sched)
     rates, lowest = [rate for rate in _rates(spec) if _number(rate)], sched.get("min_lr")
@@ -187,13 +194,15 @@ def _further(sched: dict[str, Any], path: str) -> Iterator[str]:
     """Check what a formula takes besides the common numbers; of steps, a share of all does as well."""
     signature = signature_of(path)
     further = set(signature.parameters) - FORMULA_GIVEN if signature else set()
-    shares = {name.removesuffix(OF_STEPS) + RATIO: name for name in further if name.endswith(OF_STEPS)}
+    steps = [name.removesuffix(OF_STEPS) for name in further if name.endswith(OF_STEPS)]
+    shares = {name + unit: name + OF_STEPS for name in steps for unit in OTHERS}
     known = SCHEDULE_KEYS | further | shares.keys()
     for key in sched.keys() - known:
         yield one_of(f"optim.sched.{key}", key, known - {*STEPPING, *DERIVED})
     for key in shares.keys() & sched.keys():
-        if not _number(sched[key]) or not 0 <= sched[key] <= 1:
-            yield f"optim.sched.{key}: {sched[key]!r} is no number from 0 to 1."
+        most = 1 if key.endswith(RATIO) else math.inf
+        if sched[key] is not None and (not _number(sched[key]) or not 0 <= sched[key] <= most):
+            yield f"optim.sched.{key}: {sched[key]!r} is no number from 0" + (" to 1." if most == 1 else ".")
     for key in further & sched.keys():
         if _number(sched[key]) and not sched[key] >= (1 if key == "d_model" else 0):
             yield f"optim.sched.{key}: {sched[key]} is too small. The least is {1 if key == 'd_model' else 0}."
@@ -206,7 +215,7 @@ def _further(sched: dict[str, Any], path: str) -> Iterator[str]:
 
 def _of_one(formula: str, sched: dict[str, Any]) -> Iterator[str]:
     """Check what a single formula asks of the common numbers."""
-    warms = bool(sched.get("warmup_steps") or sched.get("warmup_ratio"))
+    warms = any(sched.get(f"warmup{unit}") for unit in (OF_STEPS, *OTHERS))
     if formula == "noam_hold" and not warms:
         yield "optim.sched.warmup_steps: noam_hold is measured in its warm-up, and there is none. Give it, or a ratio."
     if formula == "t5_inverse_square_root" and warms:
@@ -231,7 +240,7 @@ def _end(spec: Spec, sched: dict[str, Any]) -> Iterator[str]:
     """Check that a schedule which spans the training knows where that ends."""
     in_shares = any(key.endswith(RATIO) and value for key, value in sched.items())
     needs_end = canonical(sched.get("name")) not in ("", *ENDLESS_SCHEDULES) or in_shares
-    asked = (spec.trainer.get("max_epochs"), spec.trainer.get("max_steps"), sched.get("max_steps"))
+    asked = (*(spec.trainer.get(key) for key in ("max_epochs", "max_steps", "max_samples")), sched.get("max_steps"))
     if spec.run.mode == "fit" and needs_end and all(end in (None, ENDLESS) for end in asked):
         yield (
             f"optim.sched.name: {sched.get('name')} needs to know where training ends. Give trainer.max_epochs, "

@@ -11,7 +11,7 @@ from typing import Any
 
 from asparagus.checkpoint.folder import no_weights
 from asparagus.checkpoint.retention import Rule
-from asparagus.data import LOADER_DATA
+from asparagus.data import CASE_DATA, LOADER_DATA
 from asparagus.errors import ConfigError, one_of
 from asparagus.paths import expanded
 from asparagus.secrets import missing, references, reveal, without_passwords
@@ -36,7 +36,7 @@ LARGEST_SEED = 2**32 - 1
 
 def settings(spec: Spec) -> Iterator[str]:
     """Yield what is wrong with the typed part of a spec; the open sections have modules of their own."""
-    for rule in (_numbers, _values, _kept, _run, _saved, _where):
+    for rule in (_numbers, _epoch, _values, _kept, _run, _saved, _where):
         yield from rule(spec)
     yield from writable("paths.models", spec.paths.models, "ASPARAGUS_MODELS")
     yield from writable("paths.results", spec.paths.results, "ASPARAGUS_RESULTS")
@@ -59,6 +59,7 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("run.id", spec.run.id, 1),
         ("data.num_workers", spec.data.get("num_workers"), 0),
         ("data.samples_per_epoch", spec.data.get("samples_per_epoch"), 1),
+        ("data.iterations_per_epoch", spec.data.get("iterations_per_epoch"), 1),
         ("site.nodes", spec.site.nodes, 1),
         ("site.cpus_per_node", spec.site.cpus_per_node, 1),
         ("site.gpus_per_node", spec.site.gpus_per_node, 0),
@@ -83,6 +84,13 @@ def _numbers(spec: Spec) -> Iterator[str]:
         wrong = [size for size in patch if not isinstance(size, int) or size < 1]
         if wrong:
             yield f"data.patch_size: {patch} has to be whole numbers of voxels, each at least 1."
+
+
+def _epoch(spec: Spec) -> Iterator[str]:
+    """Check that an epoch has one length."""
+    samples, iterations = (spec.data.get(f"{unit}_per_epoch") for unit in ("samples", "iterations"))
+    if samples is not None and iterations is not None and spec.data.get("_target_") == CASE_DATA:
+        yield f"data.iterations_per_epoch: {iterations} and data.samples_per_epoch: {samples} exclude each other."
 
 
 def _values(spec: Spec) -> Iterator[str]:

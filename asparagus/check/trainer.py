@@ -55,6 +55,7 @@ LEAST: dict[str, float] = {
     "max_epochs": ENDLESS,
     "min_epochs": 0,
     "max_steps": ENDLESS,
+    "max_samples": 1,
     "min_steps": 0,
     "accumulate_grad_batches": 1,
     "gradient_clip_val": 0,
@@ -78,7 +79,16 @@ OURS = {
     "model_registry": "Checkpoints are registered by the record.",
 }
 """Arguments that cannot be had here, and why."""
-DECIDES_LENGTH = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "overfit_batches")
+THEIRS = ("max_samples",)
+"""Keys of the section that are no argument of Lightning's: the plan makes steps of them."""
+DECIDES_LENGTH = (
+    "max_epochs",
+    "max_steps",
+    "max_samples",
+    "limit_train_batches",
+    "accumulate_grad_batches",
+    "overfit_batches",
+)
 LENGTHS = ("iterations_per_epoch", "max_iterations")
 DURATION = re.compile(r"\d+:\d{1,2}:\d{1,2}:\d{1,2}")
 DURATION_KEYS = ("weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds")
@@ -90,10 +100,10 @@ def trainer(spec: Spec) -> Iterator[str]:
     for key in OURS.keys() & asked.keys():
         if asked[key]:
             yield f"trainer.{key}: cannot be set here. {OURS[key]}"
-    yield from call("trainer", TRAINER, asked, frozenset())
+    yield from call("trainer", TRAINER, {key: value for key, value in asked.items() if key not in THEIRS}, frozenset())
     for key, value in asked.items():
         yield from nested(f"trainer.{key}", value)
-    for rule in (_names, _accelerator, _strategy, _numbers, _shares, _length, _plugins):
+    for rule in (_names, _accelerator, _strategy, _numbers, _shares, _length, _samples, _plugins):
         yield from rule(spec)
 
 
@@ -214,6 +224,19 @@ def _length(spec: Spec) -> Iterator[str]:
     yield from _duration("trainer.max_time", asked.get("max_time"))
     if not isinstance(often := asked.get("val_check_interval"), (int, float)):
         yield from _duration("trainer.val_check_interval", often)
-    ends = (asked.get("max_epochs"), asked.get("max_steps"))
+    ends = tuple(asked.get(key) for key in ("max_epochs", "max_steps", "max_samples"))
     if spec.run.mode == "fit" and all(end in (None, ENDLESS) for end in ends) and asked.get("max_time") is None:
         yield "trainer.max_epochs: nothing ends this training. Give trainer.max_epochs, max_steps or max_time."
+
+
+def _samples(spec: Spec) -> Iterator[str]:
+    """Check that samples can be made steps."""
+    samples, batch = spec.trainer.get("max_samples"), spec.data.get("batch_size")
+    if samples is None:
+        return
+    if not isinstance(samples, int) or isinstance(samples, bool):
+        yield f"trainer.max_samples: {samples!r} is no whole number of samples."
+    elif not isinstance(batch, int):
+        yield "trainer.max_samples: steps are counted by data.batch_size, which is not given. Give trainer.max_steps."
+    elif 0 < samples < (step := batch * max(1, spec.resources.workers)):
+        yield f"trainer.max_samples: {samples} do not fill one step of {step}. Give at least {step}."

@@ -21,7 +21,7 @@ from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import hidden, plain_values, written
 from asparagus.compose.spellings import spelled_our_way
 from asparagus.compose.tree import get, put
-from asparagus.data import CASE_DATA
+from asparagus.data import CASE_DATA, samples_of
 from asparagus.errors import ConfigError, one_of
 from asparagus.paths import expanded
 from asparagus.python_file import MODEL_OF, digest_of, execute, lines_of, suspicious
@@ -287,7 +287,7 @@ def _set_samples(config: Any, names: Mapping[str, Any]) -> None:
     for name, value in (("iterations_per_epoch", iterations), ("data.batch_size", batch)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name}: {value!r} is not a whole number of at least 1.")
-    config.data.samples_per_epoch = iterations * batch * max(1, workers if isinstance(workers, int) else 0)
+    config.data.samples_per_epoch = samples_of(iterations, batch, workers if isinstance(workers, int) else 0)
 
 
 def _shape(tree: dict[str, Any], info: Any) -> None:

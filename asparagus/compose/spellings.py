@@ -29,6 +29,8 @@ RENAMED: dict[str, str] = {
     "plugin": "plugins",
     "data.splits": "data.split",
     "data.train_split": "data.split",
+    "max_samples": "trainer.max_samples",
+    "steps_per_epoch": "data.iterations_per_epoch",
     # ATOMMIC
     "exp_manager.name": "run.label",
     "exp_manager.resume_if_exists": "run.resume",

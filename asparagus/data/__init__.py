@@ -18,6 +18,12 @@ CASE_DATA = "asparagus.data.modules.CaseDataModule"
 LOADER_DATA = "asparagus.data.loaders.LoaderDataModule"
 """Our data modules: the cases of a task folder, and loaders of datasets of one's own."""
 
+
+def samples_of(iterations: int, batch_size: int, workers: int) -> int:
+    """Return the samples of all workers in so many batches of each."""
+    return iterations * batch_size * max(1, workers)
+
+
 BUILT_IN: dict[str, str] = {
     "cases": "asparagus.data.datasets.cases",
     "image_folder": "asparagus.data.pictures.image_folder",

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from asparagus.data import samples_of
 from asparagus.data.datasets import CaseDataset, NamedCaseDataset
 from asparagus.data.layout import DIMENSIONS, Task, read_split, read_task, read_test, test_name, too_few_to_test
 from asparagus.data.limited import TimeLimitedLoader
@@ -37,6 +38,7 @@ class CaseDataModule(pl.LightningDataModule):
         patch_size: Sequence[int] | None = None,
         dimensions: str = "3D",
         samples_per_epoch: int | None = None,
+        iterations_per_epoch: int | None = None,
         validation_time_limit: float | None = None,
         num_workers: int | None = None,
         cache: bool = True,
@@ -58,7 +60,8 @@ class CaseDataModule(pl.LightningDataModule):
             batch_size: Items per step and worker.
             patch_size: Voxels per axis; None keeps whole cases.
             dimensions: `2D` or `3D`.
-            samples_per_epoch: Length of a training epoch in items over all workers; None is every case once.
+            samples_per_epoch: Items of an epoch of all workers, drawn anew in each; None is every case once.
+            iterations_per_epoch: The same in batches of each worker (SEEDS E12).
             validation_time_limit: Seconds that a validation may take; at least one batch is seen. With it, or with
                 Trainer's `limit_val_batches`, cases come in another order each time (SEEDS E28 to E30); None: no limit.
             num_workers: Loader processes per worker; the plan fills in what is left open, None is none here.
@@ -70,20 +73,17 @@ class CaseDataModule(pl.LightningDataModule):
             pin_memory: Copy batches to page-locked memory, for a GPU.
 
         Raises:
-            ConfigError: a batch size below one, a time that is none, or dimensions other than 2D and 3D.
+            ConfigError: a batch size or a time that is none, dimensions other than 2D and 3D, an epoch of two lengths.
         """
         super().__init__()
         _check(dimensions, batch_size, validation_time_limit)
         self.validation_time_limit = validation_time_limit
         self.root, self.task_name, self.kind = root, task, kind
         self.split, self.fold, self.batch_size, self.patch_size = split, fold, batch_size, patch_size
-        self.samples_per_epoch, self.seed, self.rank, self.world_size = samples_per_epoch, seed, rank, world_size
+        self.samples_per_epoch = _samples(samples_per_epoch, iterations_per_epoch, batch_size, world_size)
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.cache, self.augment, self.dimensions, self.test_split = cache, augment, DIMENSIONS[dimensions], test_split
-        self.workers: dict[str, Any] = {
-            "num_workers": num_workers or 0,
-            "persistent_workers": bool(num_workers),
-            "pin_memory": pin_memory,
-        }
+        self.workers = _workers(num_workers or 0, pin_memory=pin_memory)
 
     @property
     def test_name(self) -> str:
@@ -111,6 +111,7 @@ class CaseDataModule(pl.LightningDataModule):
             "patch_size": self.patch_size,
             "cache": self.cache,
             "seed": self.seed,
+            "n_classes": self.task.n_classes,
         }
         # Now, and not after hours of training: what is wrong with the test data would end the run.
         tested = read_test(self.task, self.test_split, self.split, self.fold)
@@ -179,6 +180,21 @@ class CaseDataModule(pl.LightningDataModule):
         # Whole cases of different shapes cannot be stacked.
         assert self.task is not None
         return 1 if self.kind == "seg" and self.task.shape is None else self.batch_size
+
+
+def _workers(number: int, *, pin_memory: bool) -> dict[str, Any]:
+    return {"num_workers": number, "persistent_workers": number > 0, "pin_memory": pin_memory}
+
+
+def _samples(samples: int | None, iterations: int | None, batch_size: int, world_size: int) -> int | None:
+    if iterations is None:
+        return samples
+    if samples is not None:
+        raise ConfigError(
+            f"data.iterations_per_epoch: {iterations} and data.samples_per_epoch: {samples} exclude each other. "
+            "Give one of them."
+        )
+    return samples_of(iterations, batch_size, world_size)
 
 
 def _check(dimensions: str, batch_size: int, validation_time_limit: float | None) -> None:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 NO_LIMIT = -1
 """`trainer.max_steps` where epochs or time end the training."""
-KEYS = ("name", "warmup_steps", "warmup_ratio", "min_lr", "max_steps")
+KEYS = ("name", "warmup_steps", "warmup_ratio", "warmup_epochs", "min_lr", "max_steps")
 NOT_THEIRS = ("name", *STEPPING, *DERIVED)
 """Keys that no scheduler class takes."""
-RATIO, STEPS = "_ratio", "_steps"
+RATIO, STEPS, EPOCHS = "_ratio", "_steps", "_epochs"
 DECODER, REST = "decoder", "rest"
 """The roles of parameter groups in a finetuning: what is new, and what is not."""
 MONITOR = "val/loss"
@@ -52,11 +52,20 @@ def lightning_schedules(
         return []  # an optimizer of one's own that finds its steps by itself
     ends_by_steps = trainer.max_steps != NO_LIMIT
     sections = [{**one, "max_steps": None} if one and ends_by_steps else one for one in split(sched_config)]
-    length = trainer.estimated_stepping_batches
-    return [{"scheduler": build_schedule(optimizer, one, length), **stepping_of(one)} for one in sections]
+    lengths = (trainer.estimated_stepping_batches, _epoch_steps(trainer))
+    return [{"scheduler": build_schedule(optimizer, one, *lengths), **stepping_of(one)} for one in sections]
 
 
-def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None, max_steps: float) -> LRScheduler:
+def _epoch_steps(trainer: Trainer) -> float:
+    """Return the optimizer steps of an epoch; infinite for a stream that does not tell."""
+    trainer.fit_loop.setup_data()  # Lightning has not yet where the number of steps was given
+    batches = trainer.num_training_batches / trainer.accumulate_grad_batches
+    return math.ceil(batches) if math.isfinite(batches) else math.inf
+
+
+def build_schedule(
+    optimizer: Optimizer, sched_config: Mapping[str, Any] | None, max_steps: float, epoch_steps: float = math.inf
+) -> LRScheduler:
     """Return the schedule that `optim.sched` describes.
 
     A `_target_`, or a name of `SCHEDULER_CLASSES`, is a class of torch's kind: it is called with the optimizer and the
@@ -66,9 +75,11 @@ def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None,
     Args:
         optimizer: Each of its groups follows the schedule from its own learning rate.
         sched_config: `name`, `warmup_steps` or `warmup_ratio`, `min_lr`, `max_steps` (-1 or absent: as computed), and
-            what the formula takes besides; of a number of steps, the share of all (`hold_ratio`) does as well.
+            what the formula takes besides; of a number of steps, the share of all (`hold_ratio`) does as well, and so
+            do epochs (`warmup_epochs`).
             None or empty: a constant learning rate.
         max_steps: Optimizer steps of the whole training, computed from trainer and data; -1 or inf when endless.
+        epoch_steps: Optimizer steps of an epoch; inf where that is not known.
 
     Raises:
         ConfigError: an unknown key or name, both kinds of warm-up, no known end, or `min_lr` above the lr.
@@ -79,8 +90,9 @@ def build_schedule(optimizer: Optimizer, sched_config: Mapping[str, Any] | None,
     config = {"name": "constant", **{key: value for key, value in config.items() if key not in STEPPING}}
     function = _function(config["name"])
     end = _end(config, max_steps)
-    further = _further(function, config, end)
-    warmup = _steps(config, "warmup", end)
+    units = {RATIO: end, EPOCHS: epoch_steps}
+    further = _further(function, config, units)
+    warmup = _steps(config, "warmup", units)
     shapes = [
         _shape(group.get("initial_lr", group["lr"]), end, warmup, config, is_decoder=group.get("role") != REST)
         for group in optimizer.param_groups
@@ -148,15 +160,15 @@ def _function(name: object) -> Callable[..., float]:
     return found
 
 
-def _further(function: Callable[..., float], config: Mapping[str, Any], end: float) -> dict[str, Any]:
-    """Return what a formula takes besides the common numbers, shares of all steps made steps."""
+def _further(function: Callable[..., float], config: Mapping[str, Any], units: Mapping[str, float]) -> dict[str, Any]:
+    """Return what a formula takes besides the common numbers, shares of all steps and epochs made steps."""
     takes = [name for name in parameters_of(function) if name not in ("step", "shape")]
-    ratios = [name.removesuffix(STEPS) + RATIO for name in takes if name.endswith(STEPS)]
-    known = (*KEYS, *takes, *ratios)
+    others = [name.removesuffix(STEPS) + unit for name in takes if name.endswith(STEPS) for unit in units]
+    known = (*KEYS, *takes, *others)
     for key in config:
         if key not in known:
             raise ConfigError(f"optim.sched.{key}: not known. {did_you_mean(key, known)} Known: {', '.join(known)}.")
-    stepped = {name: _steps(config, name.removesuffix(STEPS), end) for name in takes if name.endswith(STEPS)}
+    stepped = {name: _steps(config, name.removesuffix(STEPS), units) for name in takes if name.endswith(STEPS)}
     return stepped | {name: config[name] for name in takes if name in config and not name.endswith(STEPS)}
 
 
@@ -174,16 +186,21 @@ def _end(config: Mapping[str, Any], computed: float) -> float:
     return math.inf
 
 
-def _steps(config: Mapping[str, Any], what: str, end: float) -> int:
-    """Return a number of steps that is given as such or as a share of all."""
-    steps, ratio = config.get(what + STEPS), config.get(what + RATIO)
-    if steps is not None and ratio is not None:
-        raise ConfigError(
-            f"optim.sched: {what}_steps={steps} and {what}_ratio={ratio} are two answers to one question; keep one."
-        )
-    if ratio is not None and not 0 <= ratio <= 1:
+def _steps(config: Mapping[str, Any], what: str, units: Mapping[str, float]) -> int:
+    """Return a number of steps that is given as such, as a share of all, or in epochs."""
+    given = {what + unit: config[what + unit] for unit in (STEPS, *units) if config.get(what + unit) is not None}
+    if len(given) > 1:
+        told = " and ".join(f"{key}={value}" for key, value in given.items())
+        raise ConfigError(f"optim.sched: {told} are two answers to one question; keep one.")
+    if not 0 <= (ratio := given.get(what + RATIO, 0)) <= 1:
         raise ConfigError(f"optim.sched.{what}_ratio: {ratio} is not within 0 to 1.")
-    return int(steps or 0) if ratio is None else int(ratio * end)
+    steps = sum(number * units.get(key.removeprefix(what), 1) for key, number in given.items() if number)
+    if not math.isfinite(steps):
+        raise ConfigError(
+            f"optim.sched.{what}_epochs: {given[what + EPOCHS]} epochs, and nobody knows how many steps an epoch has. "
+            f"Give {what}_steps."
+        )
+    return int(steps)
 
 
 def _shape(lr: float, end: float, warmup: int, config: Mapping[str, Any], *, is_decoder: bool) -> Shape:

@@ -26,8 +26,8 @@ from asparagus.targets import instantiate, locate, parameters_of
 from asparagus.worker.here import HERE
 from asparagus.worker.ranks import Ranks
 
-NOT_LIGHTNINGS = ("strategy", "enable_checkpointing")
-"""Trainer arguments that are not passed on as they are: ranks decide, checkpoints are always written."""
+NOT_LIGHTNINGS = ("strategy", "enable_checkpointing", "max_samples")
+"""Trainer arguments that are not passed on as they are: ranks decide, checkpoints are always written, steps counted."""
 
 
 class Parts:
