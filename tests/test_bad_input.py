@@ -16,6 +16,8 @@ from asparagus.record.numbers import claim
 
 DIGITS = "experiment/digits"
 
+CASES_2D = ["task=Task001_Digits", "data=images", "model.dimensions=2D"]
+
 BAD = {
     "no config": ([], ["CONFIG is missing"]),
     "unknown config": (["experiment/digitz"], ["'experiment/digitz'", "Did you mean 'experiment/digits'", "Known:"]),
@@ -58,6 +60,41 @@ BAD = {
     "precision": ([DIGITS, "trainer.precision=8-mixed"], ["trainer.precision", "16-mixed"]),
     "strategy that is gone": ([DIGITS, "trainer.strategy=dp"], ["'dp'", "ddp"]),
     "nothing ends it": ([DIGITS, "trainer.max_epochs=null"], ["nothing ends this training"]),
+    "classes of a network that are not the data's": (
+        [DIGITS, "+model.cls_net.out_channels=7"],
+        ["model.cls_net.out_channels: 7 contradicts the data, which need 10 (out_channels)", "Leave"],
+    ),
+    "classes of a network under another name": (
+        ["train_cls", *CASES_2D, "model=resnet", "+model.cls_net.num_classes=3"],
+        ["model.cls_net.num_classes: 3 contradicts the data, which need 10"],
+    ),
+    "channels of a network that are not the data's": (
+        [DIGITS, "+model.cls_net.in_channels=3"],
+        ["model.cls_net.in_channels: 3 contradicts the data, which need 1"],
+    ),
+    "samples that are no number": ([DIGITS, "max_samples=abc"], ["trainer.max_samples: 'abc'", "[command line"]),
+    "samples that fill no step": ([DIGITS, "trainer.max_samples=9"], ["trainer.max_samples: 9 do not fill", "64"]),
+    "samples of batches of nobody": (
+        [DIGITS, "trainer.max_samples=900", "data.batch_size=null"],
+        ["trainer.max_samples: steps are counted by data.batch_size"],
+    ),
+    "no batches": ([DIGITS, "data.iterations_per_epoch=0"], ["data.iterations_per_epoch: 0 is too small"]),
+    "two lengths of an epoch": (
+        [DIGITS, "data.iterations_per_epoch=3", "steps_per_epoch=3", "data.samples_per_epoch=3"],
+        ["data.iterations_per_epoch: 3 and data.samples_per_epoch: 3 exclude each other"],
+    ),
+    "warm-up in epochs and in a share": (
+        [DIGITS, "optim=adamw", "optim.sched.warmup_epochs=3"],
+        ["warmup_ratio and warmup_epochs exclude each other"],
+    ),
+    "less than no epoch": (
+        [DIGITS, "optim.sched={name: cosine, warmup_epochs: -1}"],
+        ["optim.sched.warmup_epochs: -1 is no number from 0"],
+    ),
+    "unknown loss": (
+        ["train_cls", "task=Task001_Digits", "model=mlp", "data=images", "loss._target_=torch.nn.CrossEntropyLos"],
+        ["loss._target_", "torch.nn has no 'CrossEntropyLos'"],
+    ),
     "unknown optimizer": ([DIGITS, "optim.name=adamm"], ["optim.name", "Did you mean 'adam"]),
     "no learning rate": ([DIGITS, "optim.lr=null"], ["optim.lr: is missing"]),
     "unknown schedule": ([DIGITS, "optim.sched.name=cosin"], ["'cosin'", "Did you mean 'cosine'"]),

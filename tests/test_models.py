@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 from asparagus.compose.composer import Request, compose_config
@@ -146,14 +148,28 @@ def test_the_mlp_is_built_without_monai():
 
 
 SHELF = [
+    *(("unet", "pretrain_net", 16), ("unet", "seg_net", 16), ("unet", "cls_net", 16), ("mlp", "cls_net", 8)),
+    *(("unet_b_lw_dec", f"{use}_net", 16) for use in ("pretrain", "seg", "cls", "plugin_seg")),
+    *(("residual_unet", "pretrain_net", 16), ("segresnet", "pretrain_net", 16)),
+    *(("unetr", "pretrain_net", 32), ("swin_unetr", "pretrain_net", 64)),
     *(("residual_unet", "seg_net", 16), ("segresnet", "seg_net", 16), ("resnet", "cls_net", 32)),
     *(("vit", "cls_net", 32), ("vit", "pretrain_net", 32), ("unetr", "seg_net", 32), ("swin_unetr", "seg_net", 64)),
 ]
 
 
+def test_a32_no_network_of_the_shelf_is_left_out():
+    there = {
+        (file.stem, key)
+        for file in (Path(__file__).parent.parent / "configs" / "model").glob("*.yaml")
+        for key in yaml.safe_load(file.read_text())
+        if key.endswith("_net")
+    }
+    assert there == {(name, key) for name, key, _ in SHELF}
+
+
 @pytest.mark.parametrize("dimensions", ["2D", pytest.param("3D", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "key", "edge"), SHELF, ids=[f"{name}-{key}" for name, key, _ in SHELF])
-def test_every_model_of_the_shelf_takes_its_sizes_from_the_data(name, key, edge, dimensions):
+def test_a32_every_model_of_the_shelf_takes_its_sizes_from_the_data(name, key, edge, dimensions):
     config = compose_config(Request("train_seg", (f"model={name}", "task=Any", f"model.dimensions={dimensions}")))
     section = OmegaConf.to_container(config.model, resolve=True)[key]
     axes = int(dimensions[0])

@@ -21,6 +21,7 @@ from asparagus.check.trainer import epoch, trainer
 from asparagus.data import CASE_DATA
 from asparagus.data.layout import Task, fingerprint, read_split, read_task
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
+from asparagus.models import SIZE_NAMES, contradiction
 from asparagus.plan import batches_of, misfits
 from asparagus.python_file import MODEL_OF, changed
 from asparagus.record.numbers import find_folder
@@ -155,6 +156,19 @@ def _fits(spec: Spec, stage: Stage | None, task: Task | None) -> Iterator[str]:
         yield f"data.kind: is missing: {stage.name} does not say how cases are read. Give one of: {', '.join(known)}."
     elif kind is not None and kind not in known:
         yield one_of("data.kind", kind, known)
+    yield from _channels(spec, stage, task)
+
+
+def _channels(spec: Spec, stage: Stage, task: Task) -> Iterator[str]:
+    """Check the channels and classes that were typed for the stage's network against the task's (SEEDS A32)."""
+    name = "net" if spec.model.get("net") else stage.network
+    given = spec.model.get(name)
+    network: dict[str, Any] = given if isinstance(given, dict) else {}
+    outputs = task.n_modalities if stage.kind == "pretrain" else task.n_classes
+    for size, value in (("in_channels", task.n_modalities), ("out_channels", outputs)):
+        for word in SIZE_NAMES[size]:
+            if isinstance(typed := network.get(word), int) and typed != value:
+                yield contradiction(f"model.{name}.{word}", typed, value, size)
 
 
 def _parent(spec: Spec, stage: Stage | None, problems: list[str]) -> Found | None:

@@ -8,19 +8,11 @@ from typing import Any
 from torch import nn
 
 from asparagus.errors import ConfigError
+from asparagus.models import SIZE_NAMES, contradiction
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 
 Sizes = Mapping[str, Any]
 """`spatial_dims`, `in_channels`, `out_channels`: int; `img_size`: voxels per axis, or None when cases differ."""
-
-SIZE_NAMES: dict[str, tuple[str, ...]] = {
-    "spatial_dims": ("spatial_dims",),
-    "in_channels": ("in_channels", "n_input_channels"),
-    "out_channels": ("out_channels", "num_classes", "n_classes"),
-    "img_size": ("img_size", "image_size"),
-    "in_shape": ("in_shape",),
-}
-"""What each size is called among the constructor arguments of MONAI's and our networks."""
 
 
 def build_network(config: Mapping[str, Any], sizes: Sizes, *, key: str = "model.net") -> nn.Module:
@@ -48,10 +40,7 @@ def _fill(config: Mapping[str, Any], names: list[str], sizes: Sizes, key: str) -
     for size, value in _all_sizes(sizes).items():
         for name in SIZE_NAMES[size]:
             if config.get(name) is not None and _plain(config[name]) != _plain(value):
-                raise ConfigError(
-                    f"{key}.{name}: {config[name]} contradicts the data, which need {value} ({size}). "
-                    f"Leave {key}.{name} out: it is filled in."
-                )
+                raise ConfigError(contradiction(f"{key}.{name}", config[name], value, size))
             if name in names:
                 filled[name] = value
     return filled
