@@ -51,6 +51,12 @@ def flip(rng: np.random.Generator, tensor: Tensor) -> Tensor:
     return torch.flip(tensor, axes) if axes else tensor
 
 
+def unit_interval(raw: Tensor) -> Tensor:
+    """Return raw intensities from 0 to 255 as float32 from 0 to 1, and 0 where there are none (NaN; SEEDS E26)."""
+    scaled = raw.float() / 255
+    return scaled.masked_fill(scaled.isnan(), 0.0)
+
+
 def jitter(rng: np.random.Generator, image: Tensor) -> Tensor:
     """Change contrast and brightness of [C, ...] a little and add noise."""
     contrast, brightness = 1 + JITTER * rng.standard_normal(), JITTER * rng.standard_normal()

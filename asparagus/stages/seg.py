@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,18 +109,22 @@ class SegModule(StageModule):
 
     def predict_whole(self, image: Tensor) -> Tensor:
         """Return logits for whole cases [B, C, ...], by sliding window where a case is larger than a patch."""
-        patch = self.patch_size
-        if patch is None or all(size <= part for size, part in zip(image.shape[2:], patch, strict=True)):
-            return self(image)  # type: ignore[no-any-return]
-        logits = sliding_window_inference(image, patch, WINDOWS_AT_ONCE, self, overlap=self.overlap, mode="gaussian")
-        assert isinstance(logits, Tensor)
-        return logits
+        return windowed(self, image, self.patch_size, self.overlap)
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         # torch wants class indices [B, ...], MONAI [B, 1, ...]
         target = label if isinstance(self.loss, nn.CrossEntropyLoss) else label[:, None]
         loss: Tensor = self.loss(logits, target)
         return loss
+
+
+def windowed(network: Callable[[Tensor], Tensor], image: Tensor, patch: Sequence[int] | None, overlap: float) -> Tensor:
+    """Return what a network says of whole cases [B, C, ...], by sliding window where they are larger than a patch."""
+    if patch is None or all(size <= part for size, part in zip(image.shape[2:], patch, strict=True)):
+        return network(image)
+    said = sliding_window_inference(image, patch, WINDOWS_AT_ONCE, network, overlap=overlap, mode="gaussian")
+    assert isinstance(said, Tensor)
+    return said
 
 
 def _loss_config(given: Mapping[str, Any] | None) -> dict[str, Any]:
