@@ -110,7 +110,7 @@ def watched(root):
     return callback, module
 
 
-def test_the_weights_so_far_are_taken_over(watched):
+def test_a37_the_weights_so_far_are_taken_over(watched):
     callback, _ = watched
     tried, first, third = callback.begun  # before the training, and after its epochs 0 and 2
     for begun, pretraining in zip(callback.begun, callback.pretraining, strict=True):
@@ -119,12 +119,12 @@ def test_the_weights_so_far_are_taken_over(watched):
     assert not torch.equal(tried["encoder.stem.conv_0.conv.weight"], first["encoder.stem.conv_0.conv.weight"])
 
 
-def test_the_head_is_the_same_fresh_one_every_time(watched):
+def test_a37_the_head_is_the_same_fresh_one_every_time(watched):
     callback, _ = watched
     assert all(torch.equal(begun[name], callback.begun[0][name]) for begun in callback.begun for name in HEAD)
 
 
-def test_the_last_parameters_move_and_the_frozen_ones_do_not(watched):
+def test_a37_the_last_parameters_move_and_the_frozen_ones_do_not(watched):
     callback, _ = watched
     for begun, trained in zip(callback.begun[1:], callback.trained[1:], strict=True):
         moved = [name for name, value in trained.state_dict().items() if not torch.equal(value, begun[name])]
@@ -142,7 +142,7 @@ def test_the_pretraining_is_the_same_to_the_bit_with_and_without_it(root, watche
     assert callback.random == [True, True, True]
 
 
-def test_metrics_are_logged_in_the_epochs_whose_turn_it_is(root):
+def test_a37_metrics_are_logged_in_the_epochs_whose_turn_it_is(root):
     seen = Seen()
     _, lines = pretrain(root, probe(), seen, epochs=4)
     assert [set(METRICS) <= seen.epochs[epoch].keys() for epoch in range(4)] == [True, False, True, False]
@@ -153,13 +153,19 @@ def test_metrics_are_logged_in_the_epochs_whose_turn_it_is(root):
         assert lines[epoch]["online_seg_val_loss"] == pytest.approx(seen.epochs[epoch]["online_seg_val_loss"])
 
 
-def test_the_rhythm_is_a_setting(root):
+def test_a37_unless_told_otherwise_it_does_what_is_documented():
+    callback = OnlineSegmentation(task=SEG, net=UNET)
+    assert (callback.every_n_epochs, callback.epochs, callback.batches, callback.lr) == (2, 5, 250, 1e-4)
+    assert METRICS[:2] == ("online_train_loss", "online_seg_val_loss")
+
+
+def test_a37_the_rhythm_is_a_setting(root):
     seen = Seen()
     pretrain(root, probe(every_n_epochs=3), seen, epochs=4)
     assert ["online_seg_val_dice" in metrics for metrics in seen.epochs] == [True, False, False, True]
 
 
-def test_ranks_log_the_same_values_though_their_random_states_differ(root):
+def test_a37_ranks_log_the_same_values_though_their_random_states_differ(root):
     class OtherRank(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             pl.seed_everything(99, verbose=False)

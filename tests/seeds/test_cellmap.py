@@ -891,6 +891,28 @@ def test_e19_latest_loads_the_newest_checkpoint_of_the_newest_run_of_that_name(c
     assert torch.allclose(weights(third), weights(fourth), atol=1e-3)  # a tiny rate: it began where the third ended
 
 
+@pytest.mark.parametrize("name", ["2d_unet", "3d_resnet"])
+def test_e18_without_a_model_its_name_says_which(name, made):
+    built = made(f"task = 'Task001_Digits'\nmodel = None\nmodel_name = '{name}'\n").model["net"]["_target_"]
+    assert built == {"2d_unet": "asparagus.models.unet.UNet", "3d_resnet": "monai.networks.nets.SegResNet"}[name]
+
+
+def test_e18_any_module_of_torch_is_what_is_trained_whatever_its_name_says(config):
+    outcome = launch(config(DIGITS + NETWORK.replace('"mine"', '"2d_unet"') + "model_kwargs = {'features': [4, 8]}\n"))
+    checkpoint, _ = pick(Path(outcome.folder) / "checkpoints", "last")
+    state = torch.load(checkpoint / STATE, weights_only=True)
+    assert {name: tuple(weight.shape) for name, weight in state["state_dict"].items()} == {
+        "net.1.weight": (10, 64),
+        "net.1.bias": (10,),
+    }
+    assert len(state["optimizer_states"][0]["state"]) == 2  # it was made when the model was there
+
+
+@pytest.mark.parametrize("value", ["3", "'unet'", "object()"])
+def test_e18_a_model_that_is_none_is_refused(value, problems):
+    assert "model: a " in problems(f"import torch\nmodel = {value}\n")
+
+
 @pytest.mark.slow
 def test_e19_best_loads_the_best_checkpoint_by_what_it_recorded(config):
     first = launch(config(THREE.replace("3e-3", "3.0") + 'checkpoint = {"keep_every_n_epochs": 1}\n'))
