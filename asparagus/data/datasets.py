@@ -145,9 +145,8 @@ class CaseDataset(Dataset[Item]):
         epoch, index, *turn = (int(torch.randint(2**31, ())), key) if isinstance(key, int) else key
         case = self._case(index)
         random = self.train and (self.augment or self._is_cut(case))
-        rng = (
-            np.random.default_rng([self.seed, epoch, index, *turn]) if random else None
-        )  # not for nothing: it takes a while
+        # Not for nothing: it takes a while.
+        rng = np.random.default_rng([self.seed, epoch, index, *turn]) if random else None
         image, mask = self._cut(case, rng)
         if rng is not None and self.augment:
             # image and label mirror together: one tensor
