@@ -14,7 +14,7 @@ from asparagus.callbacks.predictions import predictions_file
 from asparagus.checkpoint.folder import STATE, manifests
 from asparagus.cli.main import run
 from asparagus.data.digits import make_digits
-from asparagus.data.split import make_split
+from asparagus.data.split import split_80_20
 from asparagus.data.synthetic import make_synthetic
 from asparagus.errors import ConfigError, RunError
 from asparagus.journal import JOURNAL, JournalReader
@@ -38,8 +38,8 @@ def root(tmp_path_factory) -> Path:
     make_digits(folder, cases=CASES)
     make_synthetic(SEG, folder, cases=8, size=16)
     for task, count in ((DIGITS, TESTED), (SEG, 3)):
-        make_split(folder, task, "split_80_20")
         paths = json.loads((folder / task / "paths.json").read_text())
+        (folder / task / "split_80_20.json").write_text(json.dumps(split_80_20(paths[count:])))
         (folder / task / f"TEST_{count}.json").write_text(json.dumps(paths[:count]))
         (folder / task / "TEST_gone.json").write_text(json.dumps([*paths[:2], f"/old/{task}/cases/gone.pt"]))
     return folder
@@ -144,7 +144,7 @@ def test_without_test_data_nothing_is_done(words, home):
 
 def test_a_part_of_the_splits_fold_is_tested_on(root):
     folds = json.loads((root / DIGITS / "split_80_20.json").read_text())
-    listed = [{**fold, "test": fold["val"][:7]} for fold in folds]
+    listed = [{**fold, "train": fold["train"][7:], "test": fold["train"][:7]} for fold in folds]
     (root / DIGITS / "three_parts.json").write_text(json.dumps(listed))
     train(["data.split=three_parts", "trainer.max_epochs=1"])
     assert len(read()) == 7 + 1
@@ -272,7 +272,7 @@ def test_wrong_requests_are_answered_before_anything_runs(words, expected, home)
 
 
 def test_the_plan_counts_the_test_cases():
-    assert asparagus.plan_of("experiment/digits", [TEST]).cases == {"train": 80, "val": 20, "test": TESTED}
+    assert asparagus.plan_of("experiment/digits", [TEST]).cases == {"train": 56, "val": 14, "test": TESTED}
 
 
 def test_a_rehearsal_tests_too(capsys):

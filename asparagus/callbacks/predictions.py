@@ -15,7 +15,7 @@ from torch import Tensor
 from asparagus.callbacks.volumes import map_file, write_map
 from asparagus.checkpoint.folder import STATE
 from asparagus.data.datasets import NamedCaseDataset
-from asparagus.data.write import write_json
+from asparagus.data.files import write_json
 
 FOLDER = "predictions"
 """In the run folder."""

@@ -12,8 +12,8 @@ import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from asparagus.data.digest import combined, item_digests
+from asparagus.data.files import write_json
 from asparagus.data.own import BaseDataModule
-from asparagus.data.write import write_json
 from asparagus.errors import DataError
 from asparagus.journal import Journal
 

@@ -20,6 +20,7 @@ from asparagus.check.target import takes
 from asparagus.check.trainer import epoch, trainer
 from asparagus.data import CASE_DATA
 from asparagus.data.layout import Task, fingerprint, read_split, read_task
+from asparagus.data.subjects import must_be_apart
 from asparagus.errors import ConfigError, RequestError, did_you_mean, one_of
 from asparagus.models import SIZE_NAMES, contradiction
 from asparagus.plan import batches_of, misfits
@@ -126,6 +127,7 @@ def _data(spec: Spec, problems: list[str]) -> tuple[Task | None, dict[str, int] 
         return task, None
     try:
         parts |= {"test": tested} if (tested := test_cases(spec, task)) else {}
+        must_be_apart(parts, task, allowed=spec.run.mode != "fit" or spec.data.get("subject_overlap") is True)
     except RequestError as error:
         problems.append(str(error))
     return task, {name: len(files) for name, files in parts.items()}

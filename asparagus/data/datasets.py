@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from asparagus.data.files import properties_file
 from asparagus.data.layout import DIMENSIONS, read_split, read_task
 from asparagus.data.memory import Memory
 from asparagus.data.sampler import Key
@@ -260,9 +261,10 @@ def load_case(file: Path, kind: str) -> Loaded:
     Raises:
         DataError: the file is missing, unreadable, or laid out for another kind of task.
     """
-    content = _read(file)
+    content = read_content(file)
     if kind in LABELLED:
-        if not (isinstance(content, list | tuple) and len(content) == len(("data", "label"))):
+        is_pair = isinstance(content, list | tuple) and len(content) == len(("data", "label"))
+        if not is_pair or not isinstance(content[0], Tensor):
             raise DataError(f"{file}: expected [data, label] for {LABELLED[kind]}, found {_describe(content)}.")
         label = torch.as_tensor(content[1])
         return Loaded(content[0].float(), label.long().reshape(()) if kind == "cls" else label.float().reshape(-1))
@@ -277,7 +279,16 @@ def load_case(file: Path, kind: str) -> Loaded:
     return Loaded(content[:-1].float(), content[-1:].long(), _locations(file))
 
 
-def _read(file: Path) -> Any:
+def read_content(file: Path) -> Any:
+    """Read what a case file holds; of an image file, its channels [C, ...].
+
+    Raises:
+        DataError: It is missing or broken.
+    """
+    if not file.name.endswith(".pt"):
+        from asparagus.data.reading import read_volume  # MONAI takes seconds to import
+
+        return torch.from_numpy(read_volume(file).array)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
@@ -286,7 +297,7 @@ def _read(file: Path) -> Any:
 
 def properties_beside(file: Path) -> dict[str, Any]:
     """Return what stands in the JSON beside a case file: its spacing and more; nothing where there is none."""
-    beside = file.with_suffix(".json")
+    beside = properties_file(file)
     found: dict[str, Any] = json.loads(beside.read_text()) if beside.is_file() else {}
     return found
 

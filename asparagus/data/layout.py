@@ -15,6 +15,11 @@ from asparagus.storage.tasks import size_in_store
 
 DATASET_FILE = "dataset.json"
 PATHS_FILE = "paths.json"
+CARD_FILE, CARD_PAGE = "card.json", "card.html"
+OTHER_FILES = (DATASET_FILE, PATHS_FILE, CARD_FILE)
+BACKUP = "backup_"
+NO_SPLITS = (BACKUP, ".")
+"""How files begin that are no splits: what `update-paths` keeps, and hidden ones."""
 PARTS = ("train", "val")
 DIMENSIONS = {"2D": 2, "3D": 3}
 LOST_SHOWN = 3
@@ -55,9 +60,17 @@ def known_tasks(data_root: str | Path) -> list[str]:
     return sorted(path.parent.name for path in Path(data_root).glob(f"*/{DATASET_FILE}"))
 
 
+def named(data_root: str | Path, name: str) -> str:
+    """Return the task that a name means: itself, or the only one that begins with it: `SEG001` is `SEG001_Name`."""
+    known = known_tasks(data_root)
+    longer = [task for task in known if task.startswith(f"{name}_")]
+    return longer[0] if name not in known and len(longer) == 1 else name
+
+
 def known_splits(task: Task) -> list[str]:
     """Return the names of the splits that the task has, sorted."""
-    return sorted(path.stem for path in task.folder.glob("*.json") if path.name not in (DATASET_FILE, PATHS_FILE))
+    files = task.folder.glob("*.json")
+    return sorted(path.stem for path in files if path.name not in OTHER_FILES and not path.name.startswith(NO_SPLITS))
 
 
 def read_paths(task: Task) -> list[Path]:
@@ -81,7 +94,7 @@ def read_split(task: Task, split: str, fold: int) -> dict[str, list[Path]]:
         DataError: no such split, no such fold, a malformed file, or an empty part.
     """
     file = task.folder / f"{split}.json"
-    if split in (Path(DATASET_FILE).stem, Path(PATHS_FILE).stem) or not file.is_file():
+    if file.name in OTHER_FILES or not file.is_file():
         raise DataError(_no_such_split(task, split))
     folds = _read_json(file)
     if not isinstance(folds, list) or not folds:
@@ -112,7 +125,7 @@ def read_test(task: Task, test_split: str | None, split: str, fold: int) -> list
         DataError: no such file or fold, a malformed file, no test cases in it, or cases that are not there.
     """
     file = task.folder / f"{test_name(test_split, split)}.json"
-    if file.name in (DATASET_FILE, PATHS_FILE) or not file.is_file():
+    if file.name in OTHER_FILES or not file.is_file():
         raise DataError(f"data.test_split: no file {file.name} with test cases in {task.folder}. {_tests(task, file)}")
     content = _read_json(file)
     has_folds = isinstance(content, list) and bool(content) and isinstance(content[0], dict)
@@ -151,7 +164,13 @@ def reroot(stored: str, task: Task) -> Path:
 
     A path without the task's name in it is left as it is: it was registered in place and belongs elsewhere.
     """
-    return task.folder / _inside(stored, task)  # joining an absolute path gives that path
+    return task.folder / inside(stored, task)  # joining an absolute path gives that path
+
+
+def inside(stored: str, task: Task) -> str:
+    """Return a stored path relative to the task's folder, wherever that was then; a foreign one as it stands."""
+    _, known, after = stored.rpartition(f"/{task.name}/")
+    return after if known else stored
 
 
 def fingerprint(task: Task, split_name: str) -> str:
@@ -164,7 +183,7 @@ def fingerprint(task: Task, split_name: str) -> str:
     """
     read_split(task, split_name, 0)
     folds = _read_json(task.folder / f"{split_name}.json")
-    names = [{part: [_inside(stored, task) for stored in fold[part]] for part in PARTS} for fold in folds]
+    names = [{part: [inside(stored, task) for stored in fold[part]] for part in PARTS} for fold in folds]
     every = sorted({name for fold in names for part in PARTS for name in fold[part]})
     sizes = {name: _size(task.folder / name) for name in every}
     content = [_read_json(task.folder / DATASET_FILE), names, sizes]
@@ -246,12 +265,6 @@ def _paths(file: Path, where: str, stored: Any, task: Task) -> list[Path]:
     if not stored:
         raise DataError(f"{place} is empty: nothing to read. The task needs more cases, or another split.")
     return [reroot(path, task) for path in stored]
-
-
-def _inside(stored: str, task: Task) -> str:
-    """Return a stored path relative to the task's folder, wherever that was then; a foreign one as it stands."""
-    _, known, after = stored.rpartition(f"/{task.name}/")
-    return after if known else stored
 
 
 def _size(path: Path) -> int:

@@ -13,6 +13,7 @@ from asparagus.data.datasets import CaseDataset, NamedCaseDataset
 from asparagus.data.layout import DIMENSIONS, Task, read_split, read_task, read_test, test_name, too_few_to_test
 from asparagus.data.limited import TimeLimitedLoader
 from asparagus.data.sampler import EpochSampler
+from asparagus.data.subjects import must_be_apart
 from asparagus.errors import ConfigError, DataError, one_of
 
 
@@ -47,6 +48,7 @@ class CaseDataModule(pl.LightningDataModule):
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        subject_overlap: bool = False,
     ) -> None:
         """Keep the settings; files are looked at in `setup`.
 
@@ -64,24 +66,24 @@ class CaseDataModule(pl.LightningDataModule):
             iterations_per_epoch: The same in batches of each worker (SEEDS E12).
             validation_time_limit: Seconds that a validation may take; at least one batch is seen. With it, or with
                 Trainer's `limit_val_batches`, cases come in another order each time (SEEDS E28 to E30); None: no limit.
-            num_workers: Loader processes per worker; the plan fills in what is left open, None is none here.
+            num_workers: Loader processes per worker; None is none here, the plan fills it in.
             cache: Keep cases in memory after the first read.
             augment: Mirror and jitter the training items.
             seed: Decides order, patches and augmentation.
             rank: Which share of the data is this worker's.
             world_size: How many workers share the data.
             pin_memory: Copy batches to page-locked memory, for a GPU.
+            subject_overlap: Let a case or a subject be in two parts of the split: what is measured is then known.
 
         Raises:
             ConfigError: a batch size or a time that is none, dimensions other than 2D and 3D, an epoch of two lengths.
         """
         super().__init__()
         _check(dimensions, batch_size, validation_time_limit)
-        self.validation_time_limit = validation_time_limit
-        self.root, self.task_name, self.kind = root, task, kind
+        self.validation_time_limit, self.subject_overlap, self.seed = validation_time_limit, subject_overlap, seed
+        self.root, self.task_name, self.kind, self.rank, self.world_size = root, task, kind, rank, world_size
         self.split, self.fold, self.batch_size, self.patch_size = split, fold, batch_size, patch_size
         self.samples_per_epoch = _samples(samples_per_epoch, iterations_per_epoch, batch_size, world_size)
-        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.cache, self.augment, self.dimensions, self.test_split = cache, augment, DIMENSIONS[dimensions], test_split
         self.workers = _workers(num_workers or 0, pin_memory=pin_memory)
 
@@ -117,6 +119,8 @@ class CaseDataModule(pl.LightningDataModule):
         tested = read_test(self.task, self.test_split, self.split, self.fold)
         if problem := too_few_to_test(len(tested), self.world_size):
             raise DataError(problem)
+        measured = stage not in (None, "fit")  # what was trained on may be looked at, too
+        must_be_apart({**parts, "test": tested}, self.task, allowed=self.subject_overlap or measured)
         self.train_set = CaseDataset(parts["train"], self.kind, train=True, augment=self.augment, **shared)
         folder = self.task.folder
         self.val_set = NamedCaseDataset(parts["val"], self.kind, folder=folder, **shared)

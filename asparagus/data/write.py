@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from asparagus.data.files import replacing, write_json
 from asparagus.data.layout import DATASET_FILE, PATHS_FILE, Task, canonical, read_task
 from asparagus.errors import DataError
 
@@ -60,7 +60,7 @@ def write_task(
     files = [folder / CASES_FOLDER / f"{recipe.name}_{i:04d}{SUFFIX}" for i in range(recipe.n_cases)]
     missing = [i for i, file in enumerate(files) if not (file.is_file() and file.with_suffix(".json").is_file())]
     for done, i in enumerate(missing, start=1):
-        _write_case(files[i], make_case(i))
+        write_case(files[i], make_case(i))
         if progress:
             progress(recipe.n_cases - len(missing) + done, recipe.n_cases)
     if complete:
@@ -72,24 +72,11 @@ def write_task(
     return read_task(data_root, recipe.name)
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write JSON (indent 4, keys sorted) so that a reader sees the old file or the new one, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(file)
-    temporary.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n")
-    temporary.replace(file)
-
-
-def _write_case(file: Path, case: Case) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(file)
-    torch.save(case.content, temporary)
-    temporary.replace(file)
+def write_case(file: Path, case: Case) -> None:
+    """Write a case and its properties; its bytes depend on its content alone."""
+    with replacing(file) as writing, writing.open("wb") as stream:  # to a path, torch would write the path too
+        torch.save(case.content, stream)
     write_json(file.with_suffix(".json"), case.properties)
-
-
-def _temporary(file: Path) -> Path:
-    return file.with_name(f".{file.name}.{os.getpid()}.tmp")
 
 
 def _may_write(folder: Path, content: dict[str, Any]) -> bool:
