@@ -107,8 +107,9 @@ EXACTLY = {
     "asp runs --sort be": ["best"],
     "asp-runs --task ": ["Task001_Digits"],
     "asp_split -t Task001": ["Task001_Digits"],
-    "asp-split --fn ": ["split_80_20"],
-    "asp-data ": ["make"],
+    "asp-split --fn split_": ["split_40_10_50", "split_80_10_10", "split_80_20"],
+    "asp-data ": ["card", "check", "convert", "make", "new-conversion", "register", "update-paths"],
+    "asp data check Task001": ["Task001_Digits"],
     "asp data make ": sorted(MAKERS),
     "asp completion ": ["bash", "fish", "zsh"],
     "asp-ui --p": ["--port"],
@@ -305,17 +306,24 @@ def test_a_script_completes_everything_that_is_installed(shell, capsys):
         assert subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=True).stderr == ""
 
 
-SUBCOMMAND = {"data": ["make"], "model": ["promote"], "eval-box": ["run"]}
+SUBCOMMAND = {"data": ["register"], "model": ["promote"], "eval-box": ["run"]}
 """Whose options are those of the command."""
+DATA = {"--cases", "--num_workers", "--ray", "--save_as_tensor", "--save_as_nifti", "--json", "--all", "--dataset"}
+"""Options of the other commands of `asp data`."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_options_are_those_of_the_help(name, asp):
     told = " ".join(asp("asp", name, *SUBCOMMAND.get(name, []), "--help").stdout.split("usage:"))
-    told = set(re.findall(r"(?m)^\s+(-[\w-]+)", told)) | set(re.findall(r"(?m)^\s+-\w+(?: \w+)?, (--?[\w-]+)", told))
+    others = DATA if name == "data" else set()
+    told = (
+        others
+        | set(re.findall(r"(?m)^\s+(-[\w-]+)", told))
+        | set(re.findall(r"(?m)^\s+-\w+(?: \w+)?, (--?[\w-]+)", told))
+    )
     offered = set(candidates(f"asp {name} -"))
     assert {option for option in told if option.startswith("--")} <= offered
-    assert offered <= told | {"-h", "-c", "-cn", "-cd", "-f", "-m", "-p", "-t"}
+    assert offered <= told | {"-h", "-c", "-cn", "-cd", "-d", "-f", "-m", "-p", "-t"}
     assert name in OPTIONS or name == "launch" or offered == {"-h", "--help"}
 
 

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from asparagus.cli.data import SUBCOMMANDS
 from asparagus.cli.known_keys import keys, removable, sections, tasks, values_of
 from asparagus.cli.launch import YAML_OR_PYTHON, parser
 from asparagus.cli.main import COMMANDS
@@ -21,10 +22,10 @@ from asparagus.cli.runs import SORTS
 from asparagus.cli.show import groups_in
 from asparagus.compose import Request, compose_config, known_configs, search_folders
 from asparagus.compose.tree import Tree
-from asparagus.data import MAKERS
+from asparagus.data import CONVERSIONS, MAKERS
 from asparagus.data.split import SPLITS
 from asparagus.errors import AsparagusError
-from asparagus.paths import load_environment
+from asparagus.paths import get_paths, load_environment
 from asparagus.record.tracking import STATES
 from asparagus.stages import STAGES
 
@@ -81,7 +82,9 @@ TESTS = ("test_seg", "test_cls", "test_reg")
 """`asp_test_cls` is `asp test`."""
 BOXES = {"eval_box_run": "run", "eval_box_prepare_data": "prepare", "eval_box_collect_results": "collect"}
 """`asp_eval_box_run` is `asp eval-box run`."""
-OTHERS = ("asp_split", "asp_getid", *(f"asp_{name}" for name in (*STAGES, *TESTS, *BOXES)))
+DATA = {"process": "convert", "update_paths": "update-paths", "register_dataset": "register"}
+"""`asp_process` is `asp data convert`."""
+OTHERS = ("asp_split", "asp_getid", *(f"asp_{name}" for name in (*STAGES, *TESTS, *BOXES, *DATA)))
 PROGRAMS = ("asp", *(f"asp-{name}" for name in COMMANDS), *OTHERS)
 """What is completed: everything that is installed."""
 
@@ -104,8 +107,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "rm": (*HELP, "--restore", "--empty", "--json"),
     "ui": (*HELP, "--port"),
     "doctor": (*HELP, "--fix", "--json"),
-    "split": (*HELP, "--task", "-t", "--fn"),
-    "data": (*HELP, "--cases"),
+    "split": (*HELP, "--task", "-t", "--fn", "--vals"),
+    "data": (
+        *(*HELP, "--cases", "--num_workers", "--ray", "--save_as_tensor", "--save_as_nifti", "--json", "--all"),
+        *("--task", "-t", "--kind", "--folder", "--extension", "--train", "--val", "--test", "--n_folds", "--seed"),
+        *("--n_classes", "--n_modalities", "--dimensions", "--subjects", "--dataset", "-d"),
+    ),
 }
 """Options of the commands that do not train; a command that is not listed has its help alone."""
 
@@ -186,6 +193,8 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
         return "test", rest
     if name in BOXES:
         return "eval-box", [BOXES[name], *rest]
+    if name in DATA:
+        return "data", [DATA[name], *rest]
     return ("launch", [name, *rest]) if name in STAGES else (name, rest)
 
 
@@ -234,13 +243,21 @@ def _plain_words(name: str, words: list[str], typed: str) -> Iterable[str]:
     places: dict[str, list[Iterable[str]]] = {
         "": [COMMANDS],
         "completion": [SCRIPTS],
-        "data": [("make",), MAKERS],
+        "data": [SUBCOMMANDS, _of_data(words)],
         "model": [("promote", "remove", "list", "export", "import")],
         "eval-box": [tuple(BOXES.values())],
         "getid": [_files(typed, ANY_FILE)],
     }
     known = places.get(name, [])
     return known[len(words)] if len(words) < len(known) else ()
+
+
+def _of_data(words: list[str]) -> Iterable[str]:
+    """Return what `asp data COMMAND` may be said of: what can be made, conversions, or the tasks that there are."""
+    command = words[0] if words else ""
+    if command == "convert":
+        return sorted(path.stem for path in (Path(str(get_paths().configs)) / CONVERSIONS).glob("*.py"))
+    return {"make": MAKERS, "register": (), "new-conversion": ()}.get(command) or tasks()
 
 
 def _of_launch(words: list[str], typed: str) -> Iterable[str]:

@@ -1,23 +1,48 @@
-"""`asp data make TASK` and `asp-split`: tasks to try things on, and who trains on which cases."""
+"""`asp data ...` and `asp-split`: how data become tasks, and who trains on which cases."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "new-conversion": ("asparagus.cli.conversion:new", "write a conversion of your own data, to fill in"),
+    "convert": ("asparagus.cli.conversion:convert", "convert and preprocess your own data into a task"),
+    "register": ("asparagus.cli.registration:register", "make a task of files that are ready as they are"),
+    "check": ("asparagus.cli.registration:check", "read every case and split of a task, and say what is wrong"),
+    "card": ("asparagus.cli.conversion:card", "write card.html: counts, spacings, intensities, pictures"),
+    "update-paths": ("asparagus.cli.registration:update_paths", "say where a task's files are, after it was moved"),
+    "make": ("asparagus.cli.data:make", "write a task to try things on, the same for everyone"),
+}
+"""`asp data SUBCOMMAND`: where each lives and what it does."""
 
 
 def data(arguments: Sequence[str]) -> int:
     """Run `asp data ...`."""
+    about = "\n".join(f"  {name:<15} {text}" for name, (_, text) in SUBCOMMANDS.items())
+    parser = argparse.ArgumentParser(
+        "asp data",
+        description="Data of a task.",
+        epilog=f"commands:\n{about}\n\nasp data COMMAND --help says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=list(SUBCOMMANDS), metavar="COMMAND", help="one of those below")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="what it takes")
+    options = parser.parse_args(arguments)
+    module, _, function = SUBCOMMANDS[options.command][0].partition(":")
+    status: int = getattr(importlib.import_module(module), function)(options.words)
+    return status
+
+
+def make(arguments: Sequence[str]) -> int:
+    """Run `asp data make TASK`."""
     from asparagus.data import MAKERS
 
-    parser = argparse.ArgumentParser("asp data", description="Data of a task.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="make")
-    make = commands.add_parser("make", help="write a task to try things on, the same for everyone")
-    make.add_argument("task", help=f"one of {', '.join(MAKERS)}")
-    make.add_argument("--cases", type=int, help="how many (default: enough for the demo)")
+    parser = argparse.ArgumentParser("asp data make", description=SUBCOMMANDS["make"][1])
+    parser.add_argument("task", help=f"one of {', '.join(MAKERS)}")
+    parser.add_argument("--cases", type=int, help="how many (default: enough for the demo)")
     options = parser.parse_args(arguments)
 
     from asparagus.errors import DataError, one_of
@@ -36,34 +61,34 @@ def data(arguments: Sequence[str]) -> int:
 
 def make_task(name: str, root: Path, *, cases: int | None = None) -> Path:
     """Make one of the tasks that asparagus brings, with progress, and return its folder."""
+    from asparagus.cli.screen import counted
     from asparagus.data import MAKERS
 
     module, _, function = MAKERS[name].rpartition(".")
     maker = getattr(importlib.import_module(module), function)
     asked = {} if cases is None else {"cases": cases}
-    return Path(maker(root, progress=_progress, **asked).folder)
+    with counted(name) as progress:
+        return Path(maker(root, progress=progress, **asked).folder)
 
 
 def split(arguments: Sequence[str]) -> int:
-    """Run `asp-split -t TASK --fn FUNCTION`."""
-    parser = argparse.ArgumentParser("asp-split", description="Divide a task's cases into training and validation.")
-    parser.add_argument("-t", "--task", required=True, help="a folder of ASPARAGUS_DATA")
-    parser.add_argument("--fn", required=True, help="the split function, e.g. split_80_20")
+    """Run `asp-split -t TASK (--fn FUNCTION | --vals TRAIN VAL TEST)`."""
+    parser = argparse.ArgumentParser("asp-split", description="Divide a task's cases into train, validation and test.")
+    parser.add_argument("-t", "--task", "-d", "--dataset", required=True, help="a folder of ASPARAGUS_DATA")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--fn", help="the split function, e.g. split_80_20, BIDSsplit_40_10_50")
+    which.add_argument("--vals", nargs="+", type=int, metavar="PERCENT", help="train, val and test: 40 10 50")
     options = parser.parse_args(arguments)
 
-    from asparagus.data.split import make_split
+    from asparagus.data.split import made_by, plain_name
     from asparagus.paths import get_paths, load_environment
     from asparagus.storage.tasks import fetch_task, put_task
 
     load_environment()
+    name = options.fn if options.vals is None else plain_name(options.vals)
     root = Path(get_paths().data)
     fetch_task(root, options.task)
-    made = make_split(root, options.task, options.fn)
+    made = made_by(root, options.task, name)
     put_task(root, options.task)
-    print(made)
+    print("\n".join(map(str, made)))
     return 0
-
-
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{done}/{total} cases", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -35,8 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("asparagus.cli.jobs:stop", "end a job or a run; the same command goes on"),
     "getid": ("asparagus.cli.runs:getid", "print the run number that a log speaks of"),
     "completion": ("asparagus.cli.completion:completion", "print the completion script of bash, zsh or fish"),
-    "split": ("asparagus.cli.data:split", "divide a task's cases into training and validation"),
-    "data": ("asparagus.cli.data:data", "make the demo tasks"),
+    "split": ("asparagus.cli.data:split", "divide a task's cases into training, validation and test"),
+    "data": ("asparagus.cli.data:data", "convert, register, check and describe data; make the demo tasks"),
     "demo": ("asparagus.cli.demo:demo", "data, pretraining, two finetunings, runs and lineage in one go"),
 }
 """`asp COMMAND`: where each lives and what it does."""
@@ -181,6 +181,21 @@ def split() -> NoReturn:
 def data() -> NoReturn:
     """`asp-data`."""
     main("data", sys.argv[1:])
+
+
+def process() -> NoReturn:
+    """`asp_process --dataset TASK` is `asp data convert`."""
+    main("data", ["convert", *sys.argv[1:]])
+
+
+def update_paths() -> NoReturn:
+    """`asp_update_paths` is `asp data update-paths`."""
+    main("data", ["update-paths", *sys.argv[1:]])
+
+
+def register_dataset() -> NoReturn:
+    """`asp_register_dataset` is `asp data register`."""
+    main("data", ["register", *sys.argv[1:]])
 
 
 def doctor() -> NoReturn:

@@ -14,6 +14,9 @@ MAKERS: dict[str, str] = {
 Strings, so that the client can list them without importing torch.
 """
 
+CONVERSIONS = "conversions"
+"""Folder of one's own configs: Python files, one for each dataset (`asp data convert`)."""
+
 CASE_DATA = "asparagus.data.modules.CaseDataModule"
 LOADER_DATA = "asparagus.data.loaders.LoaderDataModule"
 """Our data modules: the cases of a task folder, and loaders of datasets of one's own."""

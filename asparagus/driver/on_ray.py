@@ -72,7 +72,7 @@ def connected(plan: Plan, *, at_once: float | None = None) -> Iterator[None]:
     os.environ.update(environment)
     import ray
 
-    _connect(site, environment)
+    connect(site, environment)
     try:
         _must_fit(plan)
         with leaving_in_time(site.max_hours):
@@ -110,7 +110,12 @@ def _python_path() -> str:
     return os.pathsep.join(dict.fromkeys(place for place in own if place))
 
 
-def _connect(site: Site, environment: dict[str, str]) -> None:
+def connect(site: Site, environment: dict[str, str]) -> None:
+    """Connect to a site's Ray, or start one of this machine's own.
+
+    Raises:
+        PlanError: Nobody answers at its address.
+    """
     import ray
 
     common = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}

@@ -56,7 +56,7 @@ def put_task(root: Path, task: str) -> None:
     mirror = mirror_of(root)
     if mirror is None:
         return
-    files = [path for path in sorted((root / task).rglob("*")) if path.is_file()]
+    files = [path for path in sorted((root / task).rglob("*")) if path.is_file() and path.suffix != ".lock"]
     about = [path for path in files if path == root / task / DATASET]
     mirror.put_now(*[path for path in files if path not in about])
     mirror.put_now(*about)
