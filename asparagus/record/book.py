@@ -18,7 +18,7 @@ from requests.exceptions import RequestException
 from asparagus import __version__
 from asparagus.attempts import LOGS, POST_MORTEM
 from asparagus.checkpoint.folder import best_of, manifests
-from asparagus.data.layout import read_task
+from asparagus.data.layout import CARD_FILE, CARD_PAGE, read_task
 from asparagus.errors import DataError
 from asparagus.journal import Event, JournalReader
 from asparagus.record.pages import attach_lineage, describe_experiment, opening, result
@@ -131,7 +131,13 @@ class Book:
         """Write all that is known of the run before it starts; may be done again."""
         record, client = self.record, self.store.client
         self._log_inputs(run_id)
-        for file in (self.folder.config, self.folder.plan, self.folder.record, self.folder.diff):
+        for file in (
+            self.folder.config,
+            self.folder.plan,
+            self.folder.record,
+            self.folder.diff,
+            _card(record, CARD_PAGE),
+        ):
             if file.is_file():
                 client.log_artifact(run_id, str(file))
         client.log_dict(run_id, {"command": record.command, **record.machine}, "environment.json")
@@ -147,7 +153,8 @@ class Book:
         datasets, models = [], []
         if record.fingerprint is not None:
             source = json.dumps({"uri": _data_folder(record), "split": record.data_split})
-            data = Dataset(record.task, record.fingerprint[:DIGEST_LENGTH], source_type="local", source=source)
+            digest, about = record.fingerprint[:DIGEST_LENGTH], _profile(record)
+            data = Dataset(record.task, digest, source_type="local", source=source, profile=about)
             datasets.append(DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")]))
         parent = self.store.parent_model(record.parent) if record.parent else None
         if parent is not None:
@@ -281,6 +288,20 @@ def _data_folder(record: RunRecord) -> str:
         return str(read_task(record.data_root, record.task).folder)
     except DataError:
         return f"{record.data_root}/{record.task}"
+
+
+def _card(record: RunRecord, file: str) -> Path:
+    """Return where the task's card is, if it has one."""
+    return Path(_data_folder(record)) / file
+
+
+def _profile(record: RunRecord) -> str | None:
+    """Return what the task's card says of the data, in numbers; none where there is no card to be seen."""
+    try:
+        card = json.loads(_card(record, CARD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return json.dumps({key: value for key, value in card.items() if key not in ("failed", "splits")})
 
 
 def _tags(record: RunRecord) -> dict[str, str]:

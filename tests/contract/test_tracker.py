@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
 import pytest
 
 from asparagus.checkpoint.folder import STATE, WRITING, Manifest, digest_of, seal
+from asparagus.data.card import write_card
+from asparagus.data.digits import make_digits
 from asparagus.data.layout import fingerprint, read_task
+from asparagus.data.split import make_split
 from asparagus.errors import RecordError
 from asparagus.journal import Journal
 from asparagus.record.asked import Asked
@@ -103,6 +107,20 @@ def test_the_data_are_an_input_with_their_fingerprint(uri, recorder, tmp_path, d
     recorder.close(109, state="finished")
     assert run.data.tags["asparagus.data.fingerprint"] == expected
     assert run.inputs.dataset_inputs[0].dataset.digest == expected[:36]
+
+
+def test_the_card_of_the_data_goes_with_the_run(uri, recorder, tmp_path):
+    task = make_digits(tmp_path / "data", cases=10)
+    make_split(tmp_path / "data", task.name, "split_80_20")
+    write_card(tmp_path / "data", task.name)
+    _folder, record = a_run(tmp_path, 110)
+    data = {"data_root": str(tmp_path / "data"), "data_split": "split_80_20", "fingerprint": "0" * 64}
+    mlflow_run_id = recorder.open(dataclasses.replace(record, task=task.name, **data))
+    recorder.close(110, state="finished")
+    client = Store(uri).client
+    profile = json.loads(client.get_run(mlflow_run_id).inputs.dataset_inputs[0].dataset.profile)
+    assert (profile["cases"], profile["n_classes"]) == (10, 10)
+    assert "card.html" in {file.path for file in client.list_artifacts(mlflow_run_id)}
 
 
 def test_a_run_is_recorded_with_its_files_state_and_checkpoints(uri, recorder, tmp_path):
