@@ -9,7 +9,7 @@ import pytest
 
 TESTS = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
 DONE = [
-    *(f"a{number}" for number in [*range(1, 5), *range(15, 52)]),
+    *(f"a{number}" for number in range(1, 52)),
     *(f"b{number}" for number in range(1, 44)),
     *(f"c{number}" for number in range(1, 31)),
     *(f"d{number}" for number in range(1, 33)),
