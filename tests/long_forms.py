@@ -118,6 +118,21 @@ LONG_FORMS = (
     "tests/test_predictions.py::test_a48_two_workers_test_every_case_once_and_find_what_one_process_finds",
     "tests/e2e/test_many_nodes.py::test_nodes_train_the_same_weights_as_one_node[2x1]",
     "tests/test_disk_full.py::test_a_full_disk_ends_the_run_cleanly_and_the_same_command_goes_on[4052-No checkpoint was written yet.]",  # noqa: E501
+    # trainings of every spelling, beside one of each system
+    "tests/test_own.py::test_c2_its_digest_is_the_same_in_every_process",
+    "tests/test_freezing.py::test_averaged_weights_are_what_is_kept_and_validated",
+    "tests/seeds/test_sesemi_base.py::test_d24_by_epoch_it_keeps_its_rate_within_one",
+    "tests/test_lengths.py::test_a28_a_training_ends_after_its_samples",
+    "tests/seeds/test_hydra_lightning.py::test_c1_a_task_is_a_test_set_and_metrics_and_the_run_records_both",
+    "tests/seeds/test_cellmap.py::test_e18_any_module_of_torch_is_what_is_trained_whatever_its_name_says",
+    "tests/test_linear_probe.py::test_a_probe_that_means_nothing_ends_before_its_first_step[words1-optim.lr: 0.001 is given twice]",  # noqa: E501
+    "tests/test_eval_box.py::test_a_box_is_a_sweep_with_and_without_m_and_by_its_command",
+    "tests/test_eval_box.py::test_a_trial_is_the_very_run_that_is_launched_alone",
+    "tests/seeds/test_sesemi_base.py::test_d21_it_trains_on_two_workers",
+    "tests/seeds/test_sesemi_base.py::test_d21_a_resnet_trains_by_the_command",
+    "tests/seeds/test_sesemi_base.py::test_d13_pretrained_weights_of_another_number_of_classes_leave_the_head_behind",
+    "tests/seeds/test_atommic_training.py::test_b20_b30_on_two_workers_the_schedule_ends_with_the_training_and_what_is_frozen_stays",  # noqa: E501
+    "tests/test_linear_probe.py::test_two_workers_judge_every_case_once_and_leave_the_network_as_it_was",
     # clusters, beside one test of each promise
     "tests/e2e/test_asking_nodes.py::test_a_token_that_has_expired_is_one_clear_line",
     "tests/e2e/test_elastic.py::test_a_node_goes_and_returns_and_the_training_goes_on_and_means_the_same[2_to_1_to_2]",
