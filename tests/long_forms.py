@@ -131,7 +131,7 @@ LONG_FORMS = (
     "tests/seeds/test_sesemi_base.py::test_d21_it_trains_on_two_workers",
     "tests/seeds/test_sesemi_base.py::test_d21_a_resnet_trains_by_the_command",
     "tests/seeds/test_sesemi_base.py::test_d13_pretrained_weights_of_another_number_of_classes_leave_the_head_behind",
-    "tests/seeds/test_atommic_training.py::test_b20_b30_on_two_workers_the_schedule_ends_with_the_training_and_what_is_frozen_stays",  # noqa: E501
+    "tests/seeds/test_atommic_training.py::test_b20_b30_on_two_workers_the_schedule_ends_with_the_training_and_what_is_frozen_stays",
     "tests/test_linear_probe.py::test_two_workers_judge_every_case_once_and_leave_the_network_as_it_was",
     # clusters, beside one test of each promise
     "tests/e2e/test_asking_nodes.py::test_a_token_that_has_expired_is_one_clear_line",

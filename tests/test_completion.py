@@ -67,7 +67,9 @@ EXACTLY = {
     f"{DIGITS}trans": ["transfer."],
     f"{DIGITS}trainer.max_": ["trainer.max_epochs=", "trainer.max_steps=", "trainer.max_time="],
     f"{DIGITS}++trainer.max_e": ["++trainer.max_epochs="],
-    f"{DIGITS}transfer.": [f"transfer.{key}" for key in ("decoder=", "exclude=", "include=", "more.", "rename.", "strict=")],
+    f"{DIGITS}transfer.": [
+        f"transfer.{key}" for key in ("decoder=", "exclude=", "include=", "more.", "rename.", "strict=")
+    ],
     "asp_test_cls 3 --ch": ["--checkpoint"],
     "asp eval-box ": ["collect", "prepare", "run"],
     "asp_eval_box_run --dr": ["--dry-run"],
