@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.check.annotation import mismatch
+from asparagus.check.crops import crops
 from asparagus.check.target import call, is_open, nameless, nested, target
-from asparagus.data import BATCH_SIZES, BUILT_IN, CASE_DATA, LOADER_DATA, LOADER_KEYS
+from asparagus.data import BATCH_SIZES, BUILT_IN, CASE_DATA, CROP_DATA, LOADER_DATA, LOADER_KEYS
 from asparagus.data.layout import Task, known_splits, read_test, too_few_to_test
 from asparagus.errors import DataError, one_of
 from asparagus.registry import DATASETS
@@ -38,6 +39,8 @@ def data_module(data: dict[str, Any]) -> Iterator[str]:
     for key in ("rank", "world_size"):
         if data.get(key) is not None:
             yield f"data.{key}: is filled in by the launcher, for each worker. Leave it out."
+    if data.get("_target_") == CROP_DATA:
+        yield from crops(data)
     if data.get("_target_") != LOADER_DATA:
         yield from target("data", data, GIVEN["data"])
         return

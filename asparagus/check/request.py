@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.callbacks.steps import FREEZES, UNUSED, WAITING
+from asparagus.check.crops import datasplit_of
 from asparagus.check.data import test_cases
 from asparagus.check.logged import is_among, logged
 from asparagus.check.parent import Found, further, must_be_a_form, resolve_parent
@@ -67,7 +68,7 @@ def check(spec: Spec) -> Findings:
     task, cases = _data(spec, problems)
     parent = _parent(spec, stage, problems)
     problems += _rules(spec, stage, task, cases)
-    known = _fingerprint(spec, task, problems) if cases is not None else None
+    known = _fingerprint(spec, task, problems) if cases is not None else datasplit_of(spec, problems)
     if problems or stage is None:
         raise ConfigError(*dict.fromkeys(problems))
     notes = (*(parent.notes if parent else ()), *_notes(spec))

@@ -14,6 +14,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "check": ("asparagus.cli.registration:check", "read every case and split of a task, and say what is wrong"),
     "card": ("asparagus.cli.conversion:card", "write card.html: counts, spacings, intensities, pictures"),
     "update-paths": ("asparagus.cli.registration:update_paths", "say where a task's files are, after it was moved"),
+    "datasplit": ("asparagus.cli.datasplit:datasplit", "list which crops of volumes are trained and validated on"),
     "make": ("asparagus.cli.data:make", "write a task to try things on, the same for everyone"),
 }
 """`asp data SUBCOMMAND`: where each lives and what it does."""

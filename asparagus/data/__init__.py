@@ -19,7 +19,8 @@ CONVERSIONS = "conversions"
 
 CASE_DATA = "asparagus.data.modules.CaseDataModule"
 LOADER_DATA = "asparagus.data.loaders.LoaderDataModule"
-"""Our data modules: the cases of a task folder, and loaders of datasets of one's own."""
+CROP_DATA = "asparagus.data.zarr.module.CropDataModule"
+"""Our data modules: the cases of a task folder, loaders of datasets of one's own, and crops of bio-imaging volumes."""
 
 
 def samples_of(iterations: int, batch_size: int, workers: int) -> int:

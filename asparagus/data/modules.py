@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from asparagus.data import samples_of
 from asparagus.data.datasets import CaseDataset, NamedCaseDataset
+from asparagus.data.epochs import coming_epoch, few_validation_batches
 from asparagus.data.layout import DIMENSIONS, Task, read_split, read_task, read_test, test_name, too_few_to_test
 from asparagus.data.limited import TimeLimitedLoader
 from asparagus.data.sampler import EpochSampler
@@ -130,25 +131,19 @@ class CaseDataModule(pl.LightningDataModule):
         """Return this rank's share of the training cases; every rank has as many batches."""
         assert self.train_set is not None, "setup() comes first"
         sampler = self._sampler(len(self.train_set), shuffle=True)
-        sampler.set_epoch(self._coming_epoch())
+        sampler.set_epoch(coming_epoch(self.trainer))
         return DataLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, **self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the validation cases; no case is seen twice."""
         assert self.val_set is not None, "setup() comes first"
-        if self.validation_time_limit is None and not self._few_validation_batches():
+        if self.validation_time_limit is None and not few_validation_batches(self.trainer):
             return self._all_once(self.val_set)
         sampler = self._sampler(len(self.val_set), shuffle=True, once=True)
         options: dict[str, Any] = {"batch_size": self._whole_batch_size(), "sampler": sampler, **self.workers}
         if self.validation_time_limit is None:
             return DataLoader(self.val_set, **options)
         return TimeLimitedLoader(self.val_set, seconds=self.validation_time_limit, **options)
-
-    def _few_validation_batches(self) -> bool:
-        """Tell whether the Trainer looks at a part of them alone: the first ones each time would be a bad sample."""
-        limit: Any = self.trainer.limit_val_batches if self.trainer is not None else 1.0
-        is_share = isinstance(limit, float)
-        return bool(limit) and not (is_share and limit >= 1.0)
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return this rank's share of the test cases, no case twice; an empty list if there are none."""
@@ -157,18 +152,6 @@ class CaseDataModule(pl.LightningDataModule):
     def _all_once(self, cases: CaseDataset) -> DataLoader[Any]:
         sampler = self._sampler(len(cases), shuffle=False)
         return DataLoader(cases, batch_size=self._whole_batch_size(), sampler=sampler, **self.workers)
-
-    def _coming_epoch(self) -> int:
-        """Return the epoch that is trained first.
-
-        Lightning tells the sampler so itself, but after a resume only once loader workers have prefetched from epoch 0.
-        """
-        if self.trainer is None:
-            return 0
-        loop = self.trainer.fit_loop
-        epochs = loop.epoch_progress.current
-        ended = epochs.ready > epochs.processed and loop.epoch_loop.batch_progress.is_last_batch
-        return int(epochs.processed) + int(ended)
 
     def _sampler(self, size: int, *, shuffle: bool, once: bool = False) -> EpochSampler:
         return EpochSampler(

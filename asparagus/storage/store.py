@@ -78,9 +78,13 @@ class Store:
 
     Args:
         uri: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///FOLDER`.
+        anonymous: Ask without credentials, as for what anybody may read; None where this machine has none.
+        tries: How often a request is made before it has failed.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, anonymous: bool | None = False, tries: int = TRIES) -> None:
+        self._anonymous = not _has_credentials() if anonymous is None else anonymous
+        self._tries = tries
         self.uri = uri.rstrip("/")
         self._scheme, _, place = self.uri.partition("://")
         self._base = place if self._scheme == "file" else place.strip("/")
@@ -215,6 +219,24 @@ class Store:
             if info.type == FileType.File and not info.base_name.startswith(WRITING)
         }
 
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders right below a prefix, sorted."""
+        from pyarrow.fs import FileSelector, FileType
+
+        with self._said("be listed"):
+            found = self._fs.get_file_info(FileSelector(self._path(prefix), allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == FileType.Directory)
+
+    def read_part(self, key: str, start: int, stop: int | None) -> bytes | None:
+        """Return bytes of an object: from `start`, which counts from its end if negative, to before `stop`."""
+        try:
+            with self._said("be read"), self._fs.open_input_file(self._path(key)) as file:
+                size = file.size()
+                first = max(0, start + size) if start < 0 else start
+                return bytes(file.read_at((size if stop is None else min(stop, size)) - first, first))
+        except FileNotFoundError:
+            return None
+
     def delete(self, key: str) -> None:
         """Take an object away; nothing happens if it is not there."""
         try:
@@ -249,14 +271,15 @@ class Store:
         if self._scheme == "file":
             return fs.LocalFileSystem()
         if self._scheme == "gs":
-            return fs.GcsFileSystem()
+            return fs.GcsFileSystem(anonymous=self._anonymous)
         endpoint, region = _first(ENDPOINTS), _first(REGIONS) or "us-east-1"
         if not endpoint and not _first(REGIONS):
             region = fs.resolve_s3_region(self._base.partition("/")[0])
         return fs.S3FileSystem(
+            anonymous=self._anonymous,
             endpoint_override=endpoint,
             region=region,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=self._tries),
             allow_delayed_open=True,
             connect_timeout=CONNECT_S,
         )
@@ -291,7 +314,7 @@ class Store:
 
     def _must_have_credentials(self) -> None:
         """Say so at once where there are none: looking for those of a cloud machine takes long elsewhere."""
-        if self._scheme != "s3" or not _first(ENDPOINTS) or _has_credentials():
+        if self._scheme != "s3" or self._anonymous or not _first(ENDPOINTS) or _has_credentials():
             return
         raise StoreError(
             f"{self._shown}: there are no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."

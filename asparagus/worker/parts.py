@@ -156,11 +156,15 @@ def _batches(datamodule: pl.LightningDataModule) -> float | None:
 
 
 def _task(spec: Spec) -> Task | None:
-    """Read the task where the data come from one; a data module of one's own may have no use for it."""
+    """Read the task where the data come from one; a data module may describe its own, or have no use for one."""
+    factory = locate(spec.data["_target_"], key="data")
+    if describe := getattr(factory, "task_of", None):
+        task: Task = describe(spec.task, spec.data)
+        return task
     try:
         return read_task(spec.data_root, spec.task)
     except DataError:
-        if "task" in parameters_of(locate(spec.data["_target_"], key="data")):
+        if "task" in parameters_of(factory):
             raise
         return None
 

@@ -1,0 +1,161 @@
+"""The data module of bio-imaging volumes: random crops to train on, all blocks of the others to validate on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset
+
+from asparagus.data.epochs import coming_epoch, few_validation_batches
+from asparagus.data.layout import Task
+from asparagus.data.limited import TimeLimitedLoader
+from asparagus.data.sampler import EpochSampler
+from asparagus.data.zarr.crops import CropBlocks, RandomCrops, Windows, open_crops
+from asparagus.data.zarr.datasplit import TRAIN, VALIDATE, check_classes, read_datasplit
+from asparagus.data.zarr.generate import Wanted, described, text_of
+from asparagus.data.zarr.make import CLASSES_TO_TRAIN, CSV_PATH, VALIDATION_PROB_TO_TRAIN, write_datasplit
+from asparagus.data.zarr.settings import TRANSFORMS, check_transforms, window_of
+from asparagus.data.zarr.volumes import Budget
+from asparagus.errors import ConfigError, DataError
+
+MEGABYTE = 1 << 20
+
+log = logging.getLogger("asparagus")
+
+
+class CropDataModule(pl.LightningDataModule):
+    """Feeds crops of a datasplit; it shards over the ranks itself, so the Trainer must not replace its samplers."""
+
+    train_set: RandomCrops | None = None
+    val_set: CropBlocks | None = None
+
+    def __init__(
+        self,
+        datasplit_path: str = CSV_PATH,
+        classes: Sequence[str] = CLASSES_TO_TRAIN,
+        *,
+        input_array_info: Mapping[str, Any] | None = None,
+        target_array_info: Mapping[str, Any] | None = None,
+        spatial_transforms: Mapping[str, Any] | None = TRANSFORMS,
+        batch_size: int = 8,
+        samples_per_epoch: int | None = None,
+        validation_time_limit: float | None = None,
+        validation_prob: float = VALIDATION_PROB_TO_TRAIN,
+        force_all_classes: bool | str = False,
+        use_s3: bool = False,
+        search_path: str | None = None,
+        anonymous: bool | None = None,
+        memory_mb: int = 512,
+        num_workers: int | None = None,
+        root: str | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        """Keep the settings; volumes are looked at in `setup`.
+
+        Args:
+            datasplit_path: Which crops are trained and validated on; written if it is not there (SEEDS E5).
+            classes: One output channel each, in this order.
+            input_array_info: `shape` in voxels and `scale` in nm per voxel, along z, y and x; a first size of 1 is 2D.
+            target_array_info: The same for labels; None: as the input.
+            spatial_transforms: How training crops are turned (`mirror`, `transpose`, `rotate`); {} is not at all.
+            batch_size: Items per step and worker.
+            samples_per_epoch: Random crops of an epoch over all workers; None: as many as fit beside each other.
+            validation_time_limit: Seconds that a validation may take; at least one batch is seen. With it, or with
+                Trainer's `limit_val_batches`, blocks come in another order each time (SEEDS E28 to E30).
+            validation_prob: Share of crops to validate on, of a datasplit that is written.
+            force_all_classes: Of a datasplit that is written; see `make_datasplit_csv`.
+            use_s3: Have a datasplit that is written name the challenge's buckets.
+            search_path: Where volumes are looked for; None: `{dataset}/{dataset}.zarr/recon-1/{name}` in `root`.
+            anonymous: Ask stores without credentials; None: where this machine has none.
+            memory_mb: How much of the crops each loader process keeps in memory.
+            num_workers: Loader processes per worker; the plan fills in what is left open, None is none here.
+            root: The data folder.
+            seed: Decides places, turns and order, and the draws of a datasplit that is written.
+            rank: Which share of the data is this worker's.
+            world_size: How many workers share the data.
+            pin_memory: Copy batches to page-locked memory, for a GPU.
+
+        Raises:
+            ConfigError: Something cannot be meant; the key is named.
+        """
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
+        image = window_of(input_array_info, "data.input_array_info")
+        target = window_of(target_array_info, "data.target_array_info", image)
+        self.windows = Windows(image, target, tuple(classes))
+        self.transforms = check_transforms(spatial_transforms)
+        self.file, self.batch_size, self.samples_per_epoch = Path(datasplit_path), batch_size, samples_per_epoch
+        self.validation_time_limit, self.anonymous, self.memory_mb = validation_time_limit, anonymous, memory_mb
+        self.wanted = Wanted(tuple(classes), force_all_classes, validation_prob, use_s3, search_path, root, seed)
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.workers: dict[str, Any] = {
+            "num_workers": num_workers or 0,
+            "persistent_workers": bool(num_workers),
+            "pin_memory": pin_memory,
+        }
+
+    @staticmethod
+    def task_of(name: str, data: Mapping[str, Any]) -> Task:
+        """Describe the data to who builds a network for them: one channel in, one out for each class."""
+        return described(name, data)
+
+    def prepare_data(self) -> None:
+        """Write the datasplit if it is not there; one process of a machine does this."""
+        if not self.file.is_file():
+            write_datasplit(self.file, text_of(self.wanted))
+            log.info("%s: written, with seed %d and validation_prob %g", self.file, self.seed, self.wanted.prob)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the volumes, once.
+
+        Raises:
+            DataError: The datasplit or a volume cannot be read, or no crop can serve.
+        """
+        if self.train_set is not None:
+            return
+        rows = read_datasplit(self.file)
+        check_classes(self.file, rows, self.windows.classes)
+        budget = Budget(self.memory_mb * MEGABYTE)
+        train, val = (
+            open_crops([row for row in rows if row.usage == usage], self.windows, budget, anonymous=self.anonymous)
+            for usage in (TRAIN, VALIDATE)
+        )
+        if not val:
+            log.warning("%s: no row is for validation, so there is none", self.file)
+        self.train_set = RandomCrops(train, self.samples_per_epoch, self.transforms, seed=self.seed)
+        self.val_set = CropBlocks(val) if val else None
+        if val and self.val_set is not None and len(self.val_set) < self.world_size:
+            raise DataError(
+                f"{self.file}: {len(self.val_set)} blocks to validate on for {self.world_size} workers leave a worker "
+                "without one. Ask for fewer workers, or have more crops validated on."
+            )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's share of the epoch's random crops; every rank has as many batches."""
+        assert self.train_set is not None, "setup() comes first"
+        sampler = self._sampler(self.train_set, shuffle=True)
+        sampler.set_epoch(coming_epoch(self.trainer))
+        return DataLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, **self.workers)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Return this rank's share of the blocks to validate on, none twice; an empty list if there are none."""
+        if self.val_set is None:
+            return []
+        limited = self.validation_time_limit is not None or few_validation_batches(self.trainer)
+        sampler = self._sampler(self.val_set, shuffle=limited)
+        options: dict[str, Any] = {"batch_size": self.batch_size, "sampler": sampler, **self.workers}
+        if self.validation_time_limit is None:
+            return DataLoader(self.val_set, **options)
+        return TimeLimitedLoader(self.val_set, seconds=self.validation_time_limit, **options)
+
+    def _sampler(self, data: Dataset[Any], *, shuffle: bool) -> EpochSampler:
+        size = len(data)  # type: ignore[arg-type]
+        return EpochSampler(size, seed=self.seed, shuffle=shuffle, rank=self.rank, world_size=self.world_size)
