@@ -21,7 +21,7 @@ from asparagus.compose.overrides import key_of
 from asparagus.compose.resolve import hidden, plain_values, written
 from asparagus.compose.spellings import spelled_our_way
 from asparagus.compose.tree import get, put
-from asparagus.data import CASE_DATA, samples_of
+from asparagus.data import CASE_DATA, CROP_DATA, samples_of
 from asparagus.errors import ConfigError, one_of
 from asparagus.paths import expanded
 from asparagus.python_file import MODEL_OF, digest_of, execute, lines_of, suspicious
@@ -69,7 +69,7 @@ OURS = (
 """Names that are keys of ours already."""
 KEYS_OF: dict[str, tuple[str, ...]] = {
     "iterations_per_epoch": ("data.samples_per_epoch",),
-    "input_array_info": ("data.patch_size", "model.dimensions"),
+    "input_array_info": ("data.patch_size", "data.input_array_info", "model.dimensions"),
     "model_name": ("model.net", "run.label"),
     "model_kwargs": ("model.net",),
     "device": ("trainer.accelerator",),
@@ -78,6 +78,14 @@ KEYS_OF: dict[str, tuple[str, ...]] = {
     "model_to_load": ("init_from",),
 }
 """Names that are worked out: which keys they set."""
+ANNOTATED = "asparagus.stages.annotated.AnnotatedSegModule"
+"""Trains on crops: a channel per class, and voxels that nobody annotated."""
+CROPS: dict[str, Any] = {
+    "task": "cellmap",
+    "datasplit_path": "datasplit.csv",
+    **{name: DEFAULTS[name] for name in ("batch_size", "iterations_per_epoch", "input_array_info")},
+}
+"""What a file stands for that names no `task`: crops of a datasplit, as in the challenge."""
 PATHS = ("data.root", "data.datasplit_path", "run.resume_from_checkpoint")
 FILE = "file:"
 OF_ENTRIES = ("callbacks", "plugins", "logger")
@@ -108,6 +116,9 @@ def compose_python(request: Request) -> DictConfig:
     request, typed = _split(in_our_words(request))
     file = _file(request)
     names = _names(file) | typed
+    if _cuts_crops(names, request):
+        given = {name: value for name, value in names.items() if value is not None}
+        names = CROPS | given | {"data": {"_target_": CROP_DATA, "num_workers": None, **(names.get("data") or {})}}
     base = compose_config(base_of(request))
     OmegaConf.set_struct(base, value=False)
     below = OmegaConf.merge(base, {})
@@ -146,6 +157,15 @@ def _split(request: Request) -> tuple[Request, dict[str, Any]]:
 def _must_be_there(override: str, key: str, config: Any) -> None:
     if override.startswith("~") and written(config, key) is None:
         raise ConfigError(f"~{key}: there is no such key, so it cannot be taken out. --cfg job shows them.")
+
+
+def _cuts_crops(names: Mapping[str, Any], request: Request) -> bool:
+    """Tell whether the data are crops of volumes: the file says so, or nobody names a task to take cases from."""
+    data = names.get("data")
+    if isinstance(data, Mapping) and "_target_" in data:
+        return bool(data["_target_"] == CROP_DATA)
+    typed = any(key_of(word) in ("task", "data._target_") for word in request.overrides)
+    return names.get("task") is None and not typed and (data is None or isinstance(data, Mapping))
 
 
 def _own_data(names: Mapping[str, Any]) -> bool:
@@ -249,7 +269,11 @@ def _tree(file: Path, names: Mapping[str, Any]) -> dict[str, Any]:
             put(tree, key, _plain(given[name], name))
     put(tree, "run.label", str(given["model_name"]))
     _shape(tree, given["input_array_info"])
-    if _own_data(names) and "input_array_info" not in names:
+    if isinstance(names.get("data"), Mapping) and names["data"].get("_target_") == CROP_DATA:
+        put(tree, "data.input_array_info", _plain(given["input_array_info"], "input_array_info"))
+        tree["data"].pop("patch_size")
+        put(tree, "model.module._target_", ANNOTATED)
+    elif _own_data(names) and "input_array_info" not in names:
         tree["data"].pop("patch_size")
     _network(tree, given, file)
     _places(tree, given, file)
