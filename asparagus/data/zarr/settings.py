@@ -98,7 +98,8 @@ def draw_directions(transforms: Mapping[str, Any], rng: np.random.Generator) -> 
         if rng.random() < chance:
             turned[AXES.index(axis)] *= -1
     among = [AXES.index(axis) for axis in transforms.get("transpose", {}).get("axes", ())]
-    turned[among] = turned[rng.permutation(among)]
+    if among:
+        turned[among] = turned[rng.permutation(among)]
     for axis, (least, most) in transforms.get("rotate", {}).get("axes", {}).items():
         turned = _rotation(AXES.index(axis), math.radians(rng.uniform(least, most))) @ turned
     return turned
