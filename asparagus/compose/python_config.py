@@ -78,7 +78,7 @@ KEYS_OF: dict[str, tuple[str, ...]] = {
     "model_to_load": ("init_from",),
 }
 """Names that are worked out: which keys they set."""
-ANNOTATED = "asparagus.stages.annotated.AnnotatedSegModule"
+MASKS = "asparagus.stages.masks.MaskModule"
 """Trains on crops: a channel per class, and voxels that nobody annotated."""
 CROPS: dict[str, Any] = {
     "task": "cellmap",
@@ -272,7 +272,7 @@ def _tree(file: Path, names: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(names.get("data"), Mapping) and names["data"].get("_target_") == CROP_DATA:
         put(tree, "data.input_array_info", _plain(given["input_array_info"], "input_array_info"))
         tree["data"].pop("patch_size")
-        put(tree, "model.module._target_", ANNOTATED)
+        put(tree, "model.module._target_", MASKS)
     elif _own_data(names) and "input_array_info" not in names:
         tree["data"].pop("patch_size")
     _network(tree, given, file)
