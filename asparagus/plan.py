@@ -12,7 +12,7 @@ from typing import Any
 from asparagus import lengths as lengths_of
 from asparagus.attributes import lengths, substituted
 from asparagus.checkpoint.retention import bytes_of
-from asparagus.data import CASE_DATA
+from asparagus.data import CASE_DATA, CROP_DATA
 from asparagus.errors import PlanError
 from asparagus.identity import identity
 from asparagus.secrets import without_passwords
@@ -213,9 +213,11 @@ def _nodes(spec: Spec) -> int:
 
 def batches_of(spec: Spec, cases: dict[str, int] | None) -> int | None:
     """Return the training batches per epoch and worker, where the data are cases that can be counted from here."""
-    if cases is None or "train" not in cases or spec.data.get("_target_") != CASE_DATA:
+    ours, items = spec.data.get("_target_"), lengths_of.counted(spec).data.get("samples_per_epoch")
+    if ours == CASE_DATA and cases is not None and "train" in cases:
+        items = items or cases["train"]
+    elif ours != CROP_DATA or items is None:
         return None
-    items = lengths_of.counted(spec).data.get("samples_per_epoch") or cases["train"]
     return math.ceil(math.ceil(items / max(1, spec.resources.workers)) / int(spec.data.get("batch_size") or 1))
 
 

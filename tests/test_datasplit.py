@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -80,7 +79,7 @@ def test_e35_a_crop_that_two_patterns_find_is_one(make, folders):
 def test_e36_each_crop_is_drawn_by_the_validation_probability(make, folders):
     import numpy as np
 
-    drawn = np.random.RandomState(7)  # noqa: NPY002 - what the challenge's own command draws from
+    drawn = np.random.RandomState(7)  # what the challenge's own command draws from
     expected = ["train" if drawn.rand() > 0.5 else "validate" for _ in range(4)]
     assert set(expected) == {"train", "validate"}
     found = make(validation_prob=0.5, seed=7)
@@ -148,7 +147,11 @@ def test_e39_five_columns_three_columns_and_comments_are_read(tmp_path):
     assert (first.usage, first.raw) == ("train", "/d/a.zarr/recon-1/em/fibsem-uint8")
     assert (first.labels, first.classes) == ("/d/a.zarr/recon-1/labels/groundtruth/crop1", ("nuc", "er"))
     assert (second.usage, second.raw, second.classes) == ("validate", f"{tmp_path}/b.zarr/em", ("nuc",))
-    assert (third.raw, third.labels, third.classes) == ("s3://bucket/c.zarr/em", "s3://bucket/c.zarr/labels/crop3", None)
+    assert (third.raw, third.labels, third.classes) == (
+        "s3://bucket/c.zarr/em",
+        "s3://bucket/c.zarr/labels/crop3",
+        None,
+    )
     assert second.where == f"{file}:4"
 
 
@@ -168,7 +171,7 @@ def test_e40_an_image_in_the_n5_twin_is_named_and_a_crop_without_one_left_out(ma
 
 
 def test_e40_nothing_left_is_an_error_that_names_what_was_looked_for(make, folders):
-    with pytest.raises(DataError, match="No datasets found: nothing is at .*jrc_x"):
+    with pytest.raises(DataError, match=r"No datasets found: nothing is at .*jrc_x"):
         make(datasets=["jrc_x"])
     for dataset in CROPS:
         (Path(BASE.format(root=folders, dataset=dataset)) / "em" / "fibsem-uint8").rmdir()
@@ -317,7 +320,7 @@ def test_a_file_that_cannot_be_read_says_so(content, tmp_path):
     file = tmp_path / "d.csv"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read .*asp data datasplit writes one"):
+    with pytest.raises(DataError, match=r"cannot be read .*asp data datasplit writes one"):
         read_datasplit(file)
 
 
@@ -328,7 +331,7 @@ def test_a_class_that_no_training_crop_has_is_named_with_the_nearest(tmp_path):
     check_classes(file, rows, ["mito", "nuc"])
     with pytest.raises(DataError, match=r"data.classes: 'mitto' is annotated in no training crop .*'mito'"):
         check_classes(file, rows, ["nuc", "mitto"])
-    with pytest.raises(DataError, match="data.classes: 'er'"):
+    with pytest.raises(DataError, match=r"data.classes: 'er'"):
         check_classes(file, rows, ["nuc", "er"])
 
 
@@ -345,7 +348,7 @@ def test_places_outside_of_a_container_are_refused(tmp_path):
     (tmp_path / "plain" / "jrc_a" / "em" / "fibsem-uint8").mkdir(parents=True)
     with pytest.raises(DataError, match="is not inside a container"):
         make_datasplit_csv(["nuc"], search_path=f"{tmp_path}/plain/{{dataset}}/{{name}}", csv_path=tmp_path / "d.csv")
-    assert os.listdir(tmp_path) == ["plain"]
+    assert [file.name for file in tmp_path.iterdir()] == ["plain"]
 
 
 def test_a_force_that_is_not_known_is_refused(make):

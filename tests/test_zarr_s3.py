@@ -29,7 +29,7 @@ INSIDE = "recon-1/labels/groundtruth"
 
 
 @contextmanager
-def failing_now_and_then(upstream: str, every: int) -> Iterator[tuple[str, list[str]]]:
+def failing_now_and_then(upstream: str, every: int) -> Iterator[tuple[str, list[str]]]:  # noqa: C901
     """Stand before a store and answer every n-th request with 503; yields where, and what was asked for so far."""
     asked: list[str] = []
     lock = threading.Lock()
@@ -52,7 +52,7 @@ def failing_now_and_then(upstream: str, every: int) -> Iterator[tuple[str, list[
             except urllib.error.HTTPError as error:
                 self._answer(error.code, error.read(), dict(error.headers))
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.data import CROP_DATA
-from asparagus.data.zarr.datasplit import check_classes, digest_of_rows, read_datasplit
+from asparagus.data.zarr.datasplit import check_classes, digest_of_rows, rows_of, text_in
 from asparagus.data.zarr.generate import Wanted, text_of
 from asparagus.data.zarr.make import CLASSES_TO_TRAIN, CSV_PATH, VALIDATION_PROB_TO_TRAIN
 from asparagus.data.zarr.settings import TRANSFORMS, check_transforms, window_of
@@ -42,10 +42,9 @@ def datasplit_of(spec: Spec, problems: list[str]) -> str | None:
         return None
     file, classes = Path(data.get("datasplit_path") or CSV_PATH), tuple(data.get("classes") or CLASSES_TO_TRAIN)
     try:
-        if file.is_file():
-            check_classes(file, read_datasplit(file), classes)
-            return digest_of_rows(file.read_text(encoding="utf-8"))
-        return digest_of_rows(text_of(_wanted(spec, classes)))
+        text = text_in(file) if file.is_file() else text_of(_wanted(spec, classes))
+        check_classes(file, rows_of(file, text), classes)
+        return digest_of_rows(text)
     except RequestError as error:
         there = "" if file.is_file() else f"{file} is not there, and none can be written: "
         problems.append(f"data.datasplit_path: {there}{error}")

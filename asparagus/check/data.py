@@ -35,15 +35,19 @@ LOADER_TYPES = {
 
 
 def data_module(data: dict[str, Any]) -> Iterator[str]:
-    """Check the data module; the loaders of `LoaderDataModule` give their parts a root and their data."""
+    """Check the data module."""
     for key in ("rank", "world_size"):
         if data.get(key) is not None:
             yield f"data.{key}: is filled in by the launcher, for each worker. Leave it out."
-    if data.get("_target_") == CROP_DATA:
-        yield from crops(data)
+    yield from crops(data) if data.get("_target_") == CROP_DATA else ()
     if data.get("_target_") != LOADER_DATA:
         yield from target("data", data, GIVEN["data"])
         return
+    yield from _loaders(data)
+
+
+def _loaders(data: dict[str, Any]) -> Iterator[str]:
+    """Check the loaders of `LoaderDataModule`, which gives their parts a root and their data."""
     yield from target("data", {"_recursive_": False, **data}, GIVEN["data"])
     for part in ("train", "val", "test", "extra"):
         section = data.get(part)

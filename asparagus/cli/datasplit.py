@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force-all-classes", "-fa", action="store_true", help="leave out crops that lack a class")
     for flag, part in (("-ft", "train"), ("-fv", "validate")):
         parser.add_argument(f"--force-all-classes-{part}", flag, action="store_true", help=f"... of those to {part}")
-    parser.add_argument("--validate-ratio", "-vr", type=float, default=make.VALIDATION_PROB, help="default: %(default)s")
+    parser.add_argument(
+        "--validate-ratio", "-vr", type=float, default=make.VALIDATION_PROB, help="default: %(default)s"
+    )
     parser.add_argument("--datasets", "-ds", default="*", help="names or patterns, with commas")
     parser.add_argument("--crops", "-cr", default="*", help="names or patterns, with commas")
     parser.add_argument("--search-path", "--search_path", "-sp", help=f"default: ASPARAGUS_DATA/{make.S3_SEARCH_PATH}")
@@ -37,8 +39,9 @@ def datasplit(options: Any) -> int:
     load_environment()
     classes = _listed(options.classes)
     which = {"datasets": _listed(options.datasets), "crops": _listed(options.crops)}
+    places: make.Places = make.s3_places
     if options.use_s3:
-        found, places = make.find_s3_crops(classes, **which), make.s3_places
+        found = make.find_s3_crops(classes, **which)
     else:
         where = options.search_path or str(Path(get_paths().data) / make.S3_SEARCH_PATH)
         found = make.find_crops(classes, **which, search_path=where, crop_name=options.crop_name)

@@ -269,12 +269,7 @@ def _tree(file: Path, names: Mapping[str, Any]) -> dict[str, Any]:
             put(tree, key, _plain(given[name], name))
     put(tree, "run.label", str(given["model_name"]))
     _shape(tree, given["input_array_info"])
-    if isinstance(names.get("data"), Mapping) and names["data"].get("_target_") == CROP_DATA:
-        put(tree, "data.input_array_info", _plain(given["input_array_info"], "input_array_info"))
-        tree["data"].pop("patch_size")
-        put(tree, "model.module._target_", MASKS)
-    elif _own_data(names) and "input_array_info" not in names:
-        tree["data"].pop("patch_size")
+    _windows(tree, names)
     _network(tree, given, file)
     _places(tree, given, file)
     for name in OURS:
@@ -324,6 +319,16 @@ def _shape(tree: dict[str, Any], info: Any) -> None:
     flat = shape[0] == 1
     put(tree, "model.dimensions", "2D" if flat else "3D")
     put(tree, "data.patch_size", shape[1:] if flat else shape)
+
+
+def _windows(tree: dict[str, Any], names: Mapping[str, Any]) -> None:
+    """Leave the size of a window to a data module that knows it better."""
+    if isinstance(data := names.get("data"), Mapping) and data.get("_target_") == CROP_DATA:
+        put(tree, "data.input_array_info", _plain(names["input_array_info"], "input_array_info"))
+        put(tree, "model.module._target_", MASKS)
+    elif not _own_data(names) or "input_array_info" in names:
+        return
+    tree["data"].pop("patch_size")
 
 
 def _network(tree: dict[str, Any], given: Mapping[str, Any], file: Path) -> None:

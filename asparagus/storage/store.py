@@ -219,13 +219,13 @@ class Store:
             if info.type == FileType.File and not info.base_name.startswith(WRITING)
         }
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> tuple[str, ...]:
         """Return the names of the folders right below a prefix, sorted."""
         from pyarrow.fs import FileSelector, FileType
 
         with self._said("be listed"):
             found = self._fs.get_file_info(FileSelector(self._path(prefix), allow_not_found=True))
-        return sorted(info.base_name for info in found if info.type == FileType.Directory)
+        return tuple(sorted(info.base_name for info in found if info.type == FileType.Directory))
 
     def read_part(self, key: str, start: int, stop: int | None) -> bytes | None:
         """Return bytes of an object: from `start`, which counts from its end if negative, to before `stop`."""

@@ -1,6 +1,8 @@
-"""A box of voxels out of a level, of any size and direction: sliced where its voxels are the level's, else resampled."""
+"""A box of voxels out of a level, of any size and direction: sliced where its voxels are the level's own."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +86,9 @@ def _resampled(source: Source, window: Window, matrix: Matrix, start: Vector, *,
     if (high <= low).any():
         return torch.full(window.shape, torch.nan)
     block = _read(source, low, high, is_label=nearest)
-    block = block + 1 if nearest else block.nan_to_num(0.0)  # so that what is outside, 0, is told from what is not there
+    block = (
+        block + 1 if nearest else block.nan_to_num(0.0)
+    )  # so that what is outside, 0, is told from what is not there
     places = _positions(window, matrix, start - low, high - low)
     mode = "nearest" if nearest else "bilinear"
     cut = grid_sample(block[None, None], places[None], mode=mode, padding_mode="zeros", align_corners=False)[0, 0]
@@ -118,14 +122,13 @@ def _read(source: Source, low: NDArray[np.int64], high: NDArray[np.int64], *, is
     return block
 
 
-def _as_label(found: NDArray[np.generic], unknown: int | None) -> Tensor:
+def _as_label(found: NDArray[Any], unknown: int | None) -> Tensor:
     label = torch.from_numpy((found > 0).astype(np.float32))
     if unknown is not None:
         label[torch.from_numpy(found == unknown)] = torch.nan
     return label
 
 
-def _as_float(found: NDArray[np.generic]) -> Tensor:
+def _as_float(found: NDArray[Any]) -> Tensor:
     largest = np.iinfo(found.dtype).max if np.issubdtype(found.dtype, np.integer) else 1
     return torch.from_numpy(found.astype(np.float32)).div_(float(largest))
-

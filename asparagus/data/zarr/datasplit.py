@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,13 +41,29 @@ def read_datasplit(file: Path) -> list[Row]:
     Raises:
         DataError: It is not there, holds no row, or a row cannot be meant; its number is given.
     """
+    return rows_of(file, text_in(file))
+
+
+def text_in(file: Path) -> str:
+    """Return what a datasplit holds.
+
+    Raises:
+        DataError: It is not there, or is no text.
+    """
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream, skipinitialspace=True)
-            rows = [_row(file, reader.line_num, fields) for fields in reader if _is_row(fields)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise DataError(f"{file}: cannot be read ({why}). asp data datasplit writes one.") from error
+
+
+def rows_of(file: Path, text: str) -> list[Row]:
+    """Return the rows of a text, as if it stood in a file already."""
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
+    try:
+        rows = [_row(file, reader.line_num, fields) for fields in reader if _is_row(fields)]
+    except csv.Error as error:
+        raise DataError(f"{file}:{reader.line_num}: is no row ({error}). One is {FORM}.") from error
     if not rows:
         raise DataError(f"{file}: lists no crop. asp data datasplit writes one; a row is {FORM}.")
     return rows

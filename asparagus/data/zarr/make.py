@@ -67,9 +67,9 @@ class Datasplit:
         return "\n".join([*(f"No raw data for {crop}: left out" for crop in self.without_raw), *lines])
 
 
-def make_datasplit_csv(
+def make_datasplit_csv(  # noqa: PLR0917 - as it is called elsewhere
     classes: Sequence[str] = CLASSES,
-    force_all_classes: bool | str = False,  # noqa: FBT001, FBT002 - as it is called elsewhere
+    force_all_classes: bool | str = False,  # noqa: FBT001, FBT002
     validation_prob: float = VALIDATION_PROB,
     datasets: Sequence[str] = EVERY,
     crops: Sequence[str] = EVERY,
@@ -113,15 +113,15 @@ def make_datasplit_csv(
     return found
 
 
-def make_s3_datasplit_csv(
+def make_s3_datasplit_csv(  # noqa: PLR0917
     classes: Sequence[str] = CLASSES,
     force_all_classes: bool | str = False,  # noqa: FBT001, FBT002
     validation_prob: float = VALIDATION_PROB,
     datasets: Sequence[str] = EVERY,
     crops: Sequence[str] = EVERY,
-    search_path: str = "",
-    raw_name: str = "",
-    crop_name: str = "",
+    search_path: str = "",  # noqa: ARG001
+    raw_name: str = "",  # noqa: ARG001
+    crop_name: str = "",  # noqa: ARG001
     csv_path: str | Path = CSV_PATH,
     dry_run: bool = False,  # noqa: FBT001, FBT002
     *,
@@ -267,7 +267,7 @@ def _usages(
     seed: int,
 ) -> dict[str, str]:
     # The generator that the challenge's own tools seed: the same seed and crops give the same draws.
-    rng = np.random.RandomState(seed)  # noqa: NPY002
+    rng = np.random.RandomState(seed)
     usages = {crop: TRAIN if rng.rand() > validation_prob else VALIDATE for crop in crops}
     for crop, usage in usages.items():
         if usage == force_all_classes and not whole[crop]:
@@ -306,7 +306,7 @@ def _add(found: Found, crop: str, label: str) -> None:
         names.append(label)
 
 
-def _expand(parts: Sequence[str], children: Callable[[str], list[str]], base: str = "") -> Iterator[str]:
+def _expand(parts: Sequence[str], children: Callable[[str], Sequence[str]], base: str = "") -> Iterator[str]:
     """Yield the folders that a pattern stands for, as glob does for a file system."""
     if not parts:
         yield base

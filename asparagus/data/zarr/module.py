@@ -86,8 +86,7 @@ class CropDataModule(pl.LightningDataModule):
             ConfigError: Something cannot be meant; the key is named.
         """
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
+        _check(batch_size, samples_per_epoch, validation_time_limit)
         image = window_of(input_array_info, "data.input_array_info")
         target = window_of(target_array_info, "data.target_array_info", image)
         self.windows = Windows(image, target, tuple(classes))
@@ -96,7 +95,7 @@ class CropDataModule(pl.LightningDataModule):
         self.validation_time_limit, self.anonymous, self.memory_mb = validation_time_limit, anonymous, memory_mb
         self.wanted = Wanted(tuple(classes), force_all_classes, validation_prob, use_s3, search_path, root, seed)
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.workers: dict[str, Any] = {
+        self.workers = {
             "num_workers": num_workers or 0,
             "persistent_workers": bool(num_workers),
             "pin_memory": pin_memory,
@@ -159,3 +158,11 @@ class CropDataModule(pl.LightningDataModule):
     def _sampler(self, data: Dataset[Any], *, shuffle: bool) -> EpochSampler:
         size = len(data)  # type: ignore[arg-type]
         return EpochSampler(size, seed=self.seed, shuffle=shuffle, rank=self.rank, world_size=self.world_size)
+
+
+def _check(batch_size: int, samples: int | None, seconds: float | None) -> None:
+    for key, value in (("batch_size", batch_size), ("samples_per_epoch", samples)):
+        if value is not None and value < 1:
+            raise ConfigError(f"data.{key}: {value} is not at least 1.")
+    if seconds is not None and not seconds > 0:
+        raise ConfigError(f"data.validation_time_limit: {seconds} is no time. Give seconds, or null.")

@@ -98,9 +98,7 @@ class ObjectStore(Store):
     def __repr__(self) -> str:
         return f"ObjectStore({self._uri!r})"
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return an object or a part of it; None where there is none, as of chunks that hold nothing."""
         content = await asyncio.to_thread(self._read, key, byte_range)
         return None if content is None else prototype.buffer.from_bytes(content)

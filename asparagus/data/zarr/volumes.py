@@ -148,7 +148,9 @@ def _fitting(place: str, sizes: Mapping[str, Vector], scale: Vector) -> str:
     fit = {path: float(size.prod()) for path, size in sizes.items() if (size <= scale * (1 + SAME)).all()}
     if not fit:
         finest = min(sizes.values(), key=lambda size: float(size.prod()))
-        raise TooCoarseError(f"{place}: its finest voxels are {_shown(finest)} nm, and {_shown(scale)} nm are asked for.")
+        raise TooCoarseError(
+            f"{place}: its finest voxels are {_shown(finest)} nm, and {_shown(scale)} nm are asked for."
+        )
     return max(fit, key=fit.__getitem__)
 
 
@@ -187,7 +189,9 @@ def _places(place: str, transforms: Sequence[Mapping[str, Any]], units: list[flo
 def _grid(place: str, array: Any, names: Sequence[str], origin: Vector, scale: Vector) -> Grid:
     shape = dict(zip(names, array.shape, strict=True))
     if any(size != 1 for name, size in shape.items() if name not in AXES):
-        raise DataError(f"{place}: has {array.shape} voxels along {', '.join(names)}, and volumes of one channel are read.")
+        raise DataError(
+            f"{place}: has {array.shape} voxels along {', '.join(names)}, and volumes of one channel are read."
+        )
     at = [names.index(name) for name in AXES]
     return Grid(tuple(origin[at].tolist()), tuple(scale[at].tolist()), tuple(shape[name] for name in AXES))
 
