@@ -95,11 +95,8 @@ class CropDataModule(pl.LightningDataModule):
         self.validation_time_limit, self.anonymous, self.memory_mb = validation_time_limit, anonymous, memory_mb
         self.wanted = Wanted(tuple(classes), force_all_classes, validation_prob, use_s3, search_path, root, seed)
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.workers = {
-            "num_workers": num_workers or 0,
-            "persistent_workers": bool(num_workers),
-            "pin_memory": pin_memory,
-        }
+        self.workers: dict[str, Any] = {"num_workers": num_workers or 0, "pin_memory": pin_memory}
+        self.workers["persistent_workers"] = bool(num_workers)
 
     @staticmethod
     def task_of(name: str, data: Mapping[str, Any]) -> Task:
