@@ -18,6 +18,7 @@ from asparagus.data.synthetic import make_synthetic
 from asparagus.record.numbers import claim
 from asparagus.record.run_folder import create
 from asparagus.spec import Spec
+from tests.volumes import write_data
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -50,6 +51,7 @@ def everything(tmp_path_factory) -> Path:
         else:
             make_synthetic(task, home / "data", cases=10, size=16)
         make_split(home / "data", task, "split_80_20")
+    write_data(home / "data", {"jrc_a": {"crop1": ["nuc", "er"]}, "jrc_b": {"crop2": ["nuc", "er"]}})
     models = home / "models"
     assert claim(models, about={"stage": "pretrain", "task": "Task998_LauritSyn"}) == 1
     folder = create(models, Spec("pretrain", "Task998_LauritSyn"), 1, "{}")

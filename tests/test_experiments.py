@@ -20,6 +20,7 @@ from asparagus.pipelines import plans_of
 from asparagus.plan import Plan, make_plan
 from asparagus.stages import STAGES
 from asparagus.sweeps import plan_sweep
+from tests.volumes import write_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CASES = {"train": 8, "val": 2}
@@ -161,6 +162,9 @@ def test_a_root_config_is_named_after_its_stage(config, ready):
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_an_option_can_be_chosen_over_a_root_config(group, option, ready):
     needed = ("data.train={dataset: {name: cases, task: Task996_LauritSynCls}}",) if option == "loaders" else ()
+    if option == "crops":
+        write_data(ready / "data", {"jrc_a": {"crop1": ["nuc", "er"]}})
+        needed = (f"data.root={ready}/data",)
     plan = plan_of("train_cls", "task=Task996_LauritSynCls", f"{group}={option}", *needed)
     written = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
     set_there = {key: value for key, value in written.items() if value is not None}

@@ -15,6 +15,9 @@ from asparagus.data.zarr.settings import TRANSFORMS, check_transforms, window_of
 from asparagus.errors import ConfigError, RequestError
 from asparagus.spec import Spec
 
+SEGMENTS = ("train_seg", "finetune_seg")
+MASKS = "asparagus.stages.masks.MaskModule"
+
 
 def crops(data: dict[str, Any]) -> Iterator[str]:
     """Check what is cut out of volumes, and how it is turned."""
@@ -39,6 +42,12 @@ def datasplit_of(spec: Spec, problems: list[str]) -> str | None:
     """Look at the datasplit, or at what would be written where there is none; return what tells it from others."""
     data = spec.data
     if data.get("_target_") != CROP_DATA or problems:
+        return None
+    if spec.own_module is None and spec.stage in SEGMENTS:
+        problems.append(
+            f"data: crops have a mask for each class, which may overlap, and {spec.stage} has one class for each "
+            f"voxel. Give model.module._target_={MASKS}, or a module of your own."
+        )
         return None
     file, classes = Path(data.get("datasplit_path") or CSV_PATH), tuple(data.get("classes") or CLASSES_TO_TRAIN)
     try:

@@ -208,6 +208,12 @@ def test_a_datasplit_that_cannot_serve_is_named_before_anything_runs(text, named
     assert (home / "examples" / "datasplit.csv").read_text() == text
 
 
+def test_a_stage_of_one_class_per_voxel_is_refused(config, home):
+    asked = ("data=crops", "task=cells", "model.dimensions=2D", f"data.root={home}")
+    with pytest.raises(ConfigError, match=r"Give model.module._target_=asparagus.stages.masks.MaskModule"):
+        asparagus.plan_of("train_seg", asked)
+
+
 def test_a_task_is_still_a_folder_of_cases(config):
     data = asparagus.compose.compose(asparagus.compose.Request(str(config()), ("task=Task997_LauritSynSeg",))).data
     assert data["patch_size"] == [16, 16]

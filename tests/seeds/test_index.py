@@ -13,7 +13,7 @@ DONE = [
     *(f"b{number}" for number in range(1, 44)),
     *(f"c{number}" for number in range(1, 31)),
     *(f"d{number}" for number in range(1, 33)),
-    *(f"e{number}" for number in [*range(1, 5), 7, 11, 12, *range(15, 20), *range(23, 33), 46]),
+    *(f"e{number}" for number in [*range(1, 8), *range(9, 13), *range(14, 21), *range(22, 33), *range(34, 47)]),
 ]
 """The numbers of experiment files, runs and their record, things of one's own, and of the training library so far."""
 

@@ -67,8 +67,7 @@ class CropDataModule(pl.LightningDataModule):
             spatial_transforms: How training crops are turned (`mirror`, `transpose`, `rotate`); {} is not at all.
             batch_size: Items per step and worker.
             samples_per_epoch: Random crops of an epoch over all workers; None: as many as fit beside each other.
-            validation_time_limit: Seconds that a validation may take; at least one batch is seen. With it, or with
-                Trainer's `limit_val_batches`, blocks come in another order each time (SEEDS E28 to E30).
+            validation_time_limit: Seconds that a validation may take; see `CaseDataModule`.
             validation_prob: Share of crops to validate on, of a datasplit that is written.
             force_all_classes: Of a datasplit that is written; see `make_datasplit_csv`.
             use_s3: Have a datasplit that is written name the challenge's buckets.
@@ -87,16 +86,13 @@ class CropDataModule(pl.LightningDataModule):
         """
         super().__init__()
         _check(batch_size, samples_per_epoch, validation_time_limit)
-        image = window_of(input_array_info, "data.input_array_info")
-        target = window_of(target_array_info, "data.target_array_info", image)
-        self.windows = Windows(image, target, tuple(classes))
+        self.windows = _windows(input_array_info, target_array_info, classes)
         self.transforms = check_transforms(spatial_transforms)
         self.file, self.batch_size, self.samples_per_epoch = Path(datasplit_path), batch_size, samples_per_epoch
         self.validation_time_limit, self.anonymous, self.memory_mb = validation_time_limit, anonymous, memory_mb
         self.wanted = Wanted(tuple(classes), force_all_classes, validation_prob, use_s3, search_path, root, seed)
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.workers: dict[str, Any] = {"num_workers": num_workers or 0, "pin_memory": pin_memory}
-        self.workers["persistent_workers"] = bool(num_workers)
 
     @staticmethod
     def task_of(name: str, data: Mapping[str, Any]) -> Task:
@@ -139,7 +135,7 @@ class CropDataModule(pl.LightningDataModule):
         assert self.train_set is not None, "setup() comes first"
         sampler = self._sampler(self.train_set, shuffle=True)
         sampler.set_epoch(coming_epoch(self.trainer))
-        return DataLoader(self.train_set, batch_size=self.batch_size, sampler=sampler, **self.workers)
+        return DataLoader(self.train_set, sampler=sampler, **self._options)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return this rank's share of the blocks to validate on, none twice; an empty list if there are none."""
@@ -147,14 +143,26 @@ class CropDataModule(pl.LightningDataModule):
             return []
         limited = self.validation_time_limit is not None or few_validation_batches(self.trainer)
         sampler = self._sampler(self.val_set, shuffle=limited)
-        options: dict[str, Any] = {"batch_size": self.batch_size, "sampler": sampler, **self.workers}
         if self.validation_time_limit is None:
-            return DataLoader(self.val_set, **options)
-        return TimeLimitedLoader(self.val_set, seconds=self.validation_time_limit, **options)
+            return DataLoader(self.val_set, sampler=sampler, **self._options)
+        return TimeLimitedLoader(self.val_set, seconds=self.validation_time_limit, sampler=sampler, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.batch_size,
+            **self.workers,
+            "persistent_workers": bool(self.workers["num_workers"]),
+        }
 
     def _sampler(self, data: Dataset[Any], *, shuffle: bool) -> EpochSampler:
         size = len(data)  # type: ignore[arg-type]
         return EpochSampler(size, seed=self.seed, shuffle=shuffle, rank=self.rank, world_size=self.world_size)
+
+
+def _windows(image: Mapping[str, Any] | None, target: Mapping[str, Any] | None, classes: Sequence[str]) -> Windows:
+    window = window_of(image, "data.input_array_info")
+    return Windows(window, window_of(target, "data.target_array_info", window), tuple(classes))
 
 
 def _check(batch_size: int, samples: int | None, seconds: float | None) -> None:
