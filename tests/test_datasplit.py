@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -357,13 +361,41 @@ def test_a_force_that_is_not_known_is_refused(make):
 
 
 def test_finding_crops_imports_neither_torch_nor_zarr(folders):
-    import subprocess
-    import sys
-
     code = (
         "import sys; from asparagus.data.zarr.make import make_datasplit_csv; "
         f"make_datasplit_csv(['nuc'], search_path='{folders}/{{dataset}}/{{dataset}}.zarr/recon-1/{{name}}', "
         f"csv_path='{folders}/d.csv'); assert not {{'torch', 'zarr', 'ray', 'mlflow'}} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    for name in ("settings", "datasplit", "make", "generate"):
+        code = f"import sys, asparagus.data.zarr.{name}; assert 'numpy' not in sys.modules"
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert find_crops(["nuc"], search_path=f"{folders}/{{dataset}}/{{dataset}}.zarr/recon-1/{{name}}")
+
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from asparagus.data.zarr.make import write_datasplit
+print("ready", flush=True)
+for name in itertools.cycle("ab"):
+    write_datasplit(Path(sys.argv[1]), f"train,{name}.zarr/em,{name}.zarr/c/[n]\\n" * 2000)
+    for kept in Path(sys.argv[1]).parent.glob("*.csv.*"):
+        kept.unlink()
+"""
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_leave_no_half_file(tmp_path):
+    file = tmp_path / "d.csv"
+    chance = random.Random(3)
+    for _ in range(100):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout
+            writer.stdout.readline()
+            time.sleep(chance.random() / 20)
+            writer.kill()
+        if file.exists():
+            assert len({row.raw for row in read_datasplit(file)}) == 1
+            assert len(read_datasplit(file)) == 2000
+    assert file.exists()

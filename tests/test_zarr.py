@@ -15,7 +15,8 @@ from asparagus.data.zarr.crops import Crop, CropBlocks, RandomCrops, Windows
 from asparagus.data.zarr.cut import image_of, label_of
 from asparagus.data.zarr.datasplit import read_datasplit
 from asparagus.data.zarr.module import CropDataModule
-from asparagus.data.zarr.settings import TRANSFORMS, Window, check_transforms, draw_directions, window_of
+from asparagus.data.zarr.settings import TRANSFORMS, Window, check_transforms, window_of
+from asparagus.data.zarr.turns import draw_directions
 from asparagus.data.zarr.volumes import Budget, Source, TooCoarseError, read_level
 from asparagus.errors import ConfigError, DataError
 from tests.helpers import quiet_trainer

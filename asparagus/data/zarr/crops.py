@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from asparagus.data.sampler import Key
 from asparagus.data.zarr.cut import Matrix, image_of, label_of, reach
 from asparagus.data.zarr.datasplit import Row, join
-from asparagus.data.zarr.settings import Window, draw_directions
+from asparagus.data.zarr.settings import Window
+from asparagus.data.zarr.turns import draw_directions
 from asparagus.data.zarr.volumes import Budget, Level, Source, TooCoarseError, Vector, read_level
 from asparagus.errors import DataError
 
