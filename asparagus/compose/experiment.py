@@ -34,6 +34,9 @@ PIPELINE = "pipeline"
 EVAL_BOX = "eval_box"
 """The section of an experiment that judges checkpoints by several."""
 
+DATA_PATHS = ("root", "datasplit_path")
+"""Of the section `data`, what is a path."""
+
 log = logging.getLogger("asparagus")
 
 
@@ -186,8 +189,8 @@ def config_as_yaml(config: DictConfig, *, resolve: bool = False, section: str = 
 
 def _absolute(spec: Spec) -> Spec:
     """Have relative paths mean what they mean here: workers change directory."""
-    root, resumed = spec.data.get("root"), spec.run.resume_from_checkpoint
-    data = {**spec.data, "root": _path(root)} if isinstance(root, str) else spec.data
+    resumed, told = spec.run.resume_from_checkpoint, {key: spec.data.get(key) for key in DATA_PATHS}
+    data = {**spec.data, **{key: _path(place) for key, place in told.items() if isinstance(place, str)}}
     run = dataclasses.replace(spec.run, resume_from_checkpoint=_path(resumed)) if resumed else spec.run
     more = {name: _with_path(section) for name, section in spec.transfer.more.items()}
     given = dataclasses.asdict(spec.paths)

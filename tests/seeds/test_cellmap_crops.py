@@ -208,6 +208,13 @@ def test_a_datasplit_that_cannot_serve_is_named_before_anything_runs(text, named
     assert (home / "examples" / "datasplit.csv").read_text() == text
 
 
+def test_e5_a_path_of_yaml_is_relative_to_where_it_is_typed(config, home):
+    words = ("data=crops", "task=cells", "model.dimensions=2D", "data.datasplit_path=here.csv")
+    masks = "model.module._target_=asparagus.stages.masks.MaskModule"
+    config()
+    assert asparagus.plan_of("train_seg", (*words, masks)).spec.data["datasplit_path"] == str(home / "here.csv")
+
+
 def test_a_stage_of_one_class_per_voxel_is_refused(config, home):
     asked = ("data=crops", "task=cells", "model.dimensions=2D", f"data.root={home}")
     with pytest.raises(ConfigError, match=r"Give model.module._target_=asparagus.stages.masks.MaskModule"):
