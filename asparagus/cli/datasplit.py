@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments; `csc make-datasplit` spells them so too."""
-    from asparagus.data.zarr import make
-
-    parser.add_argument("--classes", "-c", default=",".join(make.CLASSES), help="what is to be segmented, with commas")
-    parser.add_argument("--force-all-classes", "-fa", action="store_true", help="leave out crops that lack a class")
-    for flag, part in (("-ft", "train"), ("-fv", "validate")):
-        parser.add_argument(f"--force-all-classes-{part}", flag, action="store_true", help=f"... of those to {part}")
-    parser.add_argument(
-        "--validate-ratio", "-vr", type=float, default=make.VALIDATION_PROB, help="default: %(default)s"
-    )
-    parser.add_argument("--datasets", "-ds", default="*", help="names or patterns, with commas")
-    parser.add_argument("--crops", "-cr", default="*", help="names or patterns, with commas")
-    parser.add_argument("--search-path", "--search_path", "-sp", help=f"default: ASPARAGUS_DATA/{make.S3_SEARCH_PATH}")
-    parser.add_argument("--raw-name", "--raw_name", "-rn", default=make.RAW_NAME, help="default: %(default)s")
-    parser.add_argument("--crop-name", "--crop_name", "-cn", default=make.CROP_NAME, help="default: %(default)s")
-    parser.add_argument("--csv-path", "--csv_path", "-cp", default=make.CSV_PATH, help="default: %(default)s")
-    parser.add_argument("--use-s3", "--use_s3", "-s3", action="store_true", help="of the challenge's own buckets")
-    parser.add_argument("--seed", type=int, default=42, help="of the draws (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="print what is found, and write nothing")
-
-
-def datasplit(options: Any) -> int:
+def datasplit(arguments: Sequence[str]) -> int:
     """Run `asp data datasplit`."""
+    options = _parser().parse_args(arguments)
+
     from functools import partial
     from pathlib import Path
 
@@ -55,6 +36,31 @@ def datasplit(options: Any) -> int:
     if kept:
         print(f"It held other rows before; they are kept as {kept}")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser; `csc make-datasplit` spells the arguments so too."""
+    from asparagus.cli.data import SUBCOMMANDS
+    from asparagus.data.zarr import make
+
+    parser = argparse.ArgumentParser("asp data datasplit", description=SUBCOMMANDS["datasplit"][1])
+    parser.add_argument("--classes", "-c", default=",".join(make.CLASSES), help="what is to be segmented, with commas")
+    parser.add_argument("--force-all-classes", "-fa", action="store_true", help="leave out crops that lack a class")
+    for flag, part in (("-ft", "train"), ("-fv", "validate")):
+        parser.add_argument(f"--force-all-classes-{part}", flag, action="store_true", help=f"... of those to {part}")
+    parser.add_argument(
+        "--validate-ratio", "-vr", type=float, default=make.VALIDATION_PROB, help="default: %(default)s"
+    )
+    parser.add_argument("--datasets", "-ds", default="*", help="names or patterns, with commas")
+    parser.add_argument("--crops", "-cr", default="*", help="names or patterns, with commas")
+    parser.add_argument("--search-path", "--search_path", "-sp", help=f"default: ASPARAGUS_DATA/{make.S3_SEARCH_PATH}")
+    parser.add_argument("--raw-name", "--raw_name", "-rn", default=make.RAW_NAME, help="default: %(default)s")
+    parser.add_argument("--crop-name", "--crop_name", "-cn", default=make.CROP_NAME, help="default: %(default)s")
+    parser.add_argument("--csv-path", "--csv_path", "-cp", default=make.CSV_PATH, help="default: %(default)s")
+    parser.add_argument("--use-s3", "--use_s3", "-s3", action="store_true", help="of the challenge's own buckets")
+    parser.add_argument("--seed", type=int, default=42, help="of the draws (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print what is found, and write nothing")
+    return parser
 
 
 def _listed(text: str) -> list[str]:
