@@ -111,7 +111,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "data": (
         *(*HELP, "--cases", "--num_workers", "--ray", "--save_as_tensor", "--save_as_nifti", "--json", "--all"),
         *("--task", "-t", "--kind", "--folder", "--extension", "--train", "--val", "--test", "--n_folds", "--seed"),
-        *("--n_classes", "--n_modalities", "--dimensions", "--subjects", "--dataset", "-d"),
+        *("--n_classes", "--n_modalities", "--dimensions", "--subjects", "--dataset", "-d", "--dry-run", "--use-s3"),
+        *("--classes", "--validate-ratio", "--datasets", "--crops", "--search-path", "--raw-name", "--crop-name"),
+        *("--csv-path", "--force-all-classes", "--force-all-classes-train", "--force-all-classes-validate"),
     ),
 }
 """Options of the commands that do not train; a command that is not listed has its help alone."""
@@ -257,7 +259,7 @@ def _of_data(words: list[str]) -> Iterable[str]:
     command = words[0] if words else ""
     if command == "convert":
         return sorted(path.stem for path in (Path(str(get_paths().configs)) / CONVERSIONS).glob("*.py"))
-    return {"make": MAKERS, "register": (), "new-conversion": ()}.get(command) or tasks()
+    return {"make": MAKERS, "register": (), "new-conversion": (), "datasplit": ()}.get(command) or tasks()
 
 
 def _of_launch(words: list[str], typed: str) -> Iterable[str]:
