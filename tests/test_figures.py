@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import re
 import struct
 from collections import defaultdict
@@ -43,13 +44,14 @@ from asparagus.callbacks.figures import Figures
 from asparagus.callbacks.predictions import Predictions
 from asparagus.callbacks.volumes import affine_of, map_file, write_map
 from asparagus.data.digits import make_digits
-from asparagus.data.split import make_split
+from asparagus.data.split import split_80_20
 from asparagus.data.synthetic import make_synthetic
 from asparagus.errors import ConfigError, DataError
 from asparagus.identity import deciding
 from asparagus.spec import Assignment
 from asparagus.spec import Figures as Asked
-from asparagus.stages.shown import Restored, Segmented, middle
+from asparagus.stages.masks import MaskModule
+from asparagus.stages.shown import Masks, Restored, Segmented, middle
 from asparagus.worker.ranks import InProcess
 from asparagus.worker.work import work
 
@@ -67,8 +69,8 @@ def root(tmp_path_factory) -> Path:
     for task in (SEG, PRE, REG):
         make_synthetic(task, folder, cases=10, size=16)
     for task in (DIGITS, SEG, PRE, REG):
-        make_split(folder, task, "split_80_20")
         paths = json.loads((folder / task / "paths.json").read_text())
+        (folder / task / "split_80_20.json").write_text(json.dumps(split_80_20(paths[3:])))
         (folder / task / "TEST_3.json").write_text(json.dumps(paths[:3]))
     case = folder / SEG / "cases" / f"{SEG}_0001.json"
     case.write_text(json.dumps({**json.loads(case.read_text()), "spacing": [0.5, 0.75, 2.0]}))
@@ -201,6 +203,28 @@ def test_a_reconstruction_shows_what_was_hidden_and_how_far_it_is_off():
     assert np.allclose(error, (output - image).abs())
     assert (np.abs(np.asarray(seen) - to_rgb(MISSED)).max(-1) < 1e-6).tolist() == hidden.tolist()
     assert f"{(output - image).abs()[hidden].mean():.2g} where hidden" in figure.axes[3].texts[0].get_text()
+
+
+def test_e25_masks_that_overlap_have_a_figure_each_and_what_nobody_annotated_is_no_error():
+    truth, predicted = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.bool)
+    truth[0, :2], truth[1, 2:], predicted[:] = 1, math.nan, True
+    figures = dict(of_samples([Masks("a", torch.randn(4, 4), truth, predicted)], ["nuc", "er"], "now"))
+    assert list(figures) == ["nuc", "er"]
+    wrong = {name: painted(figure.axes[4].images[0].get_array(), TOO_MUCH) for name, figure in figures.items()}
+    assert wrong["nuc"] == {(row, column) for row in (2, 3) for column in range(4)}
+    assert wrong["er"] == {(row, column) for row in (0, 1) for column in range(4)}
+    assert figures["er"].axes[4].texts[0].get_text() == "dice 0.00 in this plane"
+
+
+def test_e25_a_module_of_masks_shows_the_middle_of_its_cases():
+    module = MaskModule(torch.nn.Conv3d(1, 2, 1), {"name": "sgd", "lr": 0.1}, n_classes=2)
+    batch = {"image": torch.randn(3, 1, 4, 5, 6), "label": torch.randint(0, 2, (3, 2, 4, 5, 6)).float()}
+    predicted = torch.rand(3, 2, 4, 5, 6) > 0.5
+    shown = module.shown(batch, {"predicted": predicted}, 2)
+    assert [case.case for case in shown] == ["case 1", "case 2"]
+    assert torch.equal(shown[1].truth, batch["label"][1, ..., 3])
+    assert torch.equal(shown[1].predicted, predicted[1, ..., 3])
+    assert torch.equal(shown[1].image, batch["image"][1, 0, ..., 3])
 
 
 def test_half_precision_and_flat_images_are_drawn_too():

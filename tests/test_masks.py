@@ -95,7 +95,7 @@ def test_the_dice_of_each_mask_is_counted_over_annotated_voxels():
     module = MaskModule(Net(), {"name": "sgd", "lr": 0.1}, n_classes=2)
     label = torch.tensor([[1.0, 1.0, 0.0, NAN], [0.0, NAN, 1.0, 1.0]]).reshape(1, 2, 2, 2)
     logits = torch.tensor([[1.0, -1.0, -1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]).reshape(1, 2, 2, 2)
-    module._count(logits, label)
+    module._count(logits > 0, label)
     assert module.dice.compute().tolist() == pytest.approx([2 * 1 / (1 + 2), 2 * 2 / (3 + 2)])
 
 

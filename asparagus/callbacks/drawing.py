@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from asparagus.stages.shown import Restored, Segmented
+from asparagus.stages.shown import Masks, Restored, Segmented
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Drawn = Iterator[tuple[str, "Figure"]]
 """Figures by name, one at a time: each is large."""
+Samples = Sequence[Segmented | Masks] | Sequence[Restored]
 
 TRUTH, PREDICTED, FRAME = "#0072B2", "#E69F00", "#FF0000"
 MISSED, TOO_MUCH, RIGHT = "#56B4E9", "#D55E00", "#009E73"
@@ -52,18 +53,19 @@ PERCENTILES = (1, 99)
 ODD = re.compile(r"[^\w.+=-]+")
 
 
-def of_samples(samples: Sequence[Segmented] | Sequence[Restored], names: Sequence[str], when: str) -> Drawn:
+def of_samples(samples: Samples, names: Sequence[str], when: str) -> Drawn:
     """Yield a figure for each foreground class of a segmentation, or one of a reconstruction; one row for each case.
 
     Args:
         samples: The cases.
-        names: Of the classes, background first.
+        names: Of the classes, the background first where there is one.
         when: Which moment of the training it is, for the titles.
     """
-    segmented = [sample for sample in samples if isinstance(sample, Segmented)]
+    segmented = [sample for sample in samples if isinstance(sample, (Segmented, Masks))]
     restored = [sample for sample in samples if isinstance(sample, Restored)]
     if segmented:
-        for number, name in list(enumerate(names))[1 : MOST_CLASSES + 1]:
+        first = segmented[0].first
+        for number, name in list(enumerate(names))[first : first + MOST_CLASSES]:
             yield name, segmentation(segmented, number, f"{name}: {when}")
     if restored:
         yield "reconstruction", reconstruction(restored, f"reconstruction: {when}")
@@ -91,16 +93,16 @@ def file_name(name: str) -> str:
     return f"{ODD.sub('_', name).strip('_') or 'figure'}.png"
 
 
-def segmentation(samples: Sequence[Segmented], number: int, title: str) -> Figure:
+def segmentation(samples: Sequence[Segmented | Masks], number: int, title: str) -> Figure:
     """Draw one class of some cases: the full field, what of it was segmented, the truth, the prediction, the error.
 
     The field is outlined where truth and prediction are; a red frame shows which part of it was segmented where that
-    is not all of it.
+    is not all of it. Where nobody annotated, nothing is an error.
     """
     figure, rows = _grid(samples, SEGMENTED, title)
     for sample, (whole, seen, true, found, wrong) in zip(samples, rows, strict=True):
         image = _array(sample.image)
-        truth, predicted = _array(sample.truth) == number, _array(sample.predicted) == number
+        truth, predicted, known = map(_array, sample.of(number))
         shades = _shades(image)
         top, left = _corner(image.shape, truth.shape)
         raw = image[top : top + truth.shape[0], left : left + truth.shape[1]]
@@ -112,9 +114,9 @@ def segmentation(samples: Sequence[Segmented], number: int, title: str) -> Figur
         seen.imshow(raw, **shades)
         true.imshow(_painted(raw, shades, {TRUTH: truth}))
         found.imshow(_painted(raw, shades, {PREDICTED: predicted}))
-        both, missed, too_much = truth & predicted, truth & ~predicted, predicted & ~truth
+        both, missed, too_much = truth & predicted, truth & ~predicted, predicted & ~truth & known
         wrong.imshow(_painted(raw, shades, {RIGHT: both, MISSED: missed, TOO_MUCH: too_much}))
-        _note(wrong, _dice(truth, predicted))
+        _note(wrong, _dice(truth, predicted & known))
     _legend(figure, {"truth": TRUTH, "prediction": PREDICTED, "right": RIGHT, "missed": MISSED, "too much": TOO_MUCH})
     return figure
 
@@ -206,9 +208,7 @@ def regression(
     return figure
 
 
-def _grid(
-    samples: Sequence[Segmented] | Sequence[Restored], columns: Sequence[str], title: str
-) -> tuple[Figure, list[list[Axes]]]:
+def _grid(samples: Samples, columns: Sequence[str], title: str) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure and its empty fields: placed by hand, which takes half the time of a layout that is solved."""
     from matplotlib.figure import Figure
 

@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from asparagus.errors import ConfigError
-from asparagus.stages.base import StageModule
-from asparagus.stages.metrics import DicePerClass
-from asparagus.stages.seg import windowed
-from asparagus.targets import instantiate
-
-DEFAULT_LOSS = {"_target_": "asparagus.stages.losses.AnnotatedBCE"}
+from asparagus.stages.shown import Masks, middle, names_of
+from asparagus.stages.voxelwise import VoxelwiseModule
 
 
-class MaskModule(StageModule):
+class MaskModule(VoxelwiseModule):
     """Trains on `loss(net(image), label)`, label [B, n_classes, ...] of 0, 1 and NaN, which is no annotation.
 
-    Logs `val/loss`, the mean of the losses of the batches that were looked at (SEEDS E27), and `val/dice`, the mean
-    over the classes, counted over annotated voxels.
+    There is no mask for the background. Logs `val/loss`, the mean of the losses of the batches that were looked at
+    (SEEDS E27), and `val/dice`, the mean over the classes, counted over annotated voxels; tests so too.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        optim: Mapping[str, Any],
-        *,
-        n_classes: int,
-        patch_size: Sequence[int] | None = None,
-        class_names: Sequence[str] | None = None,
-        loss: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        overlap: float = 0.5,
-    ) -> None:
-        """Set up.
-
-        Args:
-            net: [B, C, ...] -> logits [B, n_classes, ...].
-            optim: The `optim` section.
-            n_classes: Number of masks; there is none for the background.
-            patch_size: Size of the sliding window in voxels; None looks at whole cases at once.
-            class_names: One per mask, for metric names.
-            loss: Arguments for `AnnotatedBCE`, or a loss of another `_target_`.
-            seed: Not used here.
-            overlap: Of neighbouring windows, as a share of the patch.
-        """
-        super().__init__(net, optim, n_classes=n_classes, patch_size=patch_size, class_names=class_names, seed=seed)
-        self.loss: nn.Module = instantiate({**DEFAULT_LOSS, **(loss or {})}, key="loss")
-        self.overlap = overlap
-        self.dice = DicePerClass(n_classes + 1)
+    default_loss: ClassVar[Mapping[str, Any]] = {"_target_": "asparagus.stages.losses.AnnotatedBCE"}
+    n_background: ClassVar[int] = 0
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `image` [B, C, ...] against `label` [B, n_classes, ...]."""
@@ -58,20 +29,33 @@ class MaskModule(StageModule):
         self.log_train(loss, len(batch["image"]))
         return loss
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """Count overlaps, and log the loss; every batch weighs the same, however few cases it has."""
-        logits = windowed(self, batch["image"], self.patch_size, self.overlap)
-        self.log_val_loss(self._loss(logits, batch["label"]), 1)
-        self._count(logits, batch["label"])
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Count overlaps, log the loss, and return the masks; every batch weighs the same, however few its cases."""
+        predicted, loss = self._predicted(batch)
+        self.log_val_loss(loss, 1)
+        return {"predicted": predicted}
 
-    def on_validation_epoch_end(self) -> None:
-        """Log `val/dice` and `val/dice/<class>`; classes that are nowhere count for nothing."""
-        scores = self.dice.compute()
-        self.dice.reset()
-        for name, score in zip(self.class_names, scores, strict=True):
-            if not score.isnan():
-                self.log(f"val/dice/{name}", score, sync_dist=True)
-        self.log("val/dice", scores.nanmean().nan_to_num(), prog_bar=True, sync_dist=True)
+    def shown(self, batch: Mapping[str, Any], outputs: Any, most: int) -> list[Masks]:
+        """Return the middle planes of the first cases."""
+        count = min(most, len(batch["image"]))
+        cases = zip(names_of(batch, count), batch["image"][:count, 0], strict=True)
+        masks = [
+            torch.stack([torch.stack(list(map(middle, case))) for case in part[:count]])
+            for part in (batch["label"], outputs["predicted"])
+        ]
+        return [Masks(name, middle(image), *both) for (name, image), *both in zip(cases, *masks, strict=True)]
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Count overlaps, and log the loss."""
+        _, loss = self._predicted(batch)
+        self.log_test_loss(loss, 1)
+
+    def _predicted(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the masks of whole cases, boolean and counted, and their loss."""
+        logits = self.predict_whole(batch["image"])
+        loss = self._loss(logits, batch["label"])
+        self._count(logits > 0, batch["label"])
+        return logits > 0, loss
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if logits.shape != label.shape:
@@ -82,9 +66,9 @@ class MaskModule(StageModule):
         loss: Tensor = self.loss(logits, label)
         return loss
 
-    def _count(self, logits: Tensor, label: Tensor) -> None:
+    def _count(self, predicted: Tensor, label: Tensor) -> None:
         """Count each mask as a class of its own against everything else."""
         for mask in range(self.n_classes):
             known = ~label[:, mask].isnan()
-            predicted, true = (logits[:, mask][known] > 0).long(), label[:, mask][known].long()
-            self.dice.update(predicted * (mask + 1), true * (mask + 1))
+            found, true = predicted[:, mask][known].long(), label[:, mask][known].long()
+            self.dice.update(found * (mask + 1), true * (mask + 1))

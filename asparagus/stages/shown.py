@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +21,31 @@ class Segmented:
     """Class indices [h, w]: as large as the image, or what a network that needs a margin leaves of its middle."""
     predicted: Tensor
     """Class indices [h, w]."""
+    first: ClassVar[int] = 1
+    """The first class that has a figure: the background has none."""
+
+    def of(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return of a class truth, prediction, and where the truth is known; each boolean [h, w]."""
+        return self.truth == number, self.predicted == number, torch.ones_like(self.truth, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """One case of a segmentation into classes that may overlap."""
+
+    case: str
+    image: Tensor
+    """[H, W], of the first channel."""
+    truth: Tensor
+    """Of each class 0, 1, or NaN where nobody annotated, [n, h, w]."""
+    predicted: Tensor
+    """Boolean [n, h, w]."""
+    first: ClassVar[int] = 0
+    """As of `Segmented`."""
+
+    def of(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return of a class truth, prediction, and where the truth is known; each boolean [h, w]."""
+        return self.truth[number] == 1, self.predicted[number], ~self.truth[number].isnan()
 
 
 @dataclass(frozen=True)
@@ -44,7 +70,7 @@ class Answers:
     truth: Tensor
 
 
-Shown = Sequence[Segmented] | Sequence[Restored] | Answers
+Shown = Sequence[Segmented] | Sequence[Masks] | Sequence[Restored] | Answers
 """What `shown(batch, outputs, most)` of a module may return."""
 
 
