@@ -353,6 +353,28 @@ VALUES = {
     "patch that is a number": ([DIGITS, "data.patch_size=8"], ["data.patch_size: 8", "Sequence[int]"]),
     "patch that is a text": ([DIGITS, "data.patch_size=big"], ["data.patch_size: 'big'"]),
     "augmentation that is a text": ([DIGITS, "data.augment=maybe"], ["data.augment: 'maybe'", "bool"]),
+    "augmentation without that argument": (
+        [DIGITS, "+data.augmentations=[{_target_: monai.transforms.RandFlip, probability: 0.5}]"],
+        ["data.augmentations[0].probability", "Did you mean 'prob'"],
+    ),
+    "augmentation that is not there": (
+        [DIGITS, "+data.augmentations={turn: {_target_: monai.transforms.RandRotat, prob: 0.5}}"],
+        ["data.augmentations.turn._target_", "Did you mean 'RandRotate'"],
+    ),
+    "augmentation of what no item has": (
+        [DIGITS, "+data.augmentations=[{_target_: monai.transforms.RandFlipd, keys: [img]}]"],
+        ["data.augmentations[0].keys: 'img'", "image, label"],
+    ),
+    "augmentation without its target": (
+        [DIGITS, "+data.augmentations=[RandFlip]"],
+        ["data.augmentations[0]: 'RandFlip'"],
+    ),
+    "augmentation alone": (
+        [DIGITS, "+data.transforms={_target_: monai.transforms.Flip}"],
+        ["data.transforms: {", "takes several", "list"],
+    ),
+    "augmentations that are a text": ([DIGITS, "+data.augmentations=flip"], ["data.augmentations: 'flip'"]),
+    "memory of less than nothing": ([DIGITS, "data.cache_gb=-1"], ["data.cache_gb: -1 is too small"]),
     "negative loader processes": ([DIGITS, "data.num_workers=-1"], ["data.num_workers: -1 is too small"]),
     "epoch of no samples": ([DIGITS, "data.samples_per_epoch=0"], ["data.samples_per_epoch: 0 is too small"]),
     "unknown kind of data": ([DIGITS, "data.kind=segm"], ["data.kind: 'segm'", "Did you mean 'seg'"]),

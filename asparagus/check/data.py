@@ -21,6 +21,8 @@ GIVEN: dict[str, frozenset[str]] = {
     "dataset": frozenset({"root", "subset", "image_transform"}),
 }
 """Arguments that the launcher, the data module and its loaders fill in."""
+TRANSFORMS = ("transforms", "augmentations")
+OF_ITEMS = ("image", "label")
 LOADER_TYPES = {
     "batch_size": "int",
     "batch_size_per_gpu": "int",
@@ -42,6 +44,7 @@ def data_module(data: dict[str, Any]) -> Iterator[str]:
     yield from crops(data) if data.get("_target_") == CROP_DATA else ()
     if data.get("_target_") != LOADER_DATA:
         yield from target("data", data, GIVEN["data"])
+        yield from _transforms(data) if data.get("_target_") == CASE_DATA else ()
         return
     yield from _loaders(data)
 
@@ -59,6 +62,32 @@ def _loaders(data: dict[str, Any]) -> Iterator[str]:
         loaders = {f"data.{part}": section} if "dataset" in section else _named(f"data.{part}", section)
         for where, loader in loaders.items():
             yield from _loader(where, loader)
+
+
+def _transforms(data: dict[str, Any]) -> Iterator[str]:
+    """Check what transforms of our data module are given; `target` looks at their own arguments."""
+    for key in TRANSFORMS:
+        given = data.get(key)
+        if given is None or is_open(given):
+            continue
+        if not isinstance(given, (dict, list)) or "_target_" in given:
+            yield f"data.{key}: {given!r} given, but it takes several. Write sections as a list, or by name."
+            continue
+        items = given.items() if isinstance(given, dict) else enumerate(given)
+        for at, one in items:
+            yield from _transform(f"data.{key}[{at}]" if isinstance(at, int) else f"data.{key}.{at}", one)
+
+
+def _transform(where: str, one: Any) -> Iterator[str]:
+    if one is None or is_open(one):
+        return
+    if not isinstance(one, dict) or "_target_" not in one:
+        yield f"{where}: {one!r} given, but it is a section: a _target_ and its arguments."
+        return
+    asked = one.get("keys", ())
+    for name in [asked] if isinstance(asked, str) else asked if isinstance(asked, list) else ():
+        if name not in OF_ITEMS and not one.get("allow_missing_keys"):
+            yield one_of(f"{where}.keys", name, OF_ITEMS)
 
 
 def test_cases(spec: Spec, task: Task) -> list[Path]:

@@ -58,6 +58,7 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("seed", spec.seed, 0),
         ("run.id", spec.run.id, 1),
         ("data.num_workers", spec.data.get("num_workers"), 0),
+        ("data.cache_gb", spec.data.get("cache_gb"), 0),
         ("data.samples_per_epoch", spec.data.get("samples_per_epoch"), 1),
         ("data.iterations_per_epoch", spec.data.get("iterations_per_epoch"), 1),
         ("site.nodes", spec.site.nodes, 1),

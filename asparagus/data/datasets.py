@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle  # nosec B403  # only its error is named
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from asparagus.data.chain import Chain, Transforms
 from asparagus.data.files import properties_file
+from asparagus.data.kept import Kept
 from asparagus.data.layout import DIMENSIONS, read_split, read_task
 from asparagus.data.memory import Memory
 from asparagus.data.sampler import Key
@@ -27,11 +30,20 @@ LABELLED = {"cls": "classification", "reg": "regression"}
 CLASSES = ("seg", "cls")
 """Kinds whose labels are numbers of classes."""
 KINDS = ("pretrain", "seg", "cls", "reg")
+MAPPED_FROM = 2**16
+"""Bytes of a file that is mapped rather than read: the system then keeps one copy for all processes, and only what of
+it was looked at."""
+GB = 10**9
+LOCATIONS = 200
+"""Voxels of a class that are noted."""
 # nnU-Net's share: one patch in three is centred on the foreground, the rest keep the background's prior.
 FOREGROUND_SHARE = 1 / 3
 
 Item = dict[str, Any]
 """Tensors by name; to pretrain also `draw`, the key of what was drawn; of test data `case`, which one it is."""
+
+
+Voxels = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 
 class Loaded(NamedTuple):
@@ -40,9 +52,11 @@ class Loaded(NamedTuple):
     image: Tensor
     """[C, ...] float32."""
     label: Tensor | None
-    """segmentation: [1, ...] int64; classification: int64 scalar; pretraining: None."""
-    locations: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    """For each foreground class that is present: voxel coordinates in it."""
+    """segmentation: [1, ...] as it lies in the file; classification: int64 scalar; pretraining: None."""
+    locations: tuple[Voxels, ...] = ()
+    """For each foreground class that is present: coordinates [voxels, axes] in it."""
+    held: int = 0
+    """Bytes of memory, unless they are a mapped file's."""
 
 
 _memory: list[Memory[Loaded]] = []
@@ -60,6 +74,8 @@ def cases(
     dimensions: str = "3D",
     patch_size: Sequence[int] | None = None,
     augment: bool = False,
+    transforms: Transforms = None,
+    augmentations: Transforms = None,
     seed: int = 0,
 ) -> CaseDataset:
     """Return the cases of one part of a task's split, for a loader section: `dataset: {name: cases, task: ...}`.
@@ -74,6 +90,8 @@ def cases(
         dimensions: `2D` or `3D`.
         patch_size: Voxels per axis; None keeps whole cases.
         augment: Mirror and jitter the training items.
+        transforms: As of `CaseDataset`.
+        augmentations: As of `CaseDataset`.
         seed: Decides patches and augmentation.
 
     Raises:
@@ -85,9 +103,17 @@ def cases(
         raise ConfigError(one_of("dataset.subset", subset, parts))
     if dimensions not in DIMENSIONS:
         raise ConfigError(one_of("dataset.dimensions", dimensions, DIMENSIONS))
-    whether = {"train": subset == "train", "augment": augment}
-    axes = DIMENSIONS[dimensions]
-    return CaseDataset(parts[subset], kind, dimensions=axes, patch_size=patch_size, seed=seed, **whether)
+    return CaseDataset(
+        parts[subset],
+        kind,
+        dimensions=DIMENSIONS[dimensions],
+        patch_size=patch_size,
+        train=subset == "train",
+        augment=augment,
+        transforms=transforms,
+        augmentations=augmentations,
+        seed=seed,
+    )
 
 
 class CaseDataset(Dataset[Item]):
@@ -102,7 +128,10 @@ class CaseDataset(Dataset[Item]):
         patch_size: Sequence[int] | None = None,
         train: bool = False,
         augment: bool = False,
+        transforms: Transforms = None,
+        augmentations: Transforms = None,
         cache: bool = True,
+        cache_gb: float = 4.0,
         seed: int = 0,
         n_classes: int | None = None,
     ) -> None:
@@ -115,12 +144,15 @@ class CaseDataset(Dataset[Item]):
             patch_size: Voxels per axis of what is cut out; None keeps whole cases. Validating seg always keeps them.
             train: Crops are random and foreground is oversampled; otherwise they are in the middle.
             augment: Mirror and jitter; only when training.
-            cache: Keep what was read in memory (once per loader worker).
+            transforms: What is done to each whole case once, before anything is cut out of it.
+            augmentations: What is done to each training item; what is random in it follows from seed, epoch and index.
+            cache: Keep cases: large files mapped, others and what `transforms` made of them in memory.
+            cache_gb: The most memory (10^9 bytes) that those fill, over all loader processes of a worker.
             seed: With epoch, index and turn, all that the randomness depends on.
             n_classes: Of the task, background included: a case with a label beyond them is refused when it is read.
 
         Raises:
-            ConfigError: an unknown kind, or a patch with too few axes.
+            ConfigError: an unknown kind, a patch with too few axes, or a transform that does not fit.
         """
         if kind not in KINDS:
             raise ConfigError(one_of("data.kind", kind, KINDS))
@@ -130,7 +162,10 @@ class CaseDataset(Dataset[Item]):
         whole = kind == "seg" and not train
         self.patch = None if patch_size is None or whole else tuple(patch_size[:dimensions])
         self.train, self.augment, self.seed, self.n_classes = train, augment and train, seed, n_classes
-        self._cache: dict[int, Loaded] | None = {} if cache else None
+        names = ("image",) if kind == "pretrain" else ("image", "label")
+        self.transforms = Chain(transforms, "data.transforms", names=names, is_random=False)
+        self.augmentations = Chain(augmentations if train else None, "data.augmentations", names=names, is_random=True)
+        self._kept: Kept[Loaded] | None = Kept(int(cache_gb * GB)) if cache else None
 
     def __len__(self) -> int:
         """Return the number of cases."""
@@ -145,32 +180,52 @@ class CaseDataset(Dataset[Item]):
         # A sampler of someone else's gives indices alone: what is random then follows torch's own stream.
         epoch, index, *turn = (int(torch.randint(2**31, ())), key) if isinstance(key, int) else key
         case = self._case(index)
-        random = self.train and (self.augment or self._is_cut(case))
+        random = self.train and (self.augment or self.augmentations or self._is_cut(case))
         # Not for nothing: it takes a while.
         rng = np.random.default_rng([self.seed, epoch, index, *turn]) if random else None
         image, mask = self._cut(case, rng)
         if rng is not None and self.augment:
-            # image and label mirror together: one tensor
-            both = flip(rng, image if mask is None else torch.cat([image, mask.float()]))
-            image, mask = jitter(rng, both[: len(image)]), None if mask is None else both[len(image) :].long()
-        item: Item = {"image": image.contiguous()}
+            image, *masks = flip(rng, *(part for part in (image, mask) if part is not None))
+            image, mask = jitter(rng, image), masks[0] if masks else None
+        item: Item = {"image": image}
+        if (label := case.label if mask is None else mask) is not None:
+            item["label"] = label
+        if self.augmentations:
+            item = self.augmentations(item, rng)
         if self.kind == "pretrain":
             # A text stays where it is: numbers on a GPU would have to be waited for.
             item["draw"] = " ".join(map(str, (epoch, index, *(turn or (0,))) if self.train else (0, index, 0)))
-        if mask is not None:
-            item["label"] = mask[0].contiguous()
-        elif case.label is not None:
-            item["label"] = case.label
-        return item
+        return self._finished(item)
+
+    def _finished(self, item: Item) -> Item:
+        """Return an item as the collation needs it: a segmentation's label without its channel."""
+        image = item["image"].float().contiguous()
+        if self.kind != "seg":
+            return {**item, "image": image}
+        return {"image": image, "label": item["label"][0].long().contiguous()}
 
     def _case(self, index: int) -> Loaded:
-        if self._cache is None:
-            return self._checked(load_case(self.files[index], self.kind), index)
-        if index not in self._cache:
+        if self._kept is None:
+            return self._transformed(index, self._checked(load_case(self.files[index], self.kind), index))
+        if (case := self._kept.get(index)) is None:
             file = self.files[index]
-            kept = _memory[0].get(file, self.kind, load_case) if _memory else load_case(file, self.kind)
-            self._cache[index] = self._checked(kept, index)
-        return self._cache[index]
+            read = _memory[0].get(file, self.kind, load_case) if _memory else load_case(file, self.kind)
+            case = self._transformed(index, self._checked(read, index))
+            self._kept.offer(index, case)
+        return case
+
+    def _transformed(self, index: int, case: Loaded) -> Loaded:
+        """Return a case as `transforms` make it; its foreground is looked for anew where they move it."""
+        if not self.transforms:
+            return case
+        given = {"image": case.image} if case.label is None else {"image": case.image, "label": case.label}
+        made = self.transforms(given, np.random.default_rng([self.seed, index]))
+        image, label, locations = made["image"].float(), made.get("label"), case.locations
+        if case.label is None or label is None:
+            return Loaded(image, None, held=image.nbytes)
+        if self.kind == "seg" and not (label.shape == case.label.shape and torch.equal(label, case.label)):
+            locations = foreground(label)
+        return Loaded(image, label, locations, held=image.nbytes + label.nbytes)
 
     def _checked(self, case: Loaded, index: int) -> Loaded:
         """Refuse a class that the task does not have: losses would crash on it, on a GPU without saying why."""
@@ -246,7 +301,17 @@ def _voxel(rng: np.random.Generator, case: Loaded) -> tuple[int, ...] | None:
     if not case.locations or rng.random() >= FOREGROUND_SHARE:
         return None
     of_class = case.locations[int(rng.integers(len(case.locations)))]
-    return of_class[int(rng.integers(len(of_class)))]
+    return tuple(of_class[int(rng.integers(len(of_class)))].tolist())
+
+
+def foreground(label: Tensor) -> tuple[Voxels, ...]:
+    """Return for each class of a label [1, ...] but the background at most 200 voxels, spread evenly over it."""
+    found = []
+    for value in label.unique():
+        if value > 0:
+            voxels = (label[0] == value).nonzero()
+            found.append(voxels[:: max(1, -(-len(voxels) // LOCATIONS))].numpy())
+    return tuple(found)
 
 
 def keep_cases() -> None:
@@ -267,16 +332,18 @@ def load_case(file: Path, kind: str) -> Loaded:
         if not is_pair or not isinstance(content[0], Tensor):
             raise DataError(f"{file}: expected [data, label] for {LABELLED[kind]}, found {_describe(content)}.")
         label = torch.as_tensor(content[1])
-        return Loaded(content[0].float(), label.long().reshape(()) if kind == "cls" else label.float().reshape(-1))
+        label = label.long().reshape(()) if kind == "cls" else label.float().reshape(-1)
+        return Loaded(image := content[0].float(), label, held=_held(file, content[0], image))
     if isinstance(content, list | tuple):
         content = content[0] if kind == "pretrain" else None  # pretraining also takes a classification task's images
     if not isinstance(content, Tensor):
         raise DataError(f"{file}: expected one tensor [C, ...] for {kind}, found {_describe(content)}.")
     if kind == "pretrain":
-        return Loaded(content.float(), None)
+        return Loaded(image := content.float(), None, held=_held(file, content, image))
     if len(content) < LEAST_SEG_CHANNELS:
         raise DataError(f"{file}: expected the label as last channel, found {_describe(content)}. Is it a seg task?")
-    return Loaded(content[:-1].float(), content[-1:].long(), _locations(file))
+    image = content[:-1].float()
+    return Loaded(image, content[-1:], _locations(file), held=_held(file, content, image))
 
 
 def read_content(file: Path) -> Any:
@@ -290,9 +357,21 @@ def read_content(file: Path) -> Any:
 
         return torch.from_numpy(read_volume(file).array)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=_is_mapped(file))
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise DataError(f"{file}: not readable as a case: {error}") from error
+
+
+def _is_mapped(file: Path) -> bool:
+    """Tell whether a file is large, and of the form that can be mapped: torch wrote another before version 1.6."""
+    return file.suffix == ".pt" and file.stat().st_size >= MAPPED_FROM and zipfile.is_zipfile(file)
+
+
+def _held(file: Path, content: Tensor, image: Tensor) -> int:
+    """Return the bytes of a case that are in memory: of a mapped file, those that had to be converted."""
+    if not _is_mapped(file):
+        return content.nbytes + (image.nbytes if image.dtype != content.dtype else 0)
+    return image.nbytes if image.dtype != content.dtype else 0
 
 
 def properties_beside(file: Path) -> dict[str, Any]:
@@ -302,10 +381,10 @@ def properties_beside(file: Path) -> dict[str, Any]:
     return found
 
 
-def _locations(file: Path) -> tuple[tuple[tuple[int, ...], ...], ...]:
+def _locations(file: Path) -> tuple[Voxels, ...]:
     """Return the foreground voxels that the properties beside the case list; none when there are no properties."""
     found = properties_beside(file).get("foreground_locations", {})
-    return tuple(tuple(tuple(voxel) for voxel in voxels) for _, voxels in sorted(found.items()) if voxels)
+    return tuple(np.asarray(voxels, dtype=np.int64) for _, voxels in sorted(found.items()) if voxels)
 
 
 def _describe(content: Any) -> str:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from asparagus.data import samples_of
+from asparagus.data.chain import Transforms
 from asparagus.data.datasets import CaseDataset, NamedCaseDataset
 from asparagus.data.epochs import coming_epoch, few_validation_batches
 from asparagus.data.layout import DIMENSIONS, Task, read_split, read_task, read_test, test_name, too_few_to_test
@@ -44,7 +45,10 @@ class CaseDataModule(pl.LightningDataModule):
         validation_time_limit: float | None = None,
         num_workers: int | None = None,
         cache: bool = True,
-        augment: bool = True,
+        cache_gb: float = 4.0,
+        augment: bool | None = None,
+        transforms: Transforms = None,
+        augmentations: Transforms = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -68,8 +72,11 @@ class CaseDataModule(pl.LightningDataModule):
             validation_time_limit: Seconds that a validation may take; at least one batch is seen. With it, or with
                 Trainer's `limit_val_batches`, cases come in another order each time (SEEDS E28 to E30); None: no limit.
             num_workers: Loader processes per worker; None is none here, the plan fills it in.
-            cache: Keep cases in memory after the first read.
-            augment: Mirror and jitter the training items.
+            cache: Keep cases: large files mapped, so that all processes share them, others in memory.
+            cache_gb: The most memory (10^9 bytes) that the latter fill, for each part of the split and worker.
+            augment: Mirror and jitter the training items; None: unless there are `augmentations`.
+            transforms: Of each whole case, once: MONAI's dictionary transforms, or functions of an image [C, ...].
+            augmentations: As `transforms`, of each training item; what is random follows from seed, epoch and case.
             seed: Decides order, patches and augmentation.
             rank: Which share of the data is this worker's.
             world_size: How many workers share the data.
@@ -77,15 +84,18 @@ class CaseDataModule(pl.LightningDataModule):
             subject_overlap: Let a case or a subject be in two parts of the split: what is measured is then known.
 
         Raises:
-            ConfigError: a batch size or a time that is none, dimensions other than 2D and 3D, an epoch of two lengths.
+            ConfigError: a batch size, time or memory that is none, dimensions other than 2D and 3D, two epoch lengths.
         """
         super().__init__()
-        _check(dimensions, batch_size, validation_time_limit)
+        _check(dimensions, batch_size, validation_time_limit, cache_gb)
         self.validation_time_limit, self.subject_overlap, self.seed = validation_time_limit, subject_overlap, seed
         self.root, self.task_name, self.kind, self.rank, self.world_size = root, task, kind, rank, world_size
         self.split, self.fold, self.batch_size, self.patch_size = split, fold, batch_size, patch_size
         self.samples_per_epoch = _samples(samples_per_epoch, iterations_per_epoch, batch_size, world_size)
-        self.cache, self.augment, self.dimensions, self.test_split = cache, augment, DIMENSIONS[dimensions], test_split
+        self.dimensions, self.test_split = DIMENSIONS[dimensions], test_split
+        self.of_cases: dict[str, Any] = {"cache": cache, "cache_gb": cache_gb, "transforms": transforms}
+        augment = not augmentations if augment is None else augment
+        self.of_training: dict[str, Any] = {"augment": augment, "augmentations": augmentations}
         self.workers = _workers(num_workers or 0, pin_memory=pin_memory)
 
     @property
@@ -112,9 +122,9 @@ class CaseDataModule(pl.LightningDataModule):
         shared: dict[str, Any] = {
             "dimensions": self.dimensions,
             "patch_size": self.patch_size,
-            "cache": self.cache,
             "seed": self.seed,
             "n_classes": self.task.n_classes,
+            **self.of_cases,
         }
         # Now, and not after hours of training: what is wrong with the test data would end the run.
         tested = read_test(self.task, self.test_split, self.split, self.fold)
@@ -122,7 +132,7 @@ class CaseDataModule(pl.LightningDataModule):
             raise DataError(problem)
         measured = stage not in (None, "fit")  # what was trained on may be looked at, too
         must_be_apart({**parts, "test": tested}, self.task, allowed=self.subject_overlap or measured)
-        self.train_set = CaseDataset(parts["train"], self.kind, train=True, augment=self.augment, **shared)
+        self.train_set = CaseDataset(parts["train"], self.kind, train=True, **self.of_training, **shared)
         folder = self.task.folder
         self.val_set = NamedCaseDataset(parts["val"], self.kind, folder=folder, **shared)
         self.test_set = NamedCaseDataset(tested, self.kind, folder=folder, **shared) if tested else None
@@ -184,10 +194,12 @@ def _samples(samples: int | None, iterations: int | None, batch_size: int, world
     return samples_of(iterations, batch_size, world_size)
 
 
-def _check(dimensions: str, batch_size: int, validation_time_limit: float | None) -> None:
+def _check(dimensions: str, batch_size: int, validation_time_limit: float | None, cache_gb: float) -> None:
     if dimensions not in DIMENSIONS:
         raise ConfigError(one_of("model.dimensions", dimensions, DIMENSIONS))
     if batch_size < 1:
         raise ConfigError(f"data.batch_size: {batch_size} is not at least 1.")
     if validation_time_limit is not None and not validation_time_limit > 0:
         raise ConfigError(f"data.validation_time_limit: {validation_time_limit} is no time. Give seconds, or null.")
+    if not cache_gb >= 0:
+        raise ConfigError(f"data.cache_gb: {cache_gb} is no amount of memory. Give 10^9 bytes, or data.cache=false.")

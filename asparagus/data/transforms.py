@@ -45,10 +45,10 @@ def crop(tensor: Tensor, starts: Sequence[int], size: Sequence[int]) -> Tensor:
     return pad(cut, sides)
 
 
-def flip(rng: np.random.Generator, tensor: Tensor) -> Tensor:
-    """Mirror [C, ...] along each spatial axis with probability one half."""
-    axes = [axis for axis in range(1, tensor.ndim) if rng.random() < FLIP_PROBABILITY]
-    return torch.flip(tensor, axes) if axes else tensor
+def flip(rng: np.random.Generator, *tensors: Tensor) -> list[Tensor]:
+    """Mirror [C, ...] along each spatial axis with probability one half: all of them along the same axes."""
+    axes = [axis for axis in range(1, tensors[0].ndim) if rng.random() < FLIP_PROBABILITY]
+    return [torch.flip(tensor, axes) if axes else tensor for tensor in tensors]
 
 
 def unit_interval(raw: Tensor) -> Tensor:
@@ -61,4 +61,4 @@ def jitter(rng: np.random.Generator, image: Tensor) -> Tensor:
     """Change contrast and brightness of [C, ...] a little and add noise."""
     contrast, brightness = 1 + JITTER * rng.standard_normal(), JITTER * rng.standard_normal()
     noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
-    return image * contrast + brightness + JITTER * noise
+    return noise.mul_(JITTER).add_(image, alpha=contrast).add_(brightness)
