@@ -54,6 +54,7 @@ format: $(STAMP)  ## format and mend what can be mended
 bench: $(STAMP)  ## the figures of DESIGN 7, side by side with the stock ways
 	$(BIN)/python benchmarks/launch.py
 	$(BIN)/python benchmarks/record.py
+	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/many_runs.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/recovery.py

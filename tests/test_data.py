@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from asparagus.data import MAKERS
 from asparagus.data.datasets import CaseDataset, case_names
@@ -26,6 +27,7 @@ from asparagus.data.sampler import EpochSampler
 from asparagus.data.split import make_split, split_80_20
 from asparagus.data.synthetic import make_synthetic
 from asparagus.errors import ConfigError, DataError
+from asparagus.worker.leaving import pass_over_what_was_seen
 from tests.helpers import quiet_trainer
 
 SEG, CLS, PRE, DIGITS = "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task998_LauritSyn", "Task001_Digits"
@@ -639,6 +641,23 @@ def test_a_resumed_training_is_fed_what_an_uninterrupted_one_is(root, tmp_path, 
     whole = fit(3)
     assert len(whole) == 6
     assert fit(3, tmp_path / "0.ckpt") == [fed for fed in whole if fed[0] > 0]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_training_resumed_within_an_epoch_is_fed_what_was_left_of_it(root, tmp_path, num_workers):
+    def fit(start=None, *callbacks):
+        module = Recorder()
+        options = {"batch_size": 2, "patch_size": [8, 8, 8], "num_workers": num_workers, "samples_per_epoch": 12}
+        data = CaseDataModule(root, SEG, "seg", seed=1, **options)
+        pass_over_what_was_seen(data, start)
+        trainer = quiet_trainer(max_epochs=3, enable_checkpointing=bool(callbacks), callbacks=list(callbacks))
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
+        return module.fed
+
+    whole = fit(None, ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1))
+    assert len(whole) == len(set(whole)) == 18
+    for step in (4, 8, 12, 16):  # the middle of each epoch, and the end of one
+        assert fit(tmp_path / f"step={step}.ckpt") == whole[step:]
 
 
 # ---- validation within limits (SEEDS E28 to E30) ----

@@ -25,6 +25,7 @@ PAGES = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "DECISIONS.md", "launch/README.md"),
     *("docs/failures.md", "docs/coming-from.md", "docs/submit.md", "docs/clusters.md", "docs/security.md"),
     *("docs/training.md", "docs/archives.md", "docs/semi-supervised.md", "docs/data.md", "docs/bio-imaging.md"),
+    "docs/loading.md",
 ]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 SHIPPED = sorted(path for path in ROOT.glob("configs/**/*.yaml") if "# asp-launch" in path.read_text())

@@ -159,7 +159,7 @@ class CheckpointWriter(Checkpoint):
             world_size=trainer.world_size,
             monitor=self._asked.monitor,
             mode=self._asked.mode,
-            batch=_batches_of_half_an_epoch(trainer),
+            batch=batches_of_half_an_epoch(trainer),
         )
 
     def _make_room(self) -> None:
@@ -188,7 +188,8 @@ def _free_name(folder: Path, name: str) -> str:
     return free
 
 
-def _batches_of_half_an_epoch(trainer: Trainer) -> int:
+def batches_of_half_an_epoch(trainer: Trainer) -> int:
+    """Return how many batches of an epoch that has not ended were trained on, also where a state was just restored."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return 0 if progress.is_last_batch else int(progress.current.processed)
 

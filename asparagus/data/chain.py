@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -62,8 +63,9 @@ class Chain:
             return self._applied(item)
 
     def _applied(self, item: dict[str, Any]) -> dict[str, Any]:
-        for one, whole in self._steps:
-            item = dict(one(item)) if whole else {**item, "image": one(item["image"])}
+        with _untracked():
+            for one, whole in self._steps:
+                item = dict(one(item)) if whole else {**item, "image": one(item["image"])}
         return {name: _plain(value) for name, value in item.items()}
 
 
@@ -80,6 +82,21 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
+
+
+@contextmanager
+def _untracked() -> Iterator[None]:
+    """Have MONAI, if it is in use, keep no account of what it does: nobody inverts it, and it takes time."""
+    tracking: Any = sys.modules.get("monai.data.meta_obj")
+    if tracking is None:
+        yield
+        return
+    before = tracking.get_track_meta()
+    tracking.set_track_meta(False)
+    try:
+        yield
+    finally:
+        tracking.set_track_meta(before)
 
 
 def _step(one: Any, key: str, names: Sequence[str], *, is_random: bool) -> tuple[Transform, bool]:

@@ -18,9 +18,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch.utils.data import DataLoader, Sampler
 
-from asparagus.callbacks.checkpoints import CheckpointWriter
+from asparagus.callbacks.checkpoints import CheckpointWriter, batches_of_half_an_epoch
 from asparagus.callbacks.journal_logger import scalars
-from asparagus.checkpoint.folder import manifest_of
 from asparagus.errors import LeftError
 
 ASK_S = 0.5
@@ -149,21 +148,22 @@ def pass_over_what_was_seen(datamodule: pl.LightningDataModule, start: Path | No
 
     Args:
         datamodule: Whose loaders.
-        start: The state file that it goes on from.
+        start: The state file that it goes on from, one of ours or any that Lightning wrote.
     """
-    manifest = manifest_of(start.parent) if start is not None else None
-    if manifest is None or not manifest.batch:
+    if start is None:
         return
-    make, left = datamodule.train_dataloader, [manifest.batch]
+    make, first = datamodule.train_dataloader, [True]
 
     def train_dataloader() -> Any:
-        loaders, seen = make(), left.pop() if left else 0
+        loaders, trainer = make(), datamodule.trainer
+        seen = batches_of_half_an_epoch(trainer) if trainer is not None and first else 0
+        first.clear()
         for loader in _loaders(loaders) if seen else ():
             if loader.batch_sampler is not None and loader.batch_size is not None:
                 batches: Any = loader.batch_sampler
                 batches.sampler = _AfterThose(batches.sampler, seen * loader.batch_size)
-                if hasattr(batches.sampler, "set_epoch"):  # loader workers fetch before Lightning tells it
-                    batches.sampler.set_epoch(manifest.epoch)
+                if trainer is not None and hasattr(batches.sampler, "set_epoch"):
+                    batches.sampler.set_epoch(trainer.current_epoch)  # loader workers fetch before Lightning tells it
         return loaders
 
     datamodule.train_dataloader = train_dataloader

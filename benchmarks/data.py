@@ -1,0 +1,224 @@
+"""How fast patches of volumes come: ours, a plain MONAI CacheDataset loop, and cellmap-data where it is installed.
+
+python benchmarks/data.py [TURNS]    5 turns of each by default, in turn; writes into benchmarks/RESULTS.md
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from report import report
+
+from asparagus.data.layout import read_split, read_task
+from asparagus.data.modules import CaseDataModule
+from asparagus.data.split import make_split
+from asparagus.data.synthetic import make_synthetic
+from asparagus.errors import AsparagusError
+
+TASK = "Task997_LauritSynSeg"
+CASES, SIZE, PATCH, BATCH, PROCESSES = 50, 128, 64, 2, 2
+"""40 of the 50 cases are trained on: 670 MB of float32, image and label."""
+EPOCHS = 3
+STEP_S = 0.08
+"""How long a training step takes in which stalls are counted: 25 patches a second."""
+PLAIN, TUNED, OURS, SAME, CELLMAP = (
+    "MONAI's CacheDataset as its guide has it",
+    "the same, tuned (no copies of what is cached, no metadata)",
+    "Asparagus, its own mirror and jitter",
+    "Asparagus, MONAI's transforms as in the other two",
+    "cellmap-data, on the same volumes as Zarr",
+)
+GOAL = 0.95
+Loader = Iterable[Any]
+
+
+def augmentations() -> list[Any]:
+    """Return what our own mirror and jitter do, as transforms of MONAI's."""
+    from monai import transforms as of
+
+    both = ["image", "label"]
+    flips = [of.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)]
+    scale, shift = (
+        of.RandScaleIntensityd("image", factors=0.1, prob=1.0),
+        of.RandShiftIntensityd("image", 0.1, prob=1.0),
+    )
+    return [*flips, scale, shift, of.RandGaussianNoised("image", std=0.1, prob=1.0)]
+
+
+def read(file: str) -> dict[str, torch.Tensor]:
+    volume = torch.load(file, weights_only=True)
+    return {"image": volume[:1], "label": volume[1:]}
+
+
+@contextmanager
+def plain(root: Path, **options: Any) -> Iterator[Loader]:
+    """Yield the loop of MONAI's fast training guide: all cases in memory, foreground found once."""
+    from monai import data
+    from monai import transforms as of
+
+    files = [str(file) for file in read_split(read_task(root, TASK), "split_80_20", 0)["train"]]
+    indices = {"fg_indices_key": "label_fg_indices", "bg_indices_key": "label_bg_indices"}
+    crop = of.RandCropByPosNegLabeld(
+        ["image", "label"], label_key="label", spatial_size=[PATCH] * 3, pos=1, neg=2, num_samples=1, **indices
+    )
+    kept = of.SelectItemsd(["image", "label"])
+    steps = [of.Lambda(read), of.FgBgToIndicesd("label"), crop, kept, *augmentations()]
+    cached = data.CacheDataset(files, of.Compose(steps), cache_rate=1.0, num_workers=2, progress=False, **options)
+    yield data.DataLoader(cached, batch_size=BATCH, shuffle=True, num_workers=PROCESSES, persistent_workers=True)
+
+
+@contextmanager
+def tuned(root: Path) -> Iterator[Loader]:
+    from monai.data import set_track_meta
+
+    set_track_meta(False)
+    try:
+        with plain(root, copy_cache=False) as loader:
+            yield loader
+    finally:
+        set_track_meta(True)
+
+
+def ours(own: Callable[[], list[Any]]) -> Callable[[Path], Any]:
+    @contextmanager
+    def loaded(root: Path) -> Iterator[Loader]:
+        options: dict[str, Any] = {"batch_size": BATCH, "patch_size": [PATCH] * 3, "num_workers": PROCESSES}
+        module = CaseDataModule(str(root), TASK, "seg", augmentations=own(), **options)
+        module.setup("fit")
+        yield module.train_dataloader()
+
+    return loaded
+
+
+@contextmanager
+def cellmap(root: Path) -> Iterator[Loader]:
+    """Yield cellmap-data's own dataset over Zarr copies of the same volumes: two classes, mirrored, without noise."""
+    from cellmap_data import CellMapDataset
+    from torch.utils.data import ConcatDataset, DataLoader, RandomSampler
+
+    arrays = {"input": {"shape": [PATCH] * 3, "scale": [1.0] * 3}}
+    targets = {"output": {"shape": [PATCH] * 3, "scale": [1.0] * 3}}
+    mirror = {"mirror": {"axes": {"x": 0.5, "y": 0.5, "z": 0.5}}}
+    sets = [
+        CellMapDataset(f"{volume}/raw", f"{volume}/labels/[ball,box]", ["ball", "box"], arrays, targets,
+                       spatial_transforms=mirror, force_has_data=True)
+        for volume in zarrs(root)
+    ]  # fmt: skip
+    data: Any = ConcatDataset(sets)
+    sampler = RandomSampler(data, replacement=True, num_samples=len(sets))
+    named = DataLoader(data, BATCH, sampler=sampler, num_workers=PROCESSES, persistent_workers=True)
+    yield named
+
+
+def zarrs(root: Path) -> list[Path]:
+    """Write the training volumes as OME-NGFF in chunks of 64^3, once."""
+    import zarr
+
+    folder, made = root / "zarr", []
+    for file in read_split(read_task(root, TASK), "split_80_20", 0)["train"]:
+        made.append(volume := folder / f"{file.stem}.zarr")
+        if volume.exists():
+            continue
+        image, label = torch.load(file, weights_only=True).numpy()
+        parts = {"raw": image, "labels/ball": (label == 1).astype("u1"), "labels/box": (label == 2).astype("u1")}
+        for name, values in parts.items():
+            group = zarr.open_group(str(volume / name), mode="w")
+            group.create_dataset("s0", data=values, chunks=(64, 64, 64))
+            axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
+            scale = [{"type": "scale", "scale": [1.0] * 3}, {"type": "translation", "translation": [0.0] * 3}]
+            level = {"path": "s0", "coordinateTransformations": scale}
+            group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+    return made
+
+
+WAYS: dict[str, Callable[[Path], Any]] = {PLAIN: plain, TUNED: tuned, OURS: ours(list), SAME: ours(augmentations)}
+if find_spec("cellmap_data"):
+    WAYS[CELLMAP] = cellmap
+
+
+def passed(loader: Loader, step: float) -> tuple[int, float, float]:
+    """Take all batches of some epochs; returns how many items, the seconds, and those spent waiting."""
+    items, waited, begun = 0, 0.0, time.perf_counter()
+    for _ in range(EPOCHS):
+        batches = iter(loader)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            items += len(next(iter(batch.values())))
+            time.sleep(step)
+    return items, time.perf_counter() - begun, waited
+
+
+def memory() -> float:
+    """Return the bytes of this process and its children that are no file's; what they share is counted once."""
+    each = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(area.pss for one in each for area in one.memory_maps() if not area.path.endswith(".pt"))
+
+
+def measured(way: str, root: Path) -> dict[str, float]:
+    before, begun = memory(), time.perf_counter()
+    with WAYS[way](root) as loader:
+        next(iter(loader))
+        first = time.perf_counter() - begun
+        passed(loader, 0.0)  # every process has seen every case
+        items, seconds, _ = passed(loader, 0.0)
+        _, whole, waited = passed(loader, STEP_S)
+        return {
+            "items": items / seconds,
+            "stall": waited / whole,
+            "first": first,
+            "memory": (memory() - before) / 1e9,
+        }
+
+
+def main(turns: int) -> None:
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_synthetic(TASK, root, cases=CASES, size=SIZE)
+        make_split(root, TASK, "split_80_20")
+        for turn in range(turns):
+            for way in WAYS:
+                found[way].append(now := measured(way, root))
+                shown = f"{now['items']:6.1f} a second, {now['stall']:.0%} waiting, first after {now['first']:.1f} s"
+                print(f"{turn + 1}/{turns}  {way:<52} {shown}, {now['memory']:.2f} GB", flush=True)
+    columns = ("what", "patches per second", "over MONAI's, tuned", "smallest, largest", "goal", "stall share")
+    rows = [f"| {' | '.join(columns)} | first batch | memory |", "|---|---|---|---|---|---|---|---|"]
+    for way, runs in found.items():
+        ratios = [run["items"] / other["items"] for run, other in zip(runs, found[TUNED], strict=True)]
+        middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        spread = "" if way == TUNED else f"{min(ratios):.2f}, {max(ratios):.2f}"
+        rows.append(
+            f"| {way} | {middle['items']:.1f} | {statistics.median(ratios):.2f}x | {spread} | "
+            f"{f'>= {GOAL}x' if way in (OURS, SAME) else ''} | {middle['stall']:.1%} | {middle['first']:.1f} s | "
+            f"{middle['memory']:.2f} GB |"
+        )
+    if CELLMAP not in WAYS:
+        print("cellmap-data is not installed: left out")
+    about = (
+        f"{CASES * 4 // 5} volumes of {SIZE}^3 voxels (image and label, float32), patches of {PATCH}^3, a third around "
+        f"foreground, mirrored, contrast, brightness and noise; batches of {BATCH} from {PROCESSES} loader processes. "
+        f"Stall share: of a training whose steps take {STEP_S * 1000:.0f} ms. Medians of {turns} turns. "
+        "Memory: of all processes together, without mapped files."
+    )
+    report("How fast patches come", f"python benchmarks/data.py {turns}", about, ("asparagus", "torch", "monai"), rows)
+
+
+if __name__ == "__main__":
+    try:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    except AsparagusError as error:
+        sys.exit(f"error: {error}")
