@@ -46,6 +46,7 @@ class Chain:
             for at, one in named
             if one is not None
         ]
+        self._state = np.random.RandomState()  # noqa: NPY002 - MONAI's kind
 
     def __bool__(self) -> bool:
         """Tell whether there are any."""
@@ -56,9 +57,10 @@ class Chain:
         item = {name: value.clone() if isinstance(value, Tensor) else value for name, value in item.items()}
         if rng is None:
             return self._applied(item)
+        self._state.seed(int(rng.integers(LARGEST_SEED)))
         for one, _ in self._steps:
             if hasattr(one, "set_random_state"):
-                one.set_random_state(seed=int(rng.integers(LARGEST_SEED)))
+                one.set_random_state(state=self._state)  # one for all: to make another takes longer than to seed it
         with seeded(int(rng.integers(LARGEST_SEED))):
             return self._applied(item)
 
