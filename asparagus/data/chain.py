@@ -46,7 +46,7 @@ class Chain:
             for at, one in named
             if one is not None
         ]
-        self._state = np.random.RandomState()  # noqa: NPY002 - MONAI's kind
+        self._state = np.random.RandomState()
 
     def __bool__(self) -> bool:
         """Tell whether there are any."""

@@ -20,7 +20,39 @@ from asparagus.errors import ConfigError, DataError, one_of
 
 
 class CaseDataModule(pl.LightningDataModule):
-    """Feeds the cases of a task; it shards over the ranks itself, so the Trainer must not replace its samplers."""
+    """Feeds the cases of a task; it shards over the ranks itself, so the Trainer must not replace its samplers.
+
+    Files are looked at in `setup`.
+
+    Args:
+        root: The data folder that holds the task's folder.
+        task: Name of the task.
+        kind: `pretrain`, `seg`, `cls` or `reg`.
+        split: Name of the split file, without `.json`.
+        fold: Which of its folds.
+        test_split: Name of the file that lists the test cases (see `read_test`); None: the split's own, if any.
+        batch_size: Items per step and worker.
+        patch_size: Voxels per axis; None keeps whole cases.
+        dimensions: `2D` or `3D`.
+        samples_per_epoch: Items of an epoch of all workers, drawn anew in each; None is every case once.
+        iterations_per_epoch: The same in batches of each worker (SEEDS E12).
+        validation_time_limit: Seconds that a validation may take; at least one batch is seen. With it, or with
+            Trainer's `limit_val_batches`, cases come in another order each time (SEEDS E28 to E30); None: no limit.
+        num_workers: Loader processes per worker; None is none here, the plan fills it in.
+        cache: Keep cases: large files mapped, so that all processes share them, others in memory.
+        cache_gb: The most memory (10^9 bytes) that the latter fill, for each part of the split and worker.
+        augment: Mirror and jitter the training items; None: unless there are `augmentations`.
+        transforms: Of each whole case, once: MONAI's dictionary transforms, or functions of an image [C, ...].
+        augmentations: As `transforms`, of each training item; what is random follows from seed, epoch and case.
+        seed: Decides order, patches and augmentation.
+        rank: Which share of the data is this worker's.
+        world_size: How many workers share the data.
+        pin_memory: Copy batches to page-locked memory, for a GPU.
+        subject_overlap: Let a case or a subject be in two parts of the split: what is measured is then known.
+
+    Raises:
+        ConfigError: a batch size, time or memory that is none, dimensions other than 2D and 3D, two epoch lengths.
+    """
 
     # What `setup` reads; of test data there may be none.
     task: Task | None = None
@@ -55,37 +87,6 @@ class CaseDataModule(pl.LightningDataModule):
         pin_memory: bool = False,
         subject_overlap: bool = False,
     ) -> None:
-        """Keep the settings; files are looked at in `setup`.
-
-        Args:
-            root: The data folder that holds the task's folder.
-            task: Name of the task.
-            kind: `pretrain`, `seg`, `cls` or `reg`.
-            split: Name of the split file, without `.json`.
-            fold: Which of its folds.
-            test_split: Name of the file that lists the test cases (see `read_test`); None: the split's own, if any.
-            batch_size: Items per step and worker.
-            patch_size: Voxels per axis; None keeps whole cases.
-            dimensions: `2D` or `3D`.
-            samples_per_epoch: Items of an epoch of all workers, drawn anew in each; None is every case once.
-            iterations_per_epoch: The same in batches of each worker (SEEDS E12).
-            validation_time_limit: Seconds that a validation may take; at least one batch is seen. With it, or with
-                Trainer's `limit_val_batches`, cases come in another order each time (SEEDS E28 to E30); None: no limit.
-            num_workers: Loader processes per worker; None is none here, the plan fills it in.
-            cache: Keep cases: large files mapped, so that all processes share them, others in memory.
-            cache_gb: The most memory (10^9 bytes) that the latter fill, for each part of the split and worker.
-            augment: Mirror and jitter the training items; None: unless there are `augmentations`.
-            transforms: Of each whole case, once: MONAI's dictionary transforms, or functions of an image [C, ...].
-            augmentations: As `transforms`, of each training item; what is random follows from seed, epoch and case.
-            seed: Decides order, patches and augmentation.
-            rank: Which share of the data is this worker's.
-            world_size: How many workers share the data.
-            pin_memory: Copy batches to page-locked memory, for a GPU.
-            subject_overlap: Let a case or a subject be in two parts of the split: what is measured is then known.
-
-        Raises:
-            ConfigError: a batch size, time or memory that is none, dimensions other than 2D and 3D, two epoch lengths.
-        """
         super().__init__()
         _check(dimensions, batch_size, validation_time_limit, cache_gb)
         self.validation_time_limit, self.subject_overlap, self.seed = validation_time_limit, subject_overlap, seed
