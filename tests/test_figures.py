@@ -368,12 +368,12 @@ def test_e25_a_segmentation_leaves_figures_in_its_folder_and_in_tensorboard_and_
     train(words, "train_seg")
     (tested,) = (Path("run") / "plots" / "test").iterdir()
     stem = tested.name
-    assert re.fullmatch(rf"{SEG}__TEST_3__epoch=0-step=4", stem)
+    assert re.fullmatch(rf"{SEG}__TEST_3__epoch=0-step=3", stem)
     assert drawn() == [
         *(f"test/{stem}/cases.{kind}" for kind in ("csv", "html")),
-        *(f"validation/epoch=0-step=4/{name}.png" for name in sorted(CLASSES)),
+        *(f"validation/epoch=0-step=3/{name}.png" for name in sorted(CLASSES)),
     ]
-    assert title_of(Path("run/plots/validation/epoch=0-step=4/box.png")) == "box: epoch 0, step 4"
+    assert title_of(Path("run/plots/validation/epoch=0-step=3/box.png")) == "box: epoch 0, step 3"
     pictures = {
         value.tag: (event.step, value.image)
         for event in events_in(Path("run"))

@@ -254,7 +254,7 @@ def test_d1_help_shows_the_keys_that_no_file_sets_with_their_defaults_too(home, 
     _, shown = help_of(capsys, DIGITS, "--help")
     settable = {key for key in every_key() if not key.startswith("paths.")}
     assert (
-        settable - leaves(shown).keys() - {"site.env", "resources.labels", "transfer.rename"} == set()
+        settable - leaves(shown).keys() - {"site.env", "resources.labels", "transfer.rename", "transfer.more"} == set()
     )  # open, and empty
     asked = shown["resources"]
     assert (asked["workers"], asked["cpus_per_worker"], asked["gpus_per_worker"]) == (0, 1, 0)
