@@ -380,7 +380,7 @@ def test_e25_a_segmentation_leaves_figures_in_its_folder_and_in_tensorboard_and_
         for value in event.summary.value
         if value.HasField("image")
     }
-    assert {tag: step for tag, (step, _) in pictures.items()} == dict.fromkeys(CLASSES, 4)
+    assert {tag: step for tag, (step, _) in pictures.items()} == dict.fromkeys(CLASSES, 3)
     shown = Image.open(io.BytesIO(pictures["box"][1].encoded_image_string))
     assert np.asarray(shown.convert("RGB")).std() > 10
 
