@@ -916,7 +916,7 @@ def test_d17_every_shipped_experiment_is_found_by_its_name(name, home, capsys):
         words = ["-cn", *header.removeprefix("# asp-launch ").split()]
         assert words[2] == f"experiment={name}"
     assert run("launch", [*words, "--cfg", "job"]) == 0
-    assert {"stage", "pipeline"} & yaml.safe_load(capsys.readouterr().out).keys()
+    assert {"stage", "pipeline", "eval_box"} & yaml.safe_load(capsys.readouterr().out).keys()
 
 
 # D26 to D28: attributes
