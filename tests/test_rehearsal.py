@@ -101,12 +101,10 @@ def test_a_network_that_does_not_fit_the_data_is_found_by_its_batch(home, capsys
     assert "shapes cannot be multiplied" in found["batch"][1]
 
 
-def test_too_few_outputs_for_the_classes_are_found(home, capsys):
-    status, found = check(
-        [DIGITS, "model.net={_target_: asparagus.models.mlp.MLP, hidden: [4], out_channels: 3}"], capsys
-    )
-    assert status == 2
-    assert "contradicts the data, which need 10" in found["shapes"][1]
+def test_too_few_outputs_for_the_classes_are_found_before_anything_is_built(home, capsys):
+    words = [DIGITS, "model.net={_target_: asparagus.models.mlp.MLP, hidden: [4], out_channels: 3}", "--check"]
+    assert run("launch", words) == 2
+    assert "model.net.out_channels: 3 contradicts the data, which need 10" in capsys.readouterr().err
 
 
 def test_a_parent_of_which_nothing_fits_is_found(home, capsys):

@@ -69,9 +69,12 @@ def _of_label(label: Tensor | None, kind: str, task: Task) -> Iterator[str]:
         return
     if kind == "reg" and not torch.isfinite(label).all():
         yield f"its label is {label.tolist()}, no number to regress on."
-    wrong = [] if kind == "reg" else torch.unique(label[(label < 0) | (label >= task.n_classes)]).tolist()
+    values = [] if kind == "reg" else torch.unique(label).tolist()
+    # A mapped case has its labels as they lie in the file, as floats.
+    wrong = [f"{value:g}" for value in values if value not in range(task.n_classes)]
     if wrong:
-        yield f"has labels {wrong[:SHOWN]}, and n_classes={task.n_classes} knows 0 to {task.n_classes - 1}."
+        known = f"n_classes={task.n_classes} knows 0 to {task.n_classes - 1}"
+        yield f"has labels [{', '.join(wrong[:SHOWN])}], and {known}."
 
 
 def _kind(file: Path, task: Task) -> str:
