@@ -134,7 +134,7 @@ LONG_FORMS = (
     "tests/seeds/test_atommic_training.py::test_b20_b30_on_two_workers_the_schedule_ends_with_the_training_and_what_is_frozen_stays",
     "tests/test_linear_probe.py::test_two_workers_judge_every_case_once_and_leave_the_network_as_it_was",
     "tests/test_transforms.py::test_a_training_of_digits_is_augmented_by_monai",
-    "tests/seeds/test_hydra_lightning.py::test_c3_a_data_module_with_another_test_set_is_told_so_and_one_with_other_training_data_is_not",  # noqa: E501
+    "tests/seeds/test_hydra_lightning.py::test_c3_a_data_module_with_another_test_set_is_told_so_and_one_with_other_training_data_is_not",
     "tests/seeds/test_cellmap_crops.py::test_what_is_learnt_is_in_the_image",
     "tests/seeds/test_cellmap_crops.py::test_e45_the_example_trains_when_it_is_made_small",
     "tests/test_desk.py::test_trials_that_ask_for_the_same_pretraining_share_it",
