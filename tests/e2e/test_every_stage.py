@@ -100,7 +100,8 @@ def alone(tasks):
 
 
 def test_no_stage_is_left_out():
-    assert set(LAUNCHED) == {*STAGES, "semi"}
+    others = {"linear_probe"}  # tests/test_linear_probe.py has it on two workers
+    assert {*LAUNCHED, *others} == {*STAGES, "semi"}
 
 
 @pytest.mark.timeout(300)
