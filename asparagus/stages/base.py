@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from asparagus.optim.build import build_optimizer
 from asparagus.optim.groups import parameter_groups
 from asparagus.optim.schedules import lightning_schedules
 from asparagus.stages.shown import Shown
+from asparagus.targets import instantiate
 
 
 class StageModule(pl.LightningModule):
@@ -27,6 +28,9 @@ class StageModule(pl.LightningModule):
     """Where the network stands in the config; for messages."""
     task_name = "the task"
     """For messages."""
+
+    default_loss: ClassVar[Mapping[str, Any]] = {}
+    """A section; arguments of the experiment's own join it, and another `_target_` replaces it."""
 
     def __init__(
         self,
@@ -54,6 +58,21 @@ class StageModule(pl.LightningModule):
         self.n_classes, self.seed = n_classes, seed
         self.patch_size = None if patch_size is None else tuple(patch_size)
         self.class_names = list(class_names) if class_names else [str(i) for i in range(n_classes)]
+
+    def build_loss(self, given: Mapping[str, Any] | None, **extra: Any) -> nn.Module:
+        """Return the loss that an experiment's section describes.
+
+        Args:
+            given: Arguments for `default_loss`, or a loss of another `_target_`; None is the default itself.
+            extra: Arguments that the stage needs of any loss.
+
+        Raises:
+            ConfigError: There is no such loss, or it does not take these arguments.
+        """
+        section = dict(given or {})
+        chosen = section if "_target_" in section else {**self.default_loss, **section}
+        loss: nn.Module = instantiate(chosen, key="loss", extra=extra)
+        return loss
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's output for [B, C, ...]."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from asparagus.stages.base import StageModule, by_case
 from asparagus.stages.shown import Answers, names_of
-from asparagus.targets import instantiate
 
 
 class CaseModule(StageModule):
@@ -18,9 +17,6 @@ class CaseModule(StageModule):
 
     A subclass names its loss, and says what is measured, what of an output is wrong, and what it answers.
     """
-
-    default_loss: ClassVar[Mapping[str, Any]]
-    """A section; arguments of the experiment's own join it, and another `_target_` replaces it."""
 
     def __init__(
         self,
@@ -45,7 +41,7 @@ class CaseModule(StageModule):
             seed: Not used here.
         """
         super().__init__(net, optim, n_classes=n_classes, patch_size=patch_size, class_names=class_names, seed=seed)
-        self.loss: nn.Module = instantiate({**self.default_loss, **(loss or {})}, key="loss")
+        self.loss = self.build_loss(loss)
         # They add up over cases of all ranks, so that uneven shares weigh what they should.
         self.measured = MetricCollection(dict(self.measures()), compute_groups=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from asparagus.errors import ConfigError
 from asparagus.stages.base import StageModule
 from asparagus.stages.shown import Restored, middle, names_of
-from asparagus.targets import instantiate
 
-DEFAULT_LOSS = {"_target_": "torch.nn.MSELoss"}
 # Keeps the streams of training and validation masks apart.
 TRAIN, VAL = 0, 1
 
@@ -26,6 +24,8 @@ class PretrainModule(StageModule):
     any number of workers learns the same. In batches without it, which data of one's own may give, it follows seed,
     rank and step.
     """
+
+    default_loss: ClassVar[Mapping[str, Any]] = {"_target_": "torch.nn.MSELoss"}
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class PretrainModule(StageModule):
         if block_size < 1:
             raise ConfigError(f"model.module.block_size: {block_size} is not a positive number of voxels.")
         self.mask_ratio, self.block_size, self.masked_only = mask_ratio, block_size, masked_only
-        self.loss: nn.Module = instantiate({**DEFAULT_LOSS, **(loss or {})}, key="loss", extra={"reduction": "none"})
+        self.loss = self.build_loss(loss, reduction="none")
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of `batch["image"]` under this step's masks."""

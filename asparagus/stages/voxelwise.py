@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from asparagus.stages.base import StageModule
 from asparagus.stages.metrics import DicePerClass
-from asparagus.targets import instantiate
 
 WINDOWS_AT_ONCE = 4
 
@@ -19,8 +18,6 @@ WINDOWS_AT_ONCE = 4
 class VoxelwiseModule(StageModule):
     """Trains on patches; validates and tests whole cases, and logs `dice`, the mean over the classes, and of each."""
 
-    default_loss: ClassVar[Mapping[str, Any]]
-    """A section; arguments of the experiment's own join it, and another `_target_` replaces it."""
     n_background: ClassVar[int]
     """Classes in front that are not measured: 1 where every voxel has one class, 0 where each class has a mask."""
 
@@ -49,8 +46,7 @@ class VoxelwiseModule(StageModule):
             overlap: Of neighbouring windows, as a share of the patch.
         """
         super().__init__(net, optim, n_classes=n_classes, patch_size=patch_size, class_names=class_names, seed=seed)
-        given = dict(loss or {})
-        self.loss: nn.Module = instantiate(given if "_target_" in given else {**self.default_loss, **given}, key="loss")
+        self.loss = self.build_loss(loss)
         self.overlap = overlap
         self.dice = DicePerClass(n_classes + 1 - self.n_background)
 
