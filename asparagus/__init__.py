@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from asparagus.lazy import names_from
 
 if TYPE_CHECKING:
     from asparagus.api import launch, load_config, load_from_config, plan_of
@@ -21,15 +23,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "asparagus.api": ("launch", "load_config", "load_from_config", "plan_of"),
-    "asparagus.data.own": ("BaseDataModule",),
-    "asparagus.optim": (
+    "api": ("launch", "load_config", "load_from_config", "plan_of"),
+    "data.own": ("BaseDataModule",),
+    "optim": (
         "available_optimizers",
         "available_schedulers",
         "register_optimizer",
         "register_scheduler",
     ),
-    "asparagus.registry": (
+    "registry": (
         "register_callback",
         "register_datamodule",
         "register_dataset",
@@ -37,7 +39,7 @@ _HOMES = {
         "register_network",
         "register_script",
     ),
-    "asparagus.stages.own": ("BaseModule",),
+    "stages.own": ("BaseModule",),
 }
 
 __all__ = [
@@ -59,12 +61,4 @@ __all__ = [
     "register_script",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for: `import asparagus` costs nothing, and no room imports the ones above it."""
-    import importlib
-
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(home), name)
-    raise AttributeError(f"module 'asparagus' has no attribute {name!r}")
+__getattr__ = names_from(__name__, _HOMES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from asparagus.lazy import names_from
 
 if TYPE_CHECKING:
     from asparagus.archive.archivable import Archivable
@@ -45,12 +47,4 @@ __all__ = [
     "save_run",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for: reading and importing an archive need no torch."""
-    import importlib
-
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"asparagus.archive.{home}"), name)
-    raise AttributeError(f"module 'asparagus.archive' has no attribute {name!r}")
+__getattr__ = names_from(__name__, _HOMES)

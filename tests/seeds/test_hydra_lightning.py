@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from asparagus.compose.trial import request_with
 from asparagus.errors import ConfigError
 from asparagus.paths import get_config_path
 from asparagus.space import Choice, Dimension, Interval, Space, sample
+from tests.conftest import ASP
 
 CONFIG = """
 defaults:
@@ -247,6 +249,7 @@ class RobustBackbone(ResnetModule):
 """,
     "tasks/example/datamodules/default.py": """
 import os
+import subprocess
 from pathlib import Path
 
 import torch
@@ -826,6 +829,22 @@ def test_c25_the_documented_grid_is_a_sweep(project):
     _, options, space = swept("module.model_config.eps=0,1,3")
     assert space == Space((Dimension("module.model_config.eps", Choice((0, 1, 3))),))
     assert (options.sampler, options.trials) == ("grid", 3)
+
+
+@pytest.mark.ray
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_c25_the_documented_grid_runs_to_its_end(project, monkeypatch):
+    # the module lives in the user's tree, as it does for who stands there
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH")))))
+    words = ["-cd", "configs", "-m", "module.model_config.eps=0,1,3", *QUICK, "sweep.metric=val/acc", "--json"]
+    done = subprocess.run(
+        [ASP / "asp-launch", "config", *words], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert [trial["state"] for trial in told["trials"]] == ["finished"] * 3
+    assert {trial["params"]["module.model_config.eps"] for trial in told["trials"]} == {0, 1, 3}
 
 
 def test_c25_the_additional_config_searches_as_documented(project):
