@@ -17,6 +17,7 @@ from asparagus.plan import Plan, make_plan
 from asparagus.record.standing import Standing, standing
 from asparagus.secrets import references
 from asparagus.spec import Spec
+from asparagus.stopwatch import WATCH, Phase
 from asparagus.submit import submit
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def launch(
         RequestError: The request is wrong and nothing was started.
         RunError: The training failed; the record says so.
     """
+    WATCH.start()  # who calls this has done other things before
     plan = plan_of(config, overrides)
     try:
         return submit(plan, watcher or _quiet)
@@ -169,7 +171,10 @@ def _planned(config: Any, overrides: Iterable[str], look: Callable[[Spec], Findi
     elif words:
         raise ConfigError("overrides: this config is composed already. Give them to load_config.")
     try:
-        plan = planned(_spec(config), look)
+        spec = _spec(config)
+        WATCH.lap(Phase.COMPOSE)
+        plan = planned(spec, look)
+        WATCH.lap(Phase.CHECK)
     except PipelineError:
         raise
     except ConfigError as error:

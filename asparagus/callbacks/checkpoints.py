@@ -22,6 +22,7 @@ from asparagus.checkpoint.retention import Rule, shortages, to_remove
 from asparagus.journal import Journal
 from asparagus.secrets import hide_in
 from asparagus.spec import ENDLESS, Checkpointing
+from asparagus.stopwatch import WATCH, Phase
 
 SAVED_ARGUMENTS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
 
@@ -110,6 +111,7 @@ class CheckpointWriter(Checkpoint):
         return self._kept[1]
 
     def _keep(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        WATCH.lap(Phase.CALLBACKS)
         started = time.monotonic()
         final = self._write(trainer, metrics)
         written = time.monotonic()
@@ -125,6 +127,7 @@ class CheckpointWriter(Checkpoint):
                 write_s=round(written - started, 4),
                 commit_s=round(time.monotonic() - written, 4),
             )
+        WATCH.lap(Phase.CHECKPOINTS)
 
     def _write(self, trainer: Trainer, metrics: dict[str, float]) -> Path:
         """Write one, on every rank: sharded strategies need all of them."""

@@ -18,6 +18,7 @@ def show(arguments: Sequence[str]) -> int:
     """Run `asp show N`."""
     parser = argparse.ArgumentParser("asp show", description="One run: what it is, where from, what came of it.")
     parser.add_argument("run_id", type=int, metavar="N", help="the run's number (asp runs lists them)")
+    parser.add_argument("--timing", action="store_true", help="where its time went; of a sweep, over its trials")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
 
@@ -27,7 +28,15 @@ def show(arguments: Sequence[str]) -> int:
     try:
         folder = folder_of(options.run_id)
     except RecordError as error:
+        if options.timing and _recorded(options.run_id) is not None:
+            raise RecordError(f"{error} Its times are there, and in MLflow: its artifact plots/timing.html.") from error
+        if options.timing:
+            raise
         return _show_summary(options.run_id, error, as_json=options.json)
+    if options.timing:
+        from asparagus.cli.timing import show_timing
+
+        return show_timing(options.run_id, folder, as_json=options.json)
     page = page_of(read_run(folder))
     print(json.dumps(page.to_dict()) if options.json else "\n".join(lines(page)))
     return 0

@@ -19,6 +19,7 @@ import yaml
 from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.full_disk import full_disk, is_full
 from asparagus.checkpoint.holds import child, hold
+from asparagus.driver.timing import note_launch
 from asparagus.errors import RecordError
 from asparagus.journal import Journal
 from asparagus.plan import Plan
@@ -41,6 +42,7 @@ from asparagus.record.run_folder import (
 from asparagus.record.standing import Standing, standing
 from asparagus.spec import OF_STAGE, Assignment, Parent, Spec
 from asparagus.stages import STAGES
+from asparagus.stopwatch import Stopwatch
 from asparagus.storage import kept
 from asparagus.storage.follow import fetch_the_rest
 
@@ -106,7 +108,7 @@ def otherwise_now(plan: Plan, found: Standing) -> str:
 
 
 @contextmanager
-def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterator[Begun]:
+def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings], watch: Stopwatch) -> Iterator[Begun]:
     """Begin a run, or go on with the identical one that is unfinished; it is this process's during the body.
 
     Raises:
@@ -120,6 +122,7 @@ def begun(plan: Plan, recorder: Recorder, seen: Future[Surroundings]) -> Iterato
         place = _place(plan, floor)
         try:
             started = _go_on(plan, place, recorder, seen.result(), since)
+            note_launch(started.folder, started.attempt, watch)
             break
         except NumberTakenError as error:
             if place.found is not None:
@@ -283,7 +286,6 @@ def _go_on(plan: Plan, place: _Place, recorder: Recorder, surroundings: Surround
         raise
     made = Begun(plan, place.run_id, mlflow_run_id, folder, attempt, offset)
     made.write_state(RUNNING, facts.get("metrics", {}))
-    kept.put(folder.state)
     return made
 
 

@@ -29,6 +29,7 @@ from asparagus.record.run_folder import FINISHED, INTERRUPTED, is_running, write
 from asparagus.record.standing import Standing, standing
 from asparagus.secrets import Sealed, hide, references, reveal
 from asparagus.spec import Exploit, TrialOf
+from asparagus.stopwatch import Stopwatch
 
 AWAY_S = 600.0
 """How long a trial waits for a tracking store that is away."""
@@ -281,7 +282,7 @@ class Desk:
     def _hold(self, plan: Plan) -> Begun:
         """Begin a run, and keep it."""
         stack = ExitStack()
-        made = stack.enter_context(begun(plan, self._recorder, self._seen))
+        made = stack.enter_context(begun(plan, self._recorder, self._seen, Stopwatch()))
         self._held[made.run_id] = made, stack
         return made
 

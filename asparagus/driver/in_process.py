@@ -18,6 +18,7 @@ from asparagus.failure import Death, Kind, death_of
 from asparagus.failure_policy import Decision, decide, halved, what_to_lower
 from asparagus.secrets import references
 from asparagus.spec import Assignment
+from asparagus.stopwatch import WATCH, Phase
 from asparagus.worker.here import HERE, facts
 
 HOPELESS_HERE = (Kind.HARDWARE, Kind.LOST, Kind.COLLATERAL)
@@ -53,6 +54,7 @@ def train_here(assignment: Assignment) -> dict[str, Any]:
         HERE.news = f"{death.kind}: {death.told.splitlines()[0]} ({decision.why})"
         before.append(death)
         _free_memory()
+        WATCH.lap(Phase.LOST)
 
 
 def _decide(assignment: Assignment, before: list[Death], death: Death, halvings: int) -> Decision:

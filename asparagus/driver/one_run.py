@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from asparagus.checkpoint.folder import best_in, manifests
 from asparagus.driver.begin import Begun, begun, looking, otherwise_now
 from asparagus.driver.leaving import leaving
+from asparagus.driver.timing import note_end
 from asparagus.errors import LeftError, RecordError, RunError
 from asparagus.journal import Event, JournalReader
 from asparagus.plan import Plan
@@ -23,6 +24,7 @@ from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from asparagus.record.standing import Standing, standing
 from asparagus.secrets import hide, references, reveal
 from asparagus.spec import Assignment, Parent
+from asparagus.stopwatch import WATCH, Phase
 
 Watcher = Callable[[Event], None]
 """Sees every event of the journal, on a thread of its own."""
@@ -68,16 +70,19 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
         KeyboardInterrupt: It was interrupted; the record says so.
     """
     found = standing(plan.spec, plan.identity)
+    WATCH.lap(Phase.CHECK)
     if found is not None and found.finished:
         if news := otherwise_now(plan, found):
             watcher({"kind": "attempt", "attempt": found.attempt, "news": news})
         return _shown(found, plan)
     with (
+        ExitStack() as over,
         looking() as seen,
         _recorder(plan) as recorder,
         _engine(plan) as engine,
-        begun(plan, recorder, seen) as run,
+        begun(plan, recorder, seen, WATCH) as run,
     ):
+        over.callback(note_end, run.folder, run.attempt)
         return _train(run, engine, recorder, watcher)
 
 
@@ -91,7 +96,7 @@ def _train(run: Begun, engine: Engine, recorder: Recorder, watcher: Watcher) -> 
     state, metrics, recorded = FAILED, {}, False
     try:
         with _watching(run, watcher), leaving(run.folder.path, run.plan.spec.failures.grace_s):
-            metrics = engine(run.assignment)["metrics"]
+            metrics = _trained(engine, run.assignment)
         state = FINISHED
     except (KeyboardInterrupt, LeftError):
         state = INTERRUPTED
@@ -106,6 +111,14 @@ def _train(run: Begun, engine: Engine, recorder: Recorder, watcher: Watcher) -> 
         _write_end(run, state, metrics)
         recorded = _close(recorder, run.run_id, state)
     return _outcome(run, state, metrics, recorded=recorded)
+
+
+def _trained(engine: Engine, assignment: Assignment) -> dict[str, float]:
+    try:
+        metrics: dict[str, float] = engine(assignment)["metrics"]
+        return metrics
+    finally:
+        WATCH.start()  # who trains tells the journal of the time until here
 
 
 def _write_end(run: Begun, state: str, metrics: dict[str, float]) -> None:
@@ -163,11 +176,13 @@ def _engine(plan: Plan) -> Iterator[Engine]:
         from asparagus.driver.on_ray import ray_engine
 
         with ray_engine(plan) as engine:
+            WATCH.lap(Phase.RAY)
             yield engine
         return
     import asparagus.worker.work  # noqa: F401 - seconds, while the recorder starts
     from asparagus.driver.in_process import train_here
 
+    WATCH.lap(Phase.IMPORTS)
     yield train_here
 
 

@@ -61,7 +61,7 @@ class Watch(WorkerGroupCallback, ControllerCallback, WorkerCallback):
     def __init__(self, assignment: Assignment, each: Mapping[str, float]) -> None:
         self._assignment, self._each = assignment, dict(each)
         self._folder = Path(assignment.folder)
-        self.attempt, self.halvings, self.news = 0, 0, ""
+        self.attempt, self.halvings, self.news, self.placed = 0, 0, "", 0.0
         self._before: list[Death] = []
         self._left_out: set[str] = set()
         self._told_to_leave = ""
@@ -98,7 +98,7 @@ class Watch(WorkerGroupCallback, ControllerCallback, WorkerCallback):
     def before_worker_group_start(self, worker_group_context: Any) -> None:  # noqa: ARG002
         """Begin another try."""
         self._forget()
-        self.attempt = begin_attempt(self._folder)
+        self.attempt, self.placed = begin_attempt(self._folder), time.time()
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Take note of the workers, and of where they run."""
@@ -289,7 +289,7 @@ class Watch(WorkerGroupCallback, ControllerCallback, WorkerCallback):
             node=context.get_node_rank() if several else None,
             first_on_node=context.get_local_rank() == 0,
         )
-        here.HERE.halvings, here.HERE.news = self.halvings, self.news
+        here.HERE.halvings, here.HERE.news, here.HERE.placed = self.halvings, self.news, self.placed
 
 
 def wish(folder: Path) -> str:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from asparagus.checkpoint.folder import manifests
 from asparagus.errors import RecordError
-from asparagus.record import curves
+from asparagus.record import curves, timing_page
 from asparagus.record.lineage_page import page
 from asparagus.record.presentation import NOTE, description, experiment_description, files_to_attach, merged, run_page
 from asparagus.record.query import lineage
@@ -43,6 +43,7 @@ def result(store: Store, run: Run, record: RunRecord, folder: RunFolder) -> dict
     try:
         if record.sweep_id is None:  # of many trials, what counts is how they compare: the sweep's own plots
             curves.draw(folder)
+            timing_page.write(folder)
     except OSError as error:  # a full disk, or a folder that is not ours to write
         log.warning("run %d: its curves could not be drawn (%s)", record.run_id, error)
     for file, place in files_to_attach(folder):

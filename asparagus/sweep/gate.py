@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from asparagus.callbacks.journal_logger import scalars
+from asparagus.stopwatch import WATCH, Phase
 from asparagus.worker.ranks import InProcess
 
 STOP = object()
@@ -74,7 +75,11 @@ class AtTheGate(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's
         """Report the epoch and wait."""
         metrics = scalars(trainer)
-        self._gate.report(trainer.current_epoch, metrics)
+        WATCH.lap(Phase.CALLBACKS)
+        try:
+            self._gate.report(trainer.current_epoch, metrics)
+        finally:
+            WATCH.lap(Phase.SWEEP)
         must_be_numbers(trainer.current_epoch, metrics, self._watched)
 
 

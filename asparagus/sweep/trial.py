@@ -30,6 +30,7 @@ from asparagus.journal import Event, JournalReader
 from asparagus.secrets import hide
 from asparagus.space import MONITOR
 from asparagus.spec import Assignment
+from asparagus.stopwatch import WATCH, Phase
 
 if TYPE_CHECKING:
     from asparagus.sweep.gate import Gate
@@ -285,9 +286,11 @@ class Trial(Trainable):
         if self._terms.nested is not None:
             measured = self._train_on_workers(gate, begun["plan"], assignment)
         else:
+            WATCH.start()
             from asparagus.sweep.gate import TrialRanks
             from asparagus.worker.work import work
 
+            WATCH.lap(Phase.IMPORTS)
             measured = work(assignment, TrialRanks(gate, self._names))
         metrics: dict[str, float] = measured["metrics"]
         ray.get(self._desk.end.remote(self._run_id, "finished", metrics))

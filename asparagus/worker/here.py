@@ -40,6 +40,8 @@ class Here:
     """How often the batch was halved, because memory ran out."""
     news: str = ""
     """Why the try before ended, and what is otherwise in this one."""
+    placed: float = 0.0
+    """When somebody began to place this try's workers, in seconds since the epoch; 0 where nobody had to."""
     beats: int = 0
     doing: str = "starting"
     step: int = -1

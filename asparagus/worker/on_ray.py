@@ -18,6 +18,7 @@ from asparagus.failure import death_of, write_death
 from asparagus.failure_policy import halved
 from asparagus.secrets import hide, references
 from asparagus.spec import Assignment
+from asparagus.stopwatch import WATCH, Phase
 from asparagus.worker.here import HERE
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     """Be one Ray Train worker. What rank 0 returns is the outcome of the run."""
+    WATCH.start()
     # By hand and not by Ray's runtime environment, which it shows to everyone.
     os.environ.update(config["secrets"].values)
     from asparagus.worker.ray_ranks import OnRay
     from asparagus.worker.work import work
 
+    WATCH.lap(Phase.IMPORTS)
     assignment = Assignment.from_dict(config["assignment"])
     names = HERE.secrets = set(references(assignment.spec.to_dict()))
     try:

@@ -9,6 +9,8 @@ import ray
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from asparagus.stopwatch import WATCH, Phase
+
 ASK_S = 0.05
 
 
@@ -27,6 +29,8 @@ class AtTheDesk(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's
         """Say that the epoch has ended, its checkpoint whole, and wait; the other ranks wait for the first one."""
         here = (self._run_id, self._attempt, trainer.current_epoch)
+        WATCH.lap(Phase.CALLBACKS)
         while trainer.is_global_zero and not ray.get(self._desk.arrive.remote(*here)):
             time.sleep(ASK_S)
         trainer.strategy.barrier()
+        WATCH.lap(Phase.SWEEP)

@@ -32,8 +32,9 @@ from asparagus.errors import ConfigError, LeftError
 from asparagus.journal import JOURNAL, Journal, JournalReader
 from asparagus.secrets import WithoutSecrets, references
 from asparagus.spec import Assignment, Exploit, Spec
+from asparagus.stopwatch import WATCH, Phase
 from asparagus.targets import instantiate, locate, parameters_of, target_of
-from asparagus.worker.beat import Beat, watched_alone
+from asparagus.worker.beat import Beat, accounted, watched_alone
 from asparagus.worker.elastic import WorldSizes, at_size, by_hand
 from asparagus.worker.evaluate import joined, must_have, test_the_best
 from asparagus.worker.here import HERE
@@ -67,10 +68,12 @@ def work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
 
 def _work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
     folder = Path(assignment.folder)
+    WATCH.lap(Phase.DATA)  # out of a store, where there is one
     _take_place(assignment, ranks)
     with (
         _saying_if_the_disk_is_full(assignment),
         _journal(folder, ranks) as journal,
+        accounted(journal),
         _logging_to(assignment, ranks.rank),
         measured(assignment),
         watched_alone(assignment.spec.failures.hung_after_min if ranks.alone else None),
@@ -82,8 +85,10 @@ def _work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
         pass_over_what_was_seen(datamodule, start)
         if start is None and assignment.parent is not None:
             _begin_from(assignment, module, journal)
+        WATCH.lap(Phase.MODEL)
         with _interruptible():
             _run(assignment.spec, trainer, module, datamodule, start)
+            WATCH.lap(Phase.SCRIPT if assignment.spec.script else Phase.END)
             reached = {"step": trainer.global_step, "epoch": trainer.current_epoch}
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
             if start is not None and not metrics:  # lost after its last epoch: there was nothing left to measure
@@ -132,9 +137,12 @@ def build(
         log.info(note)
     parts = Parts(spec, ranks)
     parts.prepare()
+    WATCH.lap(Phase.DATA)
     module = parts.module
     writer = CheckpointWriter(folder / "checkpoints", spec.checkpoint, ranks.commit, journal, parts.secrets)
-    ours = ranks.trainer_arguments(_strategy(spec, ranks))
+    WATCH.lap(Phase.MODEL)
+    ours = ranks.trainer_arguments(_strategy(spec, ranks))  # where there are several, they meet
+    WATCH.lap(Phase.MODEL if ranks.alone else Phase.WORKERS)
     asked = parts.trainer_arguments()
     weights = Path(assignment.parent.checkpoint).stem if assignment.parent else "now"
     predictions = Predictions(folder, spec.task, weights, maps=spec.run.save_predictions)
@@ -160,7 +168,7 @@ def build(
                 predictions,
                 SameTestSet(folder.parents[1], spec.task, journal),
                 *([Figures(folder, spec.figures, predictions)] if _has_figures(assignment) else []),
-                Beat(),
+                Beat(journal),
                 FiniteLoss(),
                 writer,
                 LeaveInTime(writer, lambda: HERE.leave),
