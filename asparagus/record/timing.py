@@ -156,7 +156,8 @@ def attempts_of(events: Iterable[Event], between: Phase = Phase.LOST) -> list[At
         between: What the time between two attempts of one launch is called.
     """
     found: list[Attempt] = []
-    for told in (dict(event) for event in events if event["kind"] == TIMING):
+    accounts: list[dict[str, Any]] = [dict(event) for event in events if event["kind"] == TIMING]
+    for told in accounts:
         if told["by"] == LAUNCH or not found:
             launch = found[-1].launch + 1 if found else 1
             found.append(Attempt(launch, told["began"], told["began"]))

@@ -35,9 +35,9 @@ td.bar div { height: .8rem; min-width: 1px; background: var(--bar); }
 
 
 def write(folder: RunFolder) -> Path | None:
-    """Draw a run's attempts into `plots/timing.html`, as far as they are known; None where nothing is."""
+    """Draw a run's attempts into `plots/timing.html`, as far as they are known; None where it never trained."""
     attempts = attempts_of(JournalReader(folder.journal).read())
-    if not attempts:
+    if all(attempt.number is None for attempt in attempts):
         return None
     path = folder.plots / FILE
     path.parent.mkdir(parents=True, exist_ok=True)

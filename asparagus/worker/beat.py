@@ -120,9 +120,9 @@ def tell(journal: Journal | None) -> None:
 def accounted(journal: Journal | None) -> Iterator[None]:
     """Tell how this try was placed, and what is left when it ends; in the middle of what, nobody knows who fails."""
     if journal is not None and HERE.placed:
-        placing = {"began": HERE.placed, "ended": WATCH.began}
-        phases = {Phase.WORKERS: max(0.0, WATCH.began - HERE.placed)}
-        journal.append(TIMING, by=PLACING, attempt=HERE.attempt, **placing, phases=phases)
+        phases = {Phase.WORKERS: max(0.0, WATCH.began - HERE.placed)}  # the controller's clock, and this machine's
+        placing = {"attempt": HERE.attempt, "began": HERE.placed, "ended": WATCH.began, "phases": phases}
+        journal.append(TIMING, flush=False, by=PLACING, **placing)
     HERE.placed = 0.0
     try:
         yield

@@ -18,7 +18,9 @@ from asparagus.checkpoint.transfer import read_weights
 from asparagus.journal import JournalReader
 from asparagus.record.query import list_runs
 from asparagus.record.reader import Reader, open_reader
+from asparagus.record.run_folder import RunFolder
 from asparagus.record.store import Store
+from asparagus.record.timing import timing_of
 from tests.conftest import ASP
 
 EPOCHS = 6
@@ -64,10 +66,13 @@ def test_a_killed_worker_costs_no_epoch_no_number_and_no_metric(  # noqa: PLR091
     common += (f"data.batch_size={64 // workers}",)  # the same global batch
     address = ray_address if site == "cluster" else "local"
     words = (f"resources={resources}", f"site.address={address}", f"+callbacks.kill={kill}")
+    began = time.monotonic()
     disturbed = asp("asp-launch", *common, *words)
+    passed = time.monotonic() - began
     assert disturbed.returncode == 0, disturbed.stderr
     assert (home / "struck").exists()
     outcome = json.loads(disturbed.stdout.splitlines()[-1])
+    assert_all_time_is_told(Path(outcome["folder"]), passed, own_ray=address == "local")
     undisturbed = json.loads(asp("asp-launch", *common, "data.batch_size=64").stdout.splitlines()[-1])
 
     assert outcome["run_id"] == 1
@@ -84,6 +89,24 @@ def test_a_killed_worker_costs_no_epoch_no_number_and_no_metric(  # noqa: PLR091
         ours, theirs = (read_weights(Path(run["folder"]) / "checkpoints" / last(run)) for run in (outcome, undisturbed))
         for name, weight in ours.items():
             torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def assert_all_time_is_told(folder: Path, passed: float, *, own_ray: bool) -> None:
+    """The phases of the two attempts are the whole launch, from the command's start to its end."""
+    first, again = timing_of(RunFolder(folder, folder.parent.name), 1).attempts
+    assert [(one.number, one.launch) for one in (first, again)] == [(1, 1), (2, 1)]
+    assert first.seconds + again.seconds == pytest.approx(passed, rel=0.03, abs=0.2)
+    assert again.ended - first.began == pytest.approx(passed, rel=0.03, abs=0.2)
+    before = {"compose", "check", "ray", "record"}
+    both = {"workers", "imports", "data", "model", "first step", "steps", "loading", "validation", "checkpoints"}
+    assert first.phases.keys() >= before | both
+    assert again.phases.keys() >= both | {"lost", "end"}
+    assert not before & again.phases.keys()
+    assert "end" not in first.phases
+    assert first.phases["workers"] > first.phases["first step"]
+    if own_ray:
+        assert first.phases["ray"] > first.phases["check"]
+    assert "attempt 2, launch 1" in (folder / "plots" / "timing.html").read_text()
 
 
 def last(outcome) -> str:
