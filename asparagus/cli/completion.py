@@ -98,7 +98,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "logs": (*HELP, "--follow", "-f", "--rank", "--attempt", "--address"),
     "stop": (*HELP, "--no-wait", "--address"),
     "lineage": (*HELP, "--json", "--html", "--all"),
-    "show": (*HELP, "--json"),
+    "show": (*HELP, "--timing", "--json"),
     "diff": (*HELP, "--json"),
     "model": (*HELP, "--name", "--alias", "--checkpoint", "--json"),
     "test": (*HELP, "--checkpoint"),

@@ -129,8 +129,9 @@ def accounted(journal: Journal | None) -> Iterator[None]:
     except BaseException:
         WATCH.lap(Phase.LOST)
         raise
-    finally:
+    else:
         WATCH.lap(Phase.END)
+    finally:
         tell(journal)
 
 
