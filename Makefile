@@ -51,13 +51,8 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## the figures of DESIGN 7, side by side with the stock ways
-	$(BIN)/python benchmarks/launch.py
-	$(BIN)/python benchmarks/record.py
-	$(BIN)/python benchmarks/data.py
-	$(BIN)/python benchmarks/many_runs.py
-	$(BIN)/python benchmarks/sweep.py
-	$(BIN)/python benchmarks/recovery.py
+bench: $(STAMP)  ## what it costs, beside the stock ways, with the goals (an hour or two; ONLY=launch,data)
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 clean:  ## remove the environment and what tools left
 	rm -rf $(VENV) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

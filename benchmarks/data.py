@@ -1,12 +1,8 @@
-"""How fast patches of volumes come: ours, a plain MONAI CacheDataset loop, and cellmap-data where it is installed.
-
-python benchmarks/data.py [TURNS]    5 turns of each by default, in turn; writes into benchmarks/RESULTS.md
-"""
+"""How fast patches of volumes come: ours, a plain MONAI CacheDataset loop, and cellmap-data where it is installed."""
 
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,17 +13,19 @@ from typing import Any
 
 import psutil
 import torch
-from report import report
 
 from asparagus.data.layout import read_split, read_task
 from asparagus.data.modules import CaseDataModule
 from asparagus.data.split import make_split
 from asparagus.data.synthetic import make_synthetic
-from asparagus.errors import AsparagusError
+from benchmarks.commands import Asked
+from benchmarks.figures import Measured, Row
 
 TASK = "Task997_LauritSynSeg"
+TURNS = 5
 CASES, SIZE, PATCH, BATCH, PROCESSES = 50, 128, 64, 2, 2
 """40 of the 50 cases are trained on: 670 MB of float32, image and label."""
+FEW_CASES = 10
 EPOCHS = 3
 STEP_S = 0.08
 """How long a training step takes in which stalls are counted: 25 patches a second."""
@@ -38,7 +36,6 @@ PLAIN, TUNED, OURS, SAME, CELLMAP = (
     "Asparagus, MONAI's transforms as in the other two",
     "cellmap-data, on the same volumes as Zarr",
 )
-GOAL = 0.95
 Loader = Iterable[Any]
 
 
@@ -168,7 +165,8 @@ def memory() -> float:
     return sum(area.pss for one in each for area in one.memory_maps() if not area.path.endswith(".pt"))
 
 
-def measured(way: str, root: Path) -> dict[str, float]:
+def passes(way: str, root: Path) -> dict[str, float]:
+    """Return patches per second, the share spent waiting, the time until the first batch, and the gigabytes taken."""
     before, begun = memory(), time.perf_counter()
     with WAYS[way](root) as loader:
         next(iter(loader))
@@ -184,41 +182,40 @@ def measured(way: str, root: Path) -> dict[str, float]:
         }
 
 
-def main(turns: int) -> None:
+def measure(asked: Asked) -> Measured:
+    """Load the same volumes by every way, in turns."""
+    turns, cases = asked.turns(TURNS), FEW_CASES if asked.quick else CASES
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make_synthetic(TASK, root, cases=CASES, size=SIZE)
+        make_synthetic(TASK, root, cases=cases, size=SIZE)
         make_split(root, TASK, "split_80_20")
         for turn in range(turns):
             for way in WAYS:
-                found[way].append(now := measured(way, root))
+                found[way].append(now := passes(way, root))
                 shown = f"{now['items']:6.1f} a second, {now['stall']:.0%} waiting, first after {now['first']:.1f} s"
                 print(f"{turn + 1}/{turns}  {way:<52} {shown}, {now['memory']:.2f} GB", flush=True)
-    columns = ("what", "patches per second", "over MONAI's, tuned", "smallest, largest", "goal", "stall share")
-    rows = [f"| {' | '.join(columns)} | first batch | memory |", "|---|---|---|---|---|---|---|---|"]
-    for way, runs in found.items():
-        ratios = [run["items"] / other["items"] for run, other in zip(runs, found[TUNED], strict=True)]
-        middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        spread = "" if way == TUNED else f"{min(ratios):.2f}, {max(ratios):.2f}"
-        rows.append(
-            f"| {way} | {middle['items']:.1f} | {statistics.median(ratios):.2f}x | {spread} | "
-            f"{f'>= {GOAL}x' if way in (OURS, SAME) else ''} | {middle['stall']:.1%} | {middle['first']:.1f} s | "
-            f"{middle['memory']:.2f} GB |"
-        )
-    if CELLMAP not in WAYS:
-        print("cellmap-data is not installed: left out")
     about = (
-        f"{CASES * 4 // 5} volumes of {SIZE}^3 voxels (image and label, float32), patches of {PATCH}^3, a third around "
+        f"{cases * 4 // 5} volumes of {SIZE}^3 voxels (image and label, float32), patches of {PATCH}^3, a third around "
         f"foreground, mirrored, contrast, brightness and noise; batches of {BATCH} from {PROCESSES} loader processes. "
         f"Stall share: of a training whose steps take {STEP_S * 1000:.0f} ms. Medians of {turns} turns. "
         "Memory: of all processes together, without mapped files."
     )
-    report("How fast patches come", f"python benchmarks/data.py {turns}", about, ("asparagus", "torch", "monai"), rows)
+    remarks = () if CELLMAP in WAYS else ("cellmap-data is not installed: left out.",)
+    return Measured(about, tuple(row(way, runs, found[TUNED]) for way, runs in found.items()), remarks)
 
 
-if __name__ == "__main__":
-    try:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
-    except AsparagusError as error:
-        sys.exit(f"error: {error}")
+def row(way: str, runs: list[dict[str, float]], tuned_runs: list[dict[str, float]]) -> Row:
+    """Return the medians of one way, and of its ratios to MONAI's, tuned, in the same turn."""
+    middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    also = {
+        "stall share": f"{middle['stall']:.1%}",
+        "first batch": f"{middle['first']:.1f} s",
+        "memory": f"{middle['memory']:.2f} GB",
+    }
+    if way == TUNED:
+        return Row(way, middle["items"], "patches per second", also=also)
+    ratios = [run["items"] / other["items"] for run, other in zip(runs, tuned_runs, strict=True)]
+    also = {"smallest, largest": f"{min(ratios):.2f}, {max(ratios):.2f}", **also}
+    goal = "patches" if way in (OURS, SAME) else ""
+    return Row(way, middle["items"], "patches per second", TUNED, statistics.median(ratios), goal, also)

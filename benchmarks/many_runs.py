@@ -1,12 +1,8 @@
-"""How fast a full record answers: `asp runs` and `asp lineage` over thousands of runs, in a file and from a server.
-
-python benchmarks/many_runs.py [RUNS [REPEATS]]    fills a fresh store (default: 10000 runs) and prints the medians
-"""
+"""How fast a full record answers: `asp runs` and `asp lineage` over thousands of runs, in a file and from a server."""
 
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import socket
 import statistics
@@ -18,18 +14,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-BIN = Path(sys.executable).parent
-PACKAGES = ("asparagus", "mlflow", "SQLAlchemy")
+from asparagus.record.asked import LIMIT
+from benchmarks.commands import BIN, NOTHING, RIVALS, Asked, Failed, environment, timed
+from benchmarks.figures import Measured, Row
+
+RUNS, FEW_RUNS, REPEATS = 10_000, 400, 3
 PRETRAININGS = 6
 """The runs that begin: number 1 has a tenth of all runs as children, the others share the rest."""
 PARAMS, METRICS, POINTS = 60, 8, 3
 START_MS = 1_750_000_000_000
-GOAL_S = 1.0
 START_SERVER_S = 120
 
 
@@ -150,16 +146,25 @@ class Case:
     """A command, as somebody types it."""
 
     name: str
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     where: str
-    goal: str = f"<= {GOAL_S:g} s over python"
+    goal: str = ""
+    """One of GOALS."""
+    rival: str = ""
+    """The name of the case at the same place that it is divided by."""
+
+    @property
+    def told(self) -> str:
+        """What it is called in the table."""
+        return f"{self.name}, {self.where}" if self.where else self.name
 
 
-NOTHING = "python -c pass"
 FILE, SERVER = "sqlite", "mlflow server"
+STOCK = "mlflow.search_runs as documented, as many"
 
 
 def cases(runs: int) -> list[Case]:
+    """Return what is asked, of a file and of a server; MLflow's own way is asked for as many runs as ours shows."""
     leaf = runs - runs % 25 + 2 if runs - runs % 25 + 2 <= runs else runs - 23
     asked = {
         "asp runs": ("runs",),
@@ -168,10 +173,22 @@ def cases(runs: int) -> list[Case]:
         ),
         f"asp lineage {leaf} (the end of a chain)": ("lineage", str(leaf)),
         f"asp lineage 1 (a pretraining with {runs // 10} children)": ("lineage", "1"),
+        "asp lineage 1 --json (every descendant)": ("lineage", "1", "--json"),
     }
-    every = ("lineage", "1", "--json")
-    goals = [Case(name, words, where) for where in (FILE, SERVER) for name, words in asked.items()]
-    return [*goals, *(Case("asp lineage 1 --json (every descendant)", every, where, "") for where in (FILE, SERVER))]
+    ours = [
+        Case(
+            name,
+            (str(BIN / "asp"), *words),
+            where,
+            "" if "--json" in words else "answer",
+            STOCK if words == ("runs",) else NOTHING,
+        )
+        for where in (FILE, SERVER)
+        for name, words in asked.items()
+    ]
+    stock = (sys.executable, str(RIVALS / "mlflow_search.py"), str(LIMIT))
+    nothing = Case(NOTHING, (sys.executable, "-c", "pass"), "")
+    return [nothing, *ours, *(Case(STOCK, stock, where) for where in (FILE, SERVER))]
 
 
 @contextmanager
@@ -198,62 +215,35 @@ def _wait_for(port: int) -> None:
             if door.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-    sys.exit("the MLflow server did not start")
+    raise Failed("the MLflow server did not start")
 
 
-def seconds(command: list[str], environment: dict[str, str]) -> float:
-    """Return the wall time of a whole process."""
-    started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
-    return time.monotonic() - started
-
-
-def measure(uris: dict[str, str], runs: int, repeats: int, home: Path) -> dict[tuple[str, str], list[float]]:
+def times_of(uris: dict[str, str], runs: int, repeats: int, home: Path) -> dict[Case, list[float]]:
     """Time every case in turn; turn 0 warms caches and the server's workers, and is not counted."""
-    times: dict[tuple[str, str], list[float]] = {}
-    plain = {**os.environ, "ASPARAGUS_HOME": str(home), "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+    times: dict[Case, list[float]] = {case: [] for case in cases(runs)}
     for turn in range(repeats + 1):
-        python = seconds([sys.executable, "-c", "pass"], plain)
-        found = {("", NOTHING): python} | {
-            (case.where, case.name): seconds(
-                [str(BIN / "asp"), *case.words], {**plain, "MLFLOW_TRACKING_URI": uris[case.where]}
-            )
-            for case in cases(runs)
-        }
-        for key, value in found.items():
-            print(f"{f'{turn}/{repeats}' if turn else 'warm-up'}  {key[0]:<14} {key[1]:<60} {value:6.2f} s", flush=True)
-            times.setdefault(key, []).extend([value] if turn else [])
+        for case, taken in times.items():
+            where = {"MLFLOW_TRACKING_URI": uris[case.where]} if case.where else {}
+            seconds, _ = timed(case.command, environment(home, MLFLOW_HTTP_REQUEST_TIMEOUT="60", **where))
+            print(f"{f'{turn}/{repeats}' if turn else 'warm-up'}  {case.told:<75} {seconds:6.2f} s", flush=True)
+            taken.extend([seconds] if turn else [])
     return times
 
 
-def table(times: dict[tuple[str, str], list[float]], runs: int, repeats: int) -> str:
-    """Return the report: medians, and what is left of them without Python's own start."""
-    medians = {key: statistics.median(values) for key, values in times.items()}
-    python = medians["", NOTHING]
-    rows = ["| what | store | median s | over python -c pass | goal |", "|---|---|---|---|---|"]
-    rows += [f"| {NOTHING} |  | {python:.2f} |  |  |"]
-    rows += [
-        f"| {case.name} | {case.where} | {medians[case.where, case.name]:.2f} "
-        f"| {medians[case.where, case.name] - python:.2f} | {case.goal} |"
-        for case in cases(runs)
-    ]
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    cores = len(os.sched_getaffinity(0))
-    machine = f"{platform.machine()}, {cores} cores, Python {platform.python_version()}"
-    each = f"{PARAMS} params, {METRICS} metrics and about 20 tags"
-    head = [
-        f"`python benchmarks/many_runs.py {runs} {repeats}` on {datetime.now(UTC):%Y-%m-%d}: {machine}.",
-        f"{versions}.",
-        f"{runs} runs recorded, each with {each}; the server runs on the same machine, over the same file.",
-        f"Whole commands, medians of {repeats} in turn after one warm-up.",
-        "",
-    ]
-    return "\n".join([*head, *rows]) + "\n"
+def rows(times: dict[Case, list[float]]) -> Iterator[Row]:
+    """Yield the median of each command, and what is left of it without Python's own start."""
+    medians = {case: statistics.median(values) for case, values in times.items()}
+    named = {case.told: seconds for case, seconds in medians.items()}
+    for case, seconds in medians.items():
+        rival = f"{case.rival}, {case.where}" if case.rival == STOCK else case.rival
+        ratio = seconds / named[rival] if rival else None
+        beyond = {"s beyond python": f"{seconds - named[NOTHING]:.2f}"} if case.name != NOTHING else {}
+        yield Row(case.told, seconds, "s", rival, ratio, case.goal, beyond)
 
 
-def main(runs: int, repeats: int) -> None:
+def measure(asked: Asked) -> Measured:
+    """Fill a store, and ask it."""
+    runs, repeats = FEW_RUNS if asked.quick else RUNS, asked.turns(REPEATS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         uri = f"sqlite:///{folder}/mlflow.db"
@@ -261,10 +251,9 @@ def main(runs: int, repeats: int) -> None:
         fill(uri, runs, folder / "models")
         print(f"{runs} runs recorded in {time.monotonic() - started:.0f} s", flush=True)
         with serving(uri, folder) as address:
-            times = measure({FILE: uri, SERVER: address}, runs, repeats, folder)
-    print(f"\n{table(times, runs, repeats)}")
-
-
-if __name__ == "__main__":
-    given = [int(word) for word in sys.argv[1:]]
-    main(given[0] if given else 10_000, given[1] if len(given) > 1 else 3)
+            times = times_of({FILE: uri, SERVER: address}, runs, repeats, folder)
+    about = (
+        f"{runs:,} runs recorded, each with {PARAMS} params, {METRICS} metrics and about 20 tags; the server runs on "
+        f"the same machine, over the same file. Whole commands, medians of {repeats} in turn after one warm-up."
+    )
+    return Measured(about, tuple(rows(times)))

@@ -1,9 +1,6 @@
 """Whether a long sweep grows: memory, time and CPU time per trial over a thousand trials.
 
-python benchmarks/many_trials.py [TRIALS [WORD...]]    real runs of the least training there is; WORDs are asp-launch's
-python benchmarks/many_trials.py --search [TRIALS]     study, proposals and Tune alone: a trial that trains nothing
-
-Both write their picture, and their section of RESULTS.md.
+Of real runs of the least training there is, or of study, proposals and Tune alone, whose trials train nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-BIN = Path(sys.executable).parent
-HERE = Path(__file__).parent
-PACKAGES = ("asparagus", "ray", "optuna", "torch", "pytorch-lightning", "mlflow")
+from benchmarks.commands import BIN, Asked, Failed, environment, make_digits, timed
+from benchmarks.figures import Measured, Row
+
+TRIALS, FEW_TRIALS = 1000, 200
 LEAST = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
 """One step, one batch of validation, one checkpoint: all of a run, and hardly any training."""
 COMMAND = ("experiment/digits", "-m", "optim.lr=tag(log,interval(1e-4,1e-1))", "sweep.concurrency=2")
@@ -122,13 +121,11 @@ def cpu_seconds(pid: int) -> dict[int, float]:
 def sweep(trials: int, words: list[str], home: Path) -> Taken:
     """Carry out a sweep, and look at it every second."""
     command = [str(BIN / "asp-launch"), *COMMAND, *LEAST, "resources=one_worker", f"sweep.trials={trials}", *words]
-    environment = {**os.environ, "ASPARAGUS_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment |= {"RAY_AUTH_MODE": "disabled", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    for asked in (["data", "make", "Task001_Digits"], ["split", "-t", "Task001_Digits", "--fn", "split_80_20"]):
-        subprocess.run([str(BIN / "asp"), *asked], env=environment, check=True, capture_output=True)
+    inside = environment(home)
+    make_digits(inside)
     taken, began, worked = Taken(), time.monotonic(), dict[int, float]()
     with (home / "launch.log").open("w") as log:
-        process = subprocess.Popen([*command, "--json"], stdout=log, stderr=log, env=environment, cwd=home)
+        process = subprocess.Popen([*command, "--json"], stdout=log, stderr=log, env=inside, cwd=home)
         while process.poll() is None:
             taken.memory.append((time.time(), resident(process.pid)))
             worked |= cpu_seconds(process.pid)  # who has ended has still worked
@@ -137,96 +134,23 @@ def sweep(trials: int, words: list[str], home: Path) -> Taken:
     taken.seconds = time.monotonic() - began
     told = (home / "launch.log").read_text()
     if process.returncode:
-        sys.exit(f"the sweep failed:\n{told[-4000:]}")
+        raise Failed(f"the sweep failed:\n{told[-4000:]}")
     states = [trial["state"] for trial in json.loads(told.strip().splitlines()[-1])["trials"]]
     if states != ["finished"] * trials:
-        sys.exit(f"{states.count('finished')} of {trials} trials finished")
+        raise Failed(f"{states.count('finished')} of {trials} trials finished")
     journal = next((home / "models").glob("*/sweep/*/journal.jsonl"))
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     taken.ends = [event["time"] for event in events if event["kind"] == "trial_over"]
     return taken
 
 
-def search_alone(trials: int) -> None:  # noqa: C901 - with a trial inside, which needs Tune
-    """Carry out a search whose trials train nothing, in this process; prints what was seen as JSON."""
-    import ray
-    from ray import tune
-
-    from asparagus.space import Dimension, Interval, Space, SweepOptions
-    from asparagus.sweep.limits import Limits
-    from asparagus.sweep.schedulers import build_scheduler
-    from asparagus.sweep.search import Proposals, search
-    from asparagus.sweep.study import Study
-    from asparagus.sweep.trial import Terms
-
-    class Trivial(tune.Trainable):
-        """Measures one number twice, and is over."""
-
-        def setup(self, config: dict) -> None:
-            self.reset_config(config)
-
-        def reset_config(self, new_config: dict) -> bool:
-            self.rate, self.epochs = new_config["values"]["optim.lr"], 0
-            return True
-
-        def step(self) -> dict:
-            self.epochs += 1
-            value = 1 - (self.rate - 0.01) ** 2
-            facts = {"stage": 0, "run_id": 1, "params": json.dumps({"optim.lr": self.rate}), "metrics": "{}"}
-            facts |= {"epoch": self.epochs, "value": value, "values": [value]}
-            return facts | ({"outcome": "finished", "done": True} if self.epochs > 2 else {})
-
-        def save_checkpoint(self, checkpoint_dir: str) -> None: ...
-
-        def load_checkpoint(self, checkpoint: str) -> None: ...
-
-    seen: list[tuple[float, float, int]] = []
-
-    def tell(event: dict) -> None:
-        if event["kind"] == "trial_over":
-            seen.append((time.time(), time.process_time(), resident_of(os.getpid())))
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    with tempfile.TemporaryDirectory() as name:
-        space = Space((Dimension("optim.lr", Interval(1e-4, 1e-1, log=True)),))
-        options = SweepOptions(trials=trials, sampler="tpe", scheduler="asha", mode="max", metric="val/acc")
-        study = Study.open(f"sqlite:///{name}/study.db", "sweep-1", space, options, concurrency=2)
-        limits = Limits()
-        proposals = Proposals(
-            study,
-            trials=trials,
-            concurrency=2,
-            limits=limits,
-            terms=Terms(sweep_id=1, stages=1, metrics=("val/acc",)),
-            attempts=1,
-            end_run=lambda *_: None,
-            tell=tell,
-        )
-        search(
-            proposals,
-            build_scheduler(options, space, epochs=3, modes=(("value", "max"),)),
-            trainable=Trivial,
-            bundles=[{"CPU": 1}],
-            limits=limits,
-            look=lambda: None,
-            folder=Path(name) / ".tune/attempt1",
-            reuse=True,
-            pending=1,
-        )
-        if study.counted() != trials:
-            sys.exit(f"{study.counted()} of {trials} trials are over")
-    print(json.dumps(seen))
-
-
 def searched(trials: int) -> Taken:
     """Carry out such a search in a process of its own."""
     began = time.monotonic()
-    command = [sys.executable, __file__, "--search-here", str(trials)]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        sys.exit(f"the search failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    seen = json.loads(done.stdout.strip().splitlines()[-1])
+    command = [sys.executable, "-m", "benchmarks.search_alone", str(trials)]
+    with tempfile.TemporaryDirectory() as home:
+        _, printed = timed(command, environment(Path(home)))
+    seen = json.loads(printed.strip().splitlines()[-1])
     taken = Taken(ends=[at for at, _, _ in seen], seconds=time.monotonic() - began)
     taken.work = [(at, worked) for at, worked, _ in seen]
     taken.memory = [(at, {DRIVER: size}) for at, _, size in seen]
@@ -260,43 +184,38 @@ def draw(taken: Taken, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def table(taken: Taken) -> list[str]:
-    rows = ["| what | second quarter | last quarter | ratio |", "|---|---|---|---|"]
-    figures = {"seconds per trial": taken.paces(), "seconds of CPU time per trial": taken.efforts()} | {
-        f"MB, {name}": taken.sizes(name) for name in PROCESSES
-    }
-    for name, points in figures.items():
+def rows(taken: Taken) -> Iterator[Row]:
+    """Yield what the last quarter of the trials took, over the second one."""
+    figures = {"per trial": ("s", taken.paces()), "CPU time per trial": ("s", taken.efforts())}
+    figures |= {f"memory, {name}": ("MB", taken.sizes(name)) for name in PROCESSES}
+    for name, (unit, points) in figures.items():
         if points:
             first, last = quarters(points)
-            rows.append(f"| {name} | {first:.3g} | {last:.3g} | {last / first:.2f}x |")
-    return rows
+            yield Row(f"{name}, the last quarter", last, unit, f"{name}, the second quarter", last / first)
+            yield Row(f"{name}, the second quarter", first, unit)
 
 
-def main(words: list[str]) -> None:
-    from report import report
-
-    alone = words[:1] == ["--search"]
-    trials, *rest = words[1:] if alone else words
-    if alone:
-        taken, title, what = searched(int(trials)), "Whether a long search grows", "TPE, ASHA and Tune, two at a time"
-    else:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-            taken = sweep(int(trials), rest, Path(name))
-        title, what = "Whether a long sweep grows", "one step each, TPE, two at a time, everything recorded"
-    picture = HERE / ("many_trials_search.png" if alone else "many_trials.png")
+def reported(taken: Taken, trials: int, what: str, picture: Path) -> Measured:
+    """Draw, and return the figures with what they are of."""
     draw(taken, picture)
-    report(
-        title,
-        " ".join(["python benchmarks/many_trials.py", *words]),
+    about = (
         f"{trials} trials ({what}) in {taken.seconds:.0f} s, all in. Medians over the quarters of the trials; CPU time "
-        f"does not tell how busy the machine was besides. ![figures]({picture.name})",
-        PACKAGES,
-        table(taken),
+        f"does not tell how busy the machine was besides. ![figures]({picture.name})"
     )
+    return Measured(about, tuple(rows(taken)))
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--search-here"]:
-        search_alone(int(sys.argv[2]))
-    else:
-        main([*sys.argv[1:], "1000"] if sys.argv[1:] in ([], ["--search"]) else sys.argv[1:])
+def measure(asked: Asked) -> Measured:
+    """Search alone."""
+    trials = FEW_TRIALS if asked.quick else TRIALS
+    what = "TPE, ASHA and Tune, two at a time; nothing is trained"
+    return reported(searched(trials), trials, what, asked.into / "many_trials_search.png")
+
+
+def measure_real(asked: Asked) -> Measured:
+    """Sweep with real runs."""
+    trials = FEW_TRIALS if asked.quick else TRIALS
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        taken = sweep(trials, [], Path(name))
+    what = "one step each, TPE, two at a time, everything recorded"
+    return reported(taken, trials, what, asked.into / "many_trials.png")

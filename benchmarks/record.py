@@ -1,12 +1,8 @@
-"""What recording costs a training step: five metrics each step, with no logger, with ours, and with Lightning's own.
-
-python benchmarks/record.py [STEPS]    10,000 steps of each by default, in turns; writes into benchmarks/RESULTS.md
-"""
+"""What recording costs a training step: five metrics each step, with no logger, with ours, and with Lightning's own."""
 
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +13,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import MLFlowLogger
-from report import report
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -26,13 +21,14 @@ from asparagus.journal import Journal
 from asparagus.record.recorder import Recorder, RunRecord
 from asparagus.record.run_folder import create
 from asparagus.spec import Paths, Spec
+from benchmarks.commands import Asked
+from benchmarks.figures import Measured, Row
 
-TURNS = 5
+TURNS, STEPS, FEW_STEPS = 5, 10_000, 200
 METRICS = 5
 WIDTH, BATCH = 256, 256
 """A step of about two milliseconds on one core: what recording costs would be lost in a longer one."""
 NONE, OURS, THEIRS = "no logger", "Asparagus: journal and recorder", "Lightning's MLFlowLogger"
-GOAL = 1.02
 
 
 class Steps(pl.LightningModule):
@@ -107,26 +103,26 @@ def steps(way: str, count: int) -> list[float]:
     return module.seconds
 
 
-def main(count: int) -> None:
+def measure(asked: Asked) -> Measured:
+    """Train so many steps each way, in turns."""
     torch.set_num_threads(1)  # the recorder has the other core, as it has on any machine that trains
+    turns, count = asked.turns(TURNS), FEW_STEPS if asked.quick else STEPS
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     ratios: dict[str, list[float]] = {way: [] for way in WAYS}
-    for turn in range(TURNS):
-        taken = {way: sum(steps(way, count // TURNS)) / (count // TURNS) for way in WAYS}
+    for turn in range(turns):
+        taken = {way: sum(steps(way, count // turns)) / (count // turns) for way in WAYS}
         for way, seconds in taken.items():
             times[way].append(seconds)
             ratios[way].append(seconds / taken[NONE])
-            print(f"{turn + 1}/{TURNS}  {way:<34} {1000 * seconds:7.3f} ms per step", flush=True)
-    rows = ["| what | ms per step | over no logger | smallest, largest | goal |", "|---|---|---|---|---|"]
-    for way in WAYS:
-        ratio = statistics.median(ratios[way])
-        spread = f"{min(ratios[way]):.3f}, {max(ratios[way]):.3f}" if way != NONE else ""
-        goal = f"<= {GOAL}x" if way == OURS else ""
-        rows.append(f"| {way} | {1000 * statistics.median(times[way]):.3f} | {ratio:.3f}x | {spread} | {goal} |")
-    about = f"{count:,} steps of each in {TURNS} turns, {METRICS} metrics logged at every step; medians over the turns."
-    packages = ("asparagus", "torch", "pytorch-lightning", "mlflow")
-    report("What recording costs a step", f"python benchmarks/record.py {count}", about, packages, rows)
+            print(f"{turn + 1}/{turns}  {way:<34} {1000 * seconds:7.3f} ms per step", flush=True)
+    about = f"{count:,} steps of each in {turns} turns, {METRICS} metrics logged at every step; medians over the turns."
+    return Measured(about, tuple(row(way, times[way], ratios[way]) for way in WAYS))
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+def row(way: str, times: list[float], ratios: list[float]) -> Row:
+    """Return the median of one way, and of its ratios to a training without a logger in the same turn."""
+    step, unit = 1000 * statistics.median(times), "ms per step"
+    if way == NONE:
+        return Row(way, step, unit)
+    spread = {"smallest, largest": f"{min(ratios):.3f}, {max(ratios):.3f}"}
+    return Row(way, step, unit, NONE, statistics.median(ratios), "record" if way == OURS else "", spread)

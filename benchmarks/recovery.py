@@ -1,7 +1,4 @@
-"""How long a training stands still when a worker or a node is killed: by Ray Train as documented, and by ours.
-
-python benchmarks/recovery.py    both, each with a worker and with a node; writes into benchmarks/RESULTS.md
-"""
+"""How long a training stands still when a worker or a node is killed: by Ray Train as documented, and by ours."""
 
 from __future__ import annotations
 
@@ -19,11 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from report import report
+from benchmarks.commands import BIN, RIVALS, Asked, Failed, digits_home, with_rivals
+from benchmarks.figures import Measured, Row
 
-BIN = Path(sys.executable).parent
-RIVALS = Path(__file__).parent / "rivals"
-PACKAGES = ("asparagus", "ray", "torch", "pytorch-lightning")
 SLOW_S, EPOCHS = 0.02, 400
 """Of a step, and how many epochs there are: more than it takes."""
 STEPS_BEFORE = 40
@@ -100,7 +95,8 @@ def still(make, what: str, environment: dict[str, str]) -> float:
                 (first, *_) = waited(process, lambda: [s for s in steps_in(file) if s.pid not in known])
                 return first.time - killed
             except TimeoutError:
-                sys.exit(f"{make.__name__}, {what}: no step in time\n{(Path(folder) / 'log').read_text()[-6000:]}")
+                said = (Path(folder) / "log").read_text()[-6000:]
+                raise Failed(f"{make.__name__}, {what}: no step in time\n{said}") from None
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -111,7 +107,7 @@ def raylet_of(worker: int, raylets: list[int]) -> int:
     """Return the raylet that started a worker."""
     parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
     if parent not in raylets:
-        sys.exit(f"worker {worker} is none of these nodes': {raylets}")
+        raise Failed(f"worker {worker} is none of these nodes': {raylets}")
     return parent
 
 
@@ -125,28 +121,22 @@ def waited(process: subprocess.Popen, look):
     raise TimeoutError
 
 
-def main() -> None:
-    """Measure all, and report."""
-    rows = ["| killed | Ray Train as documented, s | asparagus, s | ratio |", "|---|---|---|---|"]
-    with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "ASPARAGUS_HOME": home, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        environment |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(RIVALS)}
-        for words in (["data", "make", "Task001_Digits"], ["split", "-t", "Task001_Digits", "--fn", "split_80_20"]):
-            subprocess.run([str(BIN / "asp"), *words], env=environment, check=True, capture_output=True)
+def measure(asked: Asked) -> Measured:
+    """Kill a worker, and a node, under both."""
+    repeats = asked.turns(REPEATS)
+    rows: list[Row] = []
+    with digits_home(**with_rivals(), OMP_NUM_THREADS="1", RAY_TRAIN_V2_ENABLED="1") as (_, environment):
         for what in ("worker", "node"):
             taken: dict[str, list[float]] = {}
-            for _ in range(REPEATS):
+            for _ in range(repeats):
                 for make in (documented, ours):
                     taken.setdefault(make.__name__, []).append(still(make, what, environment))
                     print(json.dumps({what: taken}), flush=True)
             stock, own = (statistics.median(taken[make.__name__]) for make in (documented, ours))
-            rows.append(f"| a {what} | {stock:.1f} | {own:.1f} | {stock / own:.2f}x |")
+            name = f"a {what} killed, Ray Train as documented"
+            rows += [Row(f"a {what} killed, asparagus", own, "s", name, own / stock), Row(name, stock, "s")]
     about = (
         "Two workers on two of three one-CPU nodes of this machine, the digits training. Seconds from the SIGKILL of a "
-        f"worker, or of a node's raylet, to the first step of a process that came after it; medians of {REPEATS}."
+        f"worker, or of a node's raylet, to the first step of a process that came after it; medians of {repeats}."
     )
-    report("How long a kill holds a training up", "python benchmarks/recovery.py", about, PACKAGES, rows)
-
-
-if __name__ == "__main__":
-    main()
+    return Measured(about, tuple(rows))

@@ -1,33 +1,103 @@
-"""Where the benchmarks write what they measured: each has a section of RESULTS.md to itself."""
+"""From figures to tables: the summary with every goal, a section per part, and the page that holds both."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
+from benchmarks.figures import Row, Section
+
+SUMMARY = ("part", "what", "median", "over", "ratio", "goal", "")
+HEAD = """# Figures
+
+Written by `make bench` from figures.json: medians, each beside its rivals in the same run. Each part keeps its newest
+figures, with the machine, versions and date that stand in its section.
+"""
+VERDICTS = {True: "met", False: "**missed**", None: ""}
 
 
-def report(title: str, command: str, about: str, packages: Iterable[str], rows: Sequence[str]) -> None:
-    """Print a table, and let it replace the section of the same title in RESULTS.md."""
-    cores = len(os.sched_getaffinity(0))
-    head = [
-        f"## {title}",
-        "",
-        (
-            f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {cores} cores, Python "
-            f"{platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}."
-        ),
-        about,
-        "",
+def number(value: float) -> str:
+    """Return a number with the digits that say something."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def ratio(row: Row) -> str:
+    if row.ratio is None:
+        return ""
+    return f"{row.ratio:.{3 if row.ratio < 10 else 1}f}x"
+
+
+def goal(row: Row) -> str:
+    return row.aim.told(row.unit) if row.aim else ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table whose columns stand below each other on a screen too, without those that are empty."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *rows)]
+    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    widths = [max(len(cell) for cell in column) for column in columns]
+    padded = [
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
+        for line in zip(*columns, strict=True)
     ]
-    section = "\n".join([*head, *rows]) + "\n"
-    print(f"\n{section}")
-    before = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else "# Figures\n"
-    others = [part for part in re.split(r"(?m)^(?=## )", before) if not part.startswith(f"## {title}\n")]
-    RESULTS.write_text("\n".join(part.rstrip() + "\n" for part in [*others, section]), encoding="utf-8")
+    return [padded[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *padded[1:]]
+
+
+def summary(sections: Iterable[Section]) -> list[str]:
+    """Return the one table: every row that is compared with something or has a goal."""
+    rows = [
+        (section.part, row.what, f"{number(row.value)} {row.unit}", row.rival, ratio(row), goal(row), VERDICTS[row.met])
+        for section in sections
+        for row in section.measured.rows
+        if row.rival or row.goal
+    ]
+    return table(SUMMARY, rows)
+
+
+def verdict(sections: Iterable[Section]) -> list[str]:
+    """Return how many goals are met, and a line for each that is not."""
+    judged = [(section.part, row) for section in sections for row in section.measured.rows if row.goal]
+    missed = [f"- {part}: {row.what}: {shown(row)}, the goal is {goal(row)}" for part, row in judged if not row.met]
+    told = f"{len(judged) - len(missed)} of {len(judged)} goals are met."
+    return [f"{told} Missed:", "", *missed] if missed else [told]
+
+
+def shown(row: Row) -> str:
+    """Return that of a row which its goal is about."""
+    return ratio(row) if row.aim and row.aim.of == "ratio" else f"{number(row.value)} {row.unit}"
+
+
+def section_lines(section: Section) -> list[str]:
+    """Return a section as RESULTS.md has it."""
+    measured = section.measured
+    units = {row.unit for row in measured.rows}
+    columns = list(dict.fromkeys(name for row in measured.rows for name in row.also))
+    (unit, inside) = (units.pop(), False) if len(units) == 1 else ("median", True)
+    rows = [
+        (
+            row.what,
+            f"{number(row.value)} {row.unit}" if inside else number(row.value),
+            *(row.rival, ratio(row), goal(row), VERDICTS[row.met]),
+            *(row.also.get(name, "") for name in columns),
+        )
+        for row in measured.rows
+    ]
+    head = ("what", unit, "over", "ratio", "goal", "", *columns)
+    versions = ", ".join(f"{name} {version}" for name, version in section.versions.items())
+    where = f"`{section.command}` on {section.date}: {section.machine}, {versions}."
+    remarks = [line for remark in measured.remarks for line in ("", remark)]
+    return [f"## {section.title}", "", where, measured.about, "", *table(head, rows), *remarks]
+
+
+def page(sections: Sequence[Section], parts: Iterable[str]) -> str:
+    """Return RESULTS.md.
+
+    Args:
+        sections: What was measured.
+        parts: The names of all that can be.
+    """
+    missing = sorted(set(parts) - {section.part for section in sections})
+    open_ones = ["", f"Not measured yet: {', '.join(missing)}."] if missing else []
+    top = "\n".join([HEAD, *verdict(sections), *open_ones, "", *summary(sections)])
+    return "\n\n".join([top, *("\n".join(section_lines(section)) for section in sections)]) + "\n"

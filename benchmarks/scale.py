@@ -1,23 +1,21 @@
 """What more workers cost: seconds until the first step, and milliseconds that each step takes longer.
 
-python benchmarks/scale.py [WORKERS ...]    one-CPU workers on this machine, however few cores it has
+The workers have one CPU each of this machine, however few cores it has.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from report import report
+from benchmarks.commands import BIN, Asked, digits_home, timed
+from benchmarks.figures import Measured, Row
 
-BIN = Path(sys.executable).parent
+WORKERS, FEW_WORKERS = (0, 1, 2, 4, 8, 16), (0, 1)
 EPOCHS, STEPS = 3, 40
 
 
@@ -32,14 +30,11 @@ def words(workers: int) -> list[str]:
     return [str(BIN / "asp-launch"), "experiment/digits", "run.resume=false", "--json", *sizes, *quiet, *ray]
 
 
-def measured(workers: int, environment: dict[str, str]) -> dict[str, float]:
+def trained(workers: int, environment: dict[str, str]) -> dict[str, float]:
     """Train once and read in the journal how long what took."""
     began = time.time()
-    done = subprocess.run(words(workers), capture_output=True, text=True, env=environment, check=False)
-    whole = time.time() - began
-    if done.returncode:
-        sys.exit(f"{workers} workers failed:\n{done.stdout}\n{done.stderr}")
-    folder = Path(json.loads(done.stdout.splitlines()[-1])["folder"])
+    whole, printed = timed(words(workers), environment)
+    folder = Path(json.loads(printed.splitlines()[-1])["folder"])
     events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     start = next(event for event in events if event["kind"] == "start")
     steps = [event for event in events if event["kind"] == "metrics" and "train/loss" in event["values"]]
@@ -53,27 +48,32 @@ def measured(workers: int, environment: dict[str, str]) -> dict[str, float]:
     }
 
 
-def main(counts: list[int]) -> None:
-    rows = ["| workers | s to the first step | ms per step | s per checkpoint, beyond writing | s to end |"]
-    rows.append("|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "ASPARAGUS_HOME": home, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        for command in (["data", "make", "Task001_Digits"], ["split", "-t", "Task001_Digits", "--fn", "split_80_20"]):
-            subprocess.run([str(BIN / "asp"), *command], env=environment, check=True, capture_output=True)
-        for workers in counts:
-            took = measured(workers, environment)
-            name = str(workers) if workers else "none, in-process"
-            rows.append(
-                f"| {name} | {took['first']:.1f} | {took['step']:.2f} | {took['commit']:.3f} | {took['end']:.1f} |"
+def rows(took: dict[int, dict[str, float]]) -> Iterator[Row]:
+    """Yield what so many workers cost, over the fewest."""
+    names = {count: f"{count} worker{'s' if count > 1 else ''}" if count else "in-process" for count in took}
+    fewest = min(took)
+    for count, one in took.items():
+        also = {
+            "s to the first step": f"{one['first']:.1f}",
+            "s per checkpoint, beyond writing": f"{one['commit']:.3f}",
+            "s to end": f"{one['end']:.1f}",
+        }
+        over = ("", None) if count == fewest else (names[fewest], one["step"] / took[fewest]["step"])
+        yield Row(names[count], one["step"], "ms per step", *over, also=also)
+
+
+def measure(asked: Asked) -> Measured:
+    """Train once with each number of workers."""
+    took: dict[int, dict[str, float]] = {}
+    with digits_home(OMP_NUM_THREADS="1") as (_, environment):
+        for count in asked.workers or (FEW_WORKERS if asked.quick else WORKERS):
+            took[count] = trained(count, environment)
+            print(
+                f"{count} workers  {json.dumps({name: round(value, 4) for name, value in took[count].items()})}",
+                flush=True,
             )
-            print(rows[-1], flush=True)
-    told = " ".join(str(count) for count in counts)
     about = (
         f"{EPOCHS} epochs of {STEPS} steps of a network of 8 units, one case per step and worker. All workers share "
         "the cores of this machine, so what grows with them here is work, not waiting."
     )
-    report("What more workers cost", f"python benchmarks/scale.py {told}", about, ("asparagus", "ray", "torch"), rows)
-
-
-if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or [0, 1, 2, 4, 8, 16])
+    return Measured(about, tuple(rows(took)))

@@ -1,33 +1,29 @@
-"""What a sweep costs a trial: the digits training, its learning rate searched by TPE, by the stock ways and by ours.
-
-python benchmarks/sweep.py    all of them; writes into benchmarks/RESULTS.md. With --only, what it prints is all.
-"""
+"""What a sweep costs a trial: the digits training, its learning rate searched by TPE, by the stock ways and by ours."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from report import report
+from benchmarks.commands import BIN, RIVALS, Asked, Failed, digits_home, timed
+from benchmarks.figures import Measured, Row
 
-BIN = Path(sys.executable).parent
-RIVALS = Path(__file__).parent / "rivals"
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-PACKAGES = ("asparagus", "ray", "optuna", "torch", "pytorch-lightning", "mlflow", "hydra-core")
 SWEEPER = "hydra-optuna-sweeper"
 RATE = "tag(log,interval(1e-4,1e-1))"
 LEARNED = 0.9
 """The accuracy that the best of a few trials reaches: less, and it was not the same work."""
-GOAL_S, GOAL_RATIO = 0.6, 20
+REPEATS = 1
+TRIALS, FEW_TRIALS = (8, 40), (2, 4)
+"""Two sweeps, whose difference is what one more trial takes."""
+EXPENSIVE, FEW_EXPENSIVE = (2, 6), (1, 2)
+OURS, STOCK = "asp-launch -m", "Ray Tune + TorchTrainer as documented"
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,8 @@ def ways(hydra_python: str) -> list[Way]:
             1,
             script("hydra_sweeper.py", "-m", *hydra, python=hydra_python),
         ),
-        Way("asp-launch -m", "ours", 2, ours),
-        Way("Ray Tune + TorchTrainer as documented", "tune", 2, script("tune_documented.py", "{}"), expensive=True),
+        Way(OURS, "ours", 2, ours),
+        Way(STOCK, "tune", 2, script("tune_documented.py", "{}"), expensive=True),
     ]
 
 
@@ -79,14 +75,10 @@ def trials_and_best(way: Way, printed: str) -> tuple[int, float]:
 def sweep(way: Way, trials: int, environment: dict[str, str], folder: Path) -> float:
     """Return how long a sweep of so many trials took, in seconds."""
     command = [word.format(trials) if "{}" in word else word for word in way.command]
-    started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
-    seconds = time.monotonic() - started
-    if done.returncode:
-        sys.exit(f"{way.name} failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
-    finished, best = trials_and_best(way, done.stdout)
+    seconds, printed = timed(command, environment, cwd=folder)
+    finished, best = trials_and_best(way, printed)
     if finished != trials or best < LEARNED:
-        sys.exit(f"{way.name}: {finished} of {trials} trials finished, the best with {best}:\n{done.stdout[-4000:]}")
+        raise Failed(f"{way.name}: {finished} of {trials} trials finished, the best with {best}:\n{printed[-4000:]}")
     print(f"{way.name:<50} {trials:>4} trials {seconds:8.2f} s", flush=True)
     return seconds
 
@@ -109,78 +101,61 @@ def has_sweeper(python: str) -> str:
     return "" if done.returncode else done.stdout.strip()
 
 
-def measure(chosen: list[Way], options: argparse.Namespace, home: Path) -> dict[Way, tuple[int, float, float]]:
-    """Return of each way its larger number of trials, and the seconds per trial: all in, and those of one more."""
-    environment = {**os.environ, "ASPARAGUS_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_V2_ENABLED": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    if any(way.key == "ours" for way in chosen):
-        for words in (["data", "make", "Task001_Digits"], ["split", "-t", "Task001_Digits", "--fn", "split_80_20"]):
-            subprocess.run([str(BIN / "asp"), *words], env=environment, check=True, capture_output=True)
-    figures: dict[Way, list[tuple[float, float]]] = {way: [] for way in chosen}
-    for _ in range(options.repeats):
-        for way in chosen:
-            few, many = options.expensive_trials if way.expensive else options.trials
-            short, long = (sweep(way, trials, environment, home) for trials in (few, many))
-            figures[way].append((long / many, (long - short) / (many - few)))
-    return {
-        way: (
-            (options.expensive_trials if way.expensive else options.trials)[1],
-            statistics.median(whole for whole, _ in taken),
-            statistics.median(steady for _, steady in taken),
-        )
-        for way, taken in figures.items()
-    }
+@dataclass(frozen=True)
+class Taken:
+    """What the trials of one way took."""
+
+    trials: int
+    """Of the longer sweep."""
+    whole: float
+    """Seconds per trial of the whole command."""
+    steady: float
+    """Seconds that one more trial takes."""
 
 
-def table(figures: dict[Way, tuple[int, float, float]], remarks: list[str]) -> list[str]:
-    """Return the rows of the report."""
-    ours = next((steady for way, (_, _, steady) in figures.items() if way.key == "ours"), None)
-    rows = ["| what | at a time | trials | s per trial, all in | s per trial, steady | over ours | goal |"]
-    rows.append("|---|---|---|---|---|---|---|")
-    for way, (trials, whole, steady) in figures.items():
-        ratio = f"{steady / ours:.2f}x" if ours else ""
-        goal = {"ours": f"<= {GOAL_S} s", "tune": f">= {GOAL_RATIO}x"}.get(way.key, "")
-        rows.append(f"| {way.name} | {way.at_a_time} | {trials} | {whole:.2f} | {steady:.2f} | {ratio} | {goal} |")
-    return rows + [line for remark in remarks for line in ("", remark)]
+def taken(way: Way, asked: Asked, home: Path, environment: dict[str, str]) -> Taken:
+    """Sweep twice, briefly and longer."""
+    cheap, expensive = (FEW_TRIALS, FEW_EXPENSIVE) if asked.quick else (TRIALS, EXPENSIVE)
+    few, many = expensive if way.expensive else cheap
+    short, long = (sweep(way, trials, environment, home) for trials in (few, many))
+    return Taken(many, long / many, (long - short) / (many - few))
 
 
-def main(options: argparse.Namespace) -> None:
-    python = options.hydra_python or sys.executable
-    chosen = [way for way in ways(python) if not options.only or way.key in options.only]
-    remarks = []
-    if any(way.key == "hydra" for way in chosen):
-        found, reason = has_sweeper(python), why_no_sweeper()
-        if reason:
-            remarks.append(f"{SWEEPER} does not install beside us: {reason}.")
-        if found:
-            remarks.append(f"Hydra's sweeper was measured with {found}{', elsewhere' if options.hydra_python else ''}.")
-        else:
-            remarks.append("Hydra's sweeper was not measured.")
-            chosen = [way for way in chosen if way.key != "hydra"]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = table(measure(chosen, options, Path(folder)), remarks)
-    if options.only:
-        print("\n".join(rows))
-        return
-    (few, many), (first, last) = options.trials, options.expensive_trials
+def rows(found: dict[Way, list[Taken]]) -> Iterator[Row]:
+    """Yield the medians of each way, over ours."""
+    steady = {way: statistics.median(one.steady for one in each) for way, each in found.items()}
+    ours = next(seconds for way, seconds in steady.items() if way.name == OURS)
+    goals = {OURS: "trial", STOCK: "trial, stock"}
+    for way, each in found.items():
+        whole = statistics.median(one.whole for one in each)
+        also = {"at a time": str(way.at_a_time), "trials": str(each[0].trials), "s per trial, all in": f"{whole:.2f}"}
+        over = ("", None) if way.name == OURS else (OURS, steady[way] / ours)
+        yield Row(way.name, steady[way], "s per trial", *over, goals.get(way.name, ""), also)
+
+
+def of_hydra(python: str) -> tuple[bool, list[str]]:
+    """Return whether Hydra's sweeper can be measured with a Python, and what is to be said about it."""
+    found, reason = has_sweeper(python or sys.executable), why_no_sweeper()
+    remarks = [f"{SWEEPER} does not install beside us: {reason}."] if reason else []
+    told = f"with {found}{', elsewhere' if python else ''}" if found else ""
+    return bool(found), [*remarks, f"Hydra's sweeper was {f'measured {told}' if found else 'not measured'}."]
+
+
+def measure(asked: Asked) -> Measured:
+    """Sweep by every way that is here."""
+    there, remarks = of_hydra(asked.hydra_python)
+    chosen = [way for way in ways(asked.hydra_python or sys.executable) if there or way.key != "hydra"]
+    repeats = asked.turns(REPEATS)
+    found: dict[Way, list[Taken]] = {way: [] for way in chosen}
+    with digits_home(RAY_TRAIN_V2_ENABLED="1") as (home, environment):
+        for _ in range(repeats):
+            for way in chosen:
+                found[way].append(taken(way, asked, home, environment))
+    (few, many), (first, last) = (FEW_TRIALS, FEW_EXPENSIVE) if asked.quick else (TRIALS, EXPENSIVE)
     about = (
         "The digits training (5 epochs of 23 steps) for each trial, its learning rate searched by TPE. All in: of the "
         f"whole command. Steady: what one more trial takes, from sweeps of {few} and {many} trials ({first} and {last} "
-        f"of Ray's, which take long); medians of {options.repeats}. Optuna and Hydra train and record nothing; Ray "
+        f"of Ray's, which take long); medians of {repeats}. Optuna and Hydra train and record nothing; Ray "
         "keeps a checkpoint of each epoch; ours records all that a run alone does."
     )
-    report("What a sweep costs a trial", "python benchmarks/sweep.py", about, PACKAGES, rows)
-
-
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("optuna", "tune", "hydra", "ours"), help="these, not reported")
-    parser.add_argument("--trials", nargs=2, type=int, default=(8, 40), metavar=("FEW", "MANY"))
-    parser.add_argument("--expensive-trials", nargs=2, type=int, default=(2, 6), metavar=("FEW", "MANY"))
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--hydra-python", help=f"a Python that has {SWEEPER}, torch and pytorch-lightning")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main(parsed())
+    return Measured(about, tuple(rows(found)), tuple(remarks))
