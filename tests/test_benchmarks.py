@@ -54,7 +54,7 @@ def parts(tmp_path, monkeypatch) -> dict[str, Part]:
 
 
 def old(part: str) -> Section:
-    row = Row("old", 1.0, "s", goal="help")
+    row = Row("old", 0.1, "s", goal="help")
     return Section(
         part, f"What {part} does", "before", "2020-01-01", "a machine", {"ray": "1"}, Measured("Old.", (row,))
     )
@@ -96,6 +96,15 @@ def test_quick_is_asked_for_and_changes_no_figure_that_is_kept(parts, capsys):
     assert main(["--quick", "--only", "good"], parts) == DONE
     assert "quick: True, repeats: 1." in capsys.readouterr().out
     assert {name: (HERE / name).read_bytes() for name in before} == before
+
+
+def test_the_command_starts_a_part_and_says_what_is_left_out(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "--only", "gpu", "--into", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert done.returncode == DONE, done.stderr
+    assert "[1/1] gpu: " in done.stdout
+    assert "gpu is left out: there is no GPU here." in done.stdout
 
 
 @pytest.mark.parametrize(("words", "said"), [(["--only", "good,god"], "'god'. Known: bad, good"), (["fast"], "fast")])

@@ -1,0 +1,88 @@
+"""The parts in turn, each in a process of its own; what one has measured is kept before the next begins."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import psutil
+
+from benchmarks.commands import Asked, Failed, LeftOut
+from benchmarks.figures import Measured, Section, kept_with, load, replace, save
+from benchmarks.parts import Part
+from benchmarks.report import page, section_lines
+
+
+def measure_all(
+    chosen: Sequence[Part], asked: Asked, command: str, order: Sequence[str]
+) -> tuple[list[Section], list[str]]:
+    """Measure parts in turn, each in a process of its own, and keep each as soon as it is there.
+
+    Args:
+        chosen: The parts.
+        asked: What is asked of each.
+        command: That was typed.
+        order: Of the parts in RESULTS.md.
+
+    Returns:
+        The sections that were made, and the names of the parts that failed.
+    """
+    made, failed = [], []
+    for place, part in enumerate(chosen, start=1):
+        print(f"\n[{place}/{len(chosen)}] {part.name}: {part.about}", flush=True)
+        started = time.monotonic()
+        try:
+            section = stamped(part, measured(part, asked), command)
+        except LeftOut as reason:
+            print(f"{part.name} is left out: {reason}", flush=True)
+            continue
+        except Failed as error:
+            print(f"{part.name} failed: {error}", flush=True)
+            failed.append(part.name)
+            continue
+        except Exception:  # noqa: BLE001 - a bug in one part, told in full, must not cost the figures of the others
+            traceback.print_exc()
+            failed.append(part.name)
+            continue
+        sections = kept_with(section, load(asked.into), order)
+        save(asked.into, sections)
+        replace(asked.into / "RESULTS.md", page(sections, order))
+        made.append(section)
+        print("\n".join(["", *section_lines(section), "", f"in {time.monotonic() - started:.0f} s"]), flush=True)
+    return made, failed
+
+
+def measured(part: Part, asked: Asked) -> Measured:
+    """Measure a part in a fresh process: threads, memory and imports of one are not the next one's."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measure, part, asked).result()
+
+
+def _measure(part: Part, asked: Asked) -> Measured:
+    found: Measured = getattr(import_module(part.module), part.function)(asked)
+    return found
+
+
+def stamped(part: Part, found: Measured, command: str) -> Section:
+    """Return what was measured with where and when."""
+    versions = {name: version(name) for name in part.packages}
+    return Section(part.name, part.title, command, f"{datetime.now(UTC):%Y-%m-%d}", machine(), versions, found)
+
+
+def machine() -> str:
+    """Return what this machine is, in words."""
+    cpus = Path("/proc/cpuinfo")
+    told = re.search(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE) if cpus.is_file() else None
+    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 1e9
+    name = told[1] if told else platform.machine()
+    return f"{name}, {cores} cores, {memory:.0f} GB, Python {platform.python_version()}"
