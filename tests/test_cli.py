@@ -15,6 +15,7 @@ from asparagus.cli.launch import plan_request
 from asparagus.cli.main import COMMANDS
 from asparagus.compose import Request
 from asparagus.plan import Plan
+from tests.counts import within
 from tests.helpers import PLAIN_HYDRA, side_by_side
 
 ROOT = Path(__file__).parent.parent
@@ -23,16 +24,18 @@ DIGITS = "experiment/digits"
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 HEAVY = ["torch", "ray", "mlflow", "pytorch_lightning", "monai", "sklearn"]
 
-# Runs a command in this process, and says on the last line which of HEAVY it has imported.
+# Runs a command in this process, and says on the last line which of HEAVY it has imported, and how much.
 WATCHED = """
 import json, sys
+before = set(sys.modules)
 from asparagus.cli.main import run
 try:
     status = run(sys.argv[1], sys.argv[2:])
 except SystemExit as end:
     status = end.code
 loaded = {name.partition(".")[0] for name in sys.modules}
-print(json.dumps({"status": status, "heavy": sorted(loaded & set(HEAVY))}))
+modules = len(set(sys.modules) - before)
+print(json.dumps({"status": status, "heavy": sorted(loaded & set(HEAVY)), "modules": modules}))
 """.replace("HEAVY", repr(HEAVY))
 
 HELP_S, HELP_RATIO = 0.25, 8
@@ -139,7 +142,10 @@ def test_the_client_side_of_launch_loads_nothing_heavy(words, home):
         [sys.executable, "-c", WATCHED, "launch", *words], cwd=home, capture_output=True, text=True, check=True
     )
     found = json.loads(done.stdout.splitlines()[-1])
+    modules = found.pop("modules")
     assert found == {"status": 2 if "x=1" in words else 0, "heavy": []}
+    if words[-1] in ("--help", "--dry-run"):
+        within(f"modules imported by asp-launch {words[-1]}", modules)
 
 
 def test_help_takes_a_blink(home):

@@ -23,7 +23,7 @@ import ray
 from asparagus.check import check, check_from_afar
 from asparagus.cli.jobs import worker_log
 from asparagus.cli.main import run
-from asparagus.cli.submit import runtime_env
+from asparagus.cli.submit import _runs, _send, runtime_env
 from asparagus.compose import Request, compose
 from asparagus.errors import ConfigError, RecordError, SubmitError
 from asparagus.record.environment import SUBMITTED, Code, read_code
@@ -35,6 +35,7 @@ from asparagus.submit.address import address_of
 from asparagus.submit.elsewhere import for_cluster, sweep_for_cluster
 from asparagus.submit.jobs import LOG_BEGINS, Cluster, _Lines, print_worker_log
 from asparagus.submit.package import LIMIT, must_be_small, package_of, write_zip
+from tests.counts import within
 from tests.helpers import free_port
 
 SECRET = "correct-horse-battery-staple"
@@ -107,6 +108,24 @@ def test_the_same_files_are_the_same_package_and_ours_win(lab, tmp_path):
         assert archive.read("code.py") == b"ours"
         assert archive.namelist().count("code.py") == 1
         assert archive.getinfo("tool.sh").external_attr >> 16 & 0o111
+
+
+class Parcel:
+    """A cluster that keeps what it is sent."""
+
+    address = "http://nowhere"
+
+    def send(self, package, entrypoint, *, job_id, environment, metadata):
+        with zipfile.ZipFile(package) as archive:
+            self.files = archive.namelist()
+        self.bytes = package.stat().st_size + len(json.dumps([entrypoint, job_id, environment, dict(metadata)]))
+
+
+def test_a_job_brings_little_beside_the_users_files(home, data_root):
+    cluster, load = Parcel(), _runs(Request("experiment/digits"))
+    _send(cluster, load, package_of(home, without=[data_root]), {})
+    within("bytes of a submitted job, beside the user's files", cluster.bytes, "\n".join(cluster.files))
+    within("files of a submitted job, beside the user's", len(cluster.files), "\n".join(cluster.files))
 
 
 # ---- whom we ask ----

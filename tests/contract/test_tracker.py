@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,18 @@ from asparagus.record.recorder import Recorder, RunRecord
 from asparagus.record.run_folder import create
 from asparagus.record.store import Store
 from asparagus.spec import Parent, Paths, Spec
+from tests.counts import within
 from tests.helpers import mlflow_server
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
+def server_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(server_folder):
+    with mlflow_server(server_folder) as uri:
         yield uri
 
 
@@ -80,6 +88,46 @@ def test_metrics_arrive_once_each_whatever_an_attempt_repeats(uri, recorder, tmp
     journal.close()
     assert recorder.close(101, state="finished")
     assert history(uri, mlflow_run_id, "train/loss") == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
+
+
+EPOCHS, STEPS = 6, 23
+
+
+def test_a_run_asks_the_server_little(server, server_folder, tmp_path):
+    folder, record = a_run(tmp_path, 111)
+
+    def asked() -> list[str]:
+        return re.findall(r'"([A-Z]+ /\S*api/\S+) HTTP', (server_folder / "log").read_text())
+
+    with Recorder(server, tmp_path / "artifacts", tmp_path) as recorder:
+        before = len(asked())
+        recorder.open(record)
+        opened, journal = len(asked()), Journal(folder.journal)
+        for epoch in range(EPOCHS):
+            for step in range(epoch * STEPS, (epoch + 1) * STEPS):
+                journal.append("metrics", flush=False, step=step, epoch=epoch, values={"train/loss": 1.0, "lr": 1e-3})
+            journal.append("metrics", step=step, epoch=epoch, values={f"val/metric_{i}": 0.5 for i in range(9)})
+            wait_until(lambda: written(folder) == folder.journal.stat().st_size)
+        trained = len(asked())
+        a_checkpoint(folder)
+        journal.close()
+        assert recorder.close(111, state="finished")
+    every = asked()
+    within("requests to MLflow per epoch", (trained - opened) / EPOCHS, "\n".join(every[opened:trained]))
+    outside = every[before:opened] + every[trained:]
+    within("requests to MLflow per run, beside its epochs", len(outside), "\n".join(outside))
+
+
+def written(folder) -> int:
+    """Return how much of its journal the store is known to have."""
+    return json.loads(folder.written.read_text())["offset"] if folder.written.is_file() else 0
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_odd_names_long_values_nan_and_many_points_are_taken(uri, recorder, tmp_path):

@@ -1,0 +1,128 @@
+"""What a launch takes that can be counted on any machine, with its limits: processes, calls, files, bytes, modules."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What something may take, on any machine."""
+
+    measured: float
+    """When this line was written."""
+    most: float
+    look_at: str
+    """Where what has grown will be found."""
+
+
+LIMITS = {
+    "modules imported by asp-launch --help": Limit(
+        112, 125, "python -X importtime -m asparagus.cli.main launch --help"
+    ),
+    "modules imported by asp-launch --dry-run": Limit(
+        456, 500, "imports at the top of asparagus/{cli,compose,check,plan}"
+    ),
+    "requests to MLflow per epoch": Limit(1, 1.5, "asparagus/record/book.py: catch_up"),
+    "requests to MLflow per run, beside its epochs": Limit(0, 0, "asparagus/record/book.py: what opens and closes it"),
+    "bytes of a submitted job, beside the user's files": Limit(2800, 4000, "asparagus/submit/cargo.py: files_of"),
+    "files of a submitted job, beside the user's": Limit(3, 3, "asparagus/submit/cargo.py: files_of"),
+    "files per checkpoint": Limit(0, 0, "asparagus/checkpoint/folder.py"),
+    "processes of a launch in this process": Limit(0, 0, "asparagus/record/recorder.py; the worker/here.py"),
+    "Ray workers of a launch with two": Limit(0, 0, "asparagus/driver/on_ray.py: actors and tasks beside the ranks"),
+    "Ray workers of a sweep, one trial at a time": Limit(
+        0, 0, "asparagus/sweep/search.py: trials that share a process"
+    ),
+}
+"""What is counted: its limit. One that is outgrown for a reason is raised, with what was measured then."""
+
+
+def within(what: str, count: float, details: str = "") -> None:
+    """Hold a count to its limit.
+
+    Args:
+        what: One of LIMITS.
+        count: What was counted.
+        details: What it is made of, if that is known.
+    """
+    limit = LIMITS[what]
+    assert count <= limit.most, (
+        f"{what}: {count:g}, it was {limit.measured:g} and may be {limit.most:g}. Look at {limit.look_at}\n{details}"
+    )
+
+
+LOOK_S = 0.2
+KINDS = {
+    "of Ray's own": r"gcs_server|raylet/raylet|dashboard|log_monitor|autoscaler|runtime_env/agent",
+    "Ray workers": r"ray::|default_worker\.py",
+    "launch": r"bin/asp",
+    "recorder": r"asparagus\.record\.writer",
+}
+"""What is counted: kind -> what its command line has, or had, in it."""
+
+
+@dataclass
+class Processes:
+    """Those that were started while somebody watched."""
+
+    commands: dict[int, list[str]] = field(default_factory=dict)
+    """pid -> the command lines that it had, one after the other: a worker of Ray's takes the name of what it does."""
+
+    def counted(self) -> Counter[str]:
+        """Return how many there were of each kind."""
+        return Counter(filter(None, map(_kind, self.commands.values())))
+
+    def told(self, kind: str) -> str:
+        """Return what those of a kind did."""
+        return "\n".join(
+            " -> ".join(name[-120:] for name in names) for names in self.commands.values() if _kind(names) == kind
+        )
+
+
+def _kind(names: list[str]) -> str:
+    return next((kind for kind, pattern in KINDS.items() if any(re.search(pattern, name) for name in names)), "")
+
+
+@contextmanager
+def watched() -> Iterator[Processes]:
+    """Watch what this process starts from now on, and all that is started by that."""
+    seen, over = Processes(), threading.Event()
+    me = psutil.Process(os.getpid())
+    before = {child.pid for child in me.children()}  # servers that other tests share
+
+    def watch() -> None:
+        while not over.wait(LOOK_S):
+            for child in me.children():
+                if child.pid not in before:
+                    _look(child, seen)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def _look(root: psutil.Process, seen: Processes) -> None:
+    try:
+        every = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for one in every:
+        try:
+            name = " ".join(one.cmdline()).strip()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        names = seen.commands.setdefault(one.pid, [])
+        if name and name not in names:
+            names.append(name)
