@@ -26,7 +26,7 @@ PRETRAININGS = 6
 """The runs that begin: number 1 has a tenth of all runs as children, the others share the rest."""
 PARAMS, METRICS, POINTS = 60, 8, 3
 START_MS = 1_750_000_000_000
-START_SERVER_S = 120
+START_SERVER_S = 300
 
 
 @dataclass(frozen=True)
@@ -201,16 +201,16 @@ def serving(uri: str, folder: Path) -> Iterator[str]:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait_for(port)
+        _wait_for(port, process)
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
 
 
-def _wait_for(port: int) -> None:
+def _wait_for(port: int, process: subprocess.Popen) -> None:
     end = time.monotonic() + START_SERVER_S
-    while time.monotonic() < end:
+    while time.monotonic() < end and process.poll() is None:
         with socket.socket() as door:
             if door.connect_ex(("127.0.0.1", port)) == 0:
                 return

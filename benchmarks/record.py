@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import tempfile
 import time
@@ -105,6 +106,7 @@ def steps(way: str, count: int) -> list[float]:
 
 def measure(asked: Asked) -> Measured:
     """Train so many steps each way, in turns."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)  # the recorder has the other core, as it has on any machine that trains
     turns, count = asked.turns(TURNS), FEW_STEPS if asked.quick else STEPS
     times: dict[str, list[float]] = {way: [] for way in WAYS}

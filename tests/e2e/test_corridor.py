@@ -11,6 +11,7 @@ import yaml
 from asparagus.data.split import make_split
 from asparagus.data.synthetic import make_synthetic_cls, make_synthetic_pretrain, make_synthetic_seg
 from asparagus.record.store import Store
+from tests.counts import watched, within
 
 SMALL = ("data.patch_size=[16,16,16]", "model.features=[4,8,16]", "trainer.max_epochs=2", "trainer.limit_val_batches=2")
 
@@ -35,9 +36,13 @@ def last_line(done) -> dict:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_pretrain_on_two_ray_workers_then_finetune_seg_and_cls_with_lineage_in_all_its_forms(home, volumes, asp):
-    pretrained = last_line(asp("asp_pretrain", "task=Task998_LauritSyn", "resources=two_workers", "--json", *SMALL))
+    with watched() as seen:
+        pretrained = last_line(asp("asp_pretrain", "task=Task998_LauritSyn", "resources=two_workers", "--json", *SMALL))
+    within("Ray workers of a launch with two", seen.counted()["Ray workers"], seen.told("Ray workers"))
     assert pretrained["state"] == "finished"
     parent = Path(pretrained["folder"])
+    files = sorted(file.name for file in Path(pretrained["checkpoint"]).rglob("*") if file.is_file())
+    within("files per checkpoint", len(files), "\n".join(files))
     assert yaml.safe_load((parent / "config.yaml").read_text())["resources"]["workers"] == 2
     assert f"###RUN-ID={pretrained['run_id']}###" in (parent / "pretrain.log").read_text()
     name = Path(pretrained["checkpoint"]).name
@@ -52,7 +57,9 @@ def test_pretrain_on_two_ray_workers_then_finetune_seg_and_cls_with_lineage_in_a
     assert {"val/dice", "val/loss"} <= seg["metrics"].keys()
 
     words = ("task=Task996_LauritSynCls", f"init_from=run:{pretrained['run_id']}/last")
-    cls = last_line(asp("asp_finetune_cls", *words, "--json", *SMALL))
+    with watched() as seen:
+        cls = last_line(asp("asp_finetune_cls", *words, "--json", *SMALL))
+    within("processes of a launch without Ray", seen.counted().total(), str(seen.commands))
 
     log = (parent / "derived_models.log").read_text().splitlines()
     assert log == [f"{run['run_id']}, {run['folder']}" for run in (seg, cls)]

@@ -20,6 +20,7 @@ from asparagus.journal import JournalReader
 from asparagus.record.store import RUN_ID, TAG, Store
 from asparagus.record.sweeps import best_run
 from tests.conftest import ASP
+from tests.counts import watched, within
 from tests.e2e.test_exactly_once import below, kill, processes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(900)]
@@ -68,8 +69,10 @@ def last_weights(folder) -> dict[str, torch.Tensor]:
 
 
 def test_a_sweep_is_recorded_shown_extended_and_stood_upon(asp, home):
-    words = (*SWEEP, "optim.lr=tag(log,interval(1e-3,1e-1))", "sweep.sampler=random")
-    first = launched(asp, *words, "sweep.trials=2")
+    words = (*SWEEP, "optim.lr=tag(log,interval(1e-3,1e-1))", "sweep.sampler=random", "sweep.concurrency=1")
+    with watched() as seen:
+        first = launched(asp, *words, "sweep.trials=2")
+    within("processes of a sweep's trials, one at a time", seen.counted()["trials"], seen.told("trials"))
 
     store, sweep_id = store_of(home), first["sweep_id"]
     children = children_of(store, sweep_id)
