@@ -208,7 +208,7 @@ def serving(uri: str, folder: Path) -> Iterator[str]:
         process.wait(timeout=30)
 
 
-def _wait_for(port: int, process: subprocess.Popen) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_SERVER_S
     while time.monotonic() < end and process.poll() is None:
         with socket.socket() as door:

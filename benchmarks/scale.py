@@ -58,8 +58,9 @@ def rows(took: dict[int, dict[str, float]]) -> Iterator[Row]:
             "s per checkpoint, beyond writing": f"{one['commit']:.3f}",
             "s to end": f"{one['end']:.1f}",
         }
-        over = ("", None) if count == fewest else (names[fewest], one["step"] / took[fewest]["step"])
-        yield Row(names[count], one["step"], "ms per step", *over, also=also)
+        rival = "" if count == fewest else names[fewest]
+        ratio = one["step"] / took[fewest]["step"] if rival else None
+        yield Row(names[count], one["step"], "ms per step", rival, ratio, also=also)
 
 
 def measure(asked: Asked) -> Measured:

@@ -129,8 +129,9 @@ def rows(found: dict[Way, list[Taken]]) -> Iterator[Row]:
     for way, each in found.items():
         whole = statistics.median(one.whole for one in each)
         also = {"at a time": str(way.at_a_time), "trials": str(each[0].trials), "s per trial, all in": f"{whole:.2f}"}
-        over = ("", None) if way.name == OURS else (OURS, steady[way] / ours)
-        yield Row(way.name, steady[way], "s per trial", *over, goals.get(way.name, ""), also)
+        rival = "" if way.name == OURS else OURS
+        ratio = steady[way] / ours if rival else None
+        yield Row(way.name, steady[way], "s per trial", rival, ratio, goals.get(way.name, ""), also)
 
 
 def of_hydra(python: str) -> tuple[bool, list[str]]:
