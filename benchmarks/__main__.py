@@ -38,10 +38,17 @@ def parsed(words: Sequence[str], parts: Mapping[str, Part]) -> argparse.Namespac
             raise argparse.ArgumentTypeError(f"no part is called {strange[0]!r}. Known: {', '.join(parts)}")
         return names
 
+    def positive(text: str) -> int:
+        if not text.isdigit() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        return int(text)
+
     usual = [part.name for part in parts.values() if part.usual]
     parser.add_argument("--only", type=known, default=usual, metavar="PART,...", help="these parts")
     parser.add_argument("--quick", action="store_true", help="one repeat, small sizes; prints, and keeps nothing")
-    parser.add_argument("--repeats", type=int, metavar="N", help="measure N times in place of each part's own number")
+    parser.add_argument(
+        "--repeats", type=positive, metavar="N", help="measure N times in place of each part's own number"
+    )
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="keep figures there, those of --quick too")
     parser.add_argument("--workers", type=int, nargs="+", default=[], metavar="N", help="scale: with so many workers")
     parser.add_argument("--hydra-python", default="", help="sweep: a Python with hydra-optuna-sweeper and Lightning")
@@ -61,14 +68,14 @@ def main(words: Sequence[str], parts: Mapping[str, Part] = PARTS) -> int:
             workers=tuple(options.workers),
             hydra_python=options.hydra_python,
         )
-        command = " ".join(["python -m benchmarks", *words])
         try:
-            made, failed = measure_all([parts[name] for name in options.only], asked, command, tuple(parts))
+            made, failed = measure_all([parts[name] for name in options.only], asked, tuple(parts))
         except KeyboardInterrupt:
             print("\ninterrupted: the figures of the parts that were measured are kept", flush=True)
             return INTERRUPTED
     if made:
-        print("\n".join(["", *summary(made), "", *verdict(made)]))
+        quickly = ["", "Measured quickly: this shows that it works, not how fast."] if options.quick else []
+        print("\n".join(["", *summary(made), "", *verdict(made), *quickly]))
     if failed:
         print(f"\nfailed, see above: {', '.join(failed)}. The figures of the others are whole.")
     return A_PART_FAILED if failed else DONE

@@ -33,6 +33,12 @@ class Asked:
     hydra_python: str = ""
     """A Python that has Hydra's Optuna sweeper; empty: this one."""
 
+    def words(self) -> str:
+        """Return what of it is the same on every machine, as it is typed."""
+        repeats = f" --repeats {self.repeats}" if self.repeats else ""
+        workers = f" --workers {' '.join(map(str, self.workers))}" if self.workers else ""
+        return f"{' --quick' if self.quick else ''}{repeats}{workers}"
+
     def turns(self, usual: int) -> int:
         """Return how often to measure.
 

@@ -23,15 +23,12 @@ from benchmarks.parts import Part
 from benchmarks.report import page, section_lines
 
 
-def measure_all(
-    chosen: Sequence[Part], asked: Asked, command: str, order: Sequence[str]
-) -> tuple[list[Section], list[str]]:
+def measure_all(chosen: Sequence[Part], asked: Asked, order: Sequence[str]) -> tuple[list[Section], list[str]]:
     """Measure parts in turn, each in a process of its own, and keep each as soon as it is there.
 
     Args:
         chosen: The parts.
         asked: What is asked of each.
-        command: That was typed.
         order: Of the parts in RESULTS.md.
 
     Returns:
@@ -42,7 +39,7 @@ def measure_all(
         print(f"\n[{place}/{len(chosen)}] {part.name}: {part.about}", flush=True)
         started = time.monotonic()
         try:
-            section = stamped(part, measured(part, asked), command)
+            section = stamped(part, measured(part, asked), asked)
         except LeftOut as reason:
             print(f"{part.name} is left out: {reason}", flush=True)
             continue
@@ -73,10 +70,11 @@ def _measure(part: Part, asked: Asked) -> Measured:
     return found
 
 
-def stamped(part: Part, found: Measured, command: str) -> Section:
-    """Return what was measured with where and when."""
+def stamped(part: Part, found: Measured, asked: Asked) -> Section:
+    """Return what was measured with where, when, and by which command it is measured again."""
     versions = {name: version(name) for name in part.packages}
-    return Section(part.name, part.title, command, f"{datetime.now(UTC):%Y-%m-%d}", machine(), versions, found)
+    command, today = f"python -m benchmarks --only {part.name}{asked.words()}", f"{datetime.now(UTC):%Y-%m-%d}"
+    return Section(part.name, part.title, command, today, machine(), versions, found)
 
 
 def machine() -> str:

@@ -74,6 +74,7 @@ def test_a_part_that_fails_costs_no_other_its_figures_and_ends_with_3(parts, tmp
     assert kept["bad"] == old("bad")
     assert kept["good"].measured.about == "quick: False, repeats: 3."
     assert kept["good"].versions.keys() == {"ray"}
+    assert kept["good"].command == "python -m benchmarks --only good"  # and no folder of this machine
     written = (tmp_path / "RESULTS.md").read_text()
     assert "3 of 4 goals are met. Missed:\n\n- good: slow: 3.000x, the goal is <= 2.5x\n" in written
     assert "Not measured yet: away, buggy." in written
@@ -107,7 +108,14 @@ def test_the_command_starts_a_part_and_says_what_is_left_out(tmp_path):
     assert "gpu is left out: there is no GPU here." in done.stdout
 
 
-@pytest.mark.parametrize(("words", "said"), [(["--only", "good,god"], "'god'. Known: bad, good"), (["fast"], "fast")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--only", "good,god"], "'god'. Known: bad, good"),
+        (["fast"], "fast"),
+        (["--repeats", "0"], "'0' is no number from 1 on"),
+    ],
+)
 def test_what_is_no_part_is_refused_with_those_that_are(words, said, parts, capsys):
     with pytest.raises(SystemExit) as end:
         main(words, parts)
