@@ -38,6 +38,7 @@ def last_line(done) -> dict:
 def test_pretrain_on_two_ray_workers_then_finetune_seg_and_cls_with_lineage_in_all_its_forms(home, volumes, asp):
     with watched() as seen:
         pretrained = last_line(asp("asp_pretrain", "task=Task998_LauritSyn", "resources=two_workers", "--json", *SMALL))
+    within("processes of a local Ray itself", seen.counted()["of Ray's own"], seen.told("of Ray's own"))
     within("Ray workers of a launch with two", seen.counted()["Ray workers"], seen.told("Ray workers"))
     assert pretrained["state"] == "finished"
     parent = Path(pretrained["folder"])
