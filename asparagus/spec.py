@@ -51,7 +51,14 @@ class Site:
     """How often Ray Train's controller looks at its workers: the most that one checkpoint can be held up."""
     start_timeout_s: float = 30.0
     """How long a worker group may wait for its resources before the attempt is given up."""
+    idle_minutes: float | None = None
+    """How long a Ray of our own stays up after the last launch that used it; None: it ends with the run."""
     env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stays_up(self) -> bool:
+        """Whether launches share a Ray of our own, which outlives them."""
+        return self.idle_minutes is not None
 
 
 @dataclass(frozen=True)

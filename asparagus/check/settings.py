@@ -74,6 +74,7 @@ def _numbers(spec: Spec) -> Iterator[str]:
         ("resources.cpus_per_worker", spec.resources.cpus_per_worker),
         ("site.poll_interval_s", spec.site.poll_interval_s),
         ("site.start_timeout_s", spec.site.start_timeout_s),
+        ("site.idle_minutes", spec.site.idle_minutes),
         ("failures.hung_after_min", spec.failures.hung_after_min),
         ("failures.grace_s", spec.failures.grace_s),
         ("data.validation_time_limit", spec.data.get("validation_time_limit")),
@@ -185,6 +186,11 @@ def _where(spec: Spec) -> Iterator[str]:
         yield (
             f"resources.workers: 0 trains in this process, and site.address={spec.site.address} is a cluster: they "
             "exclude each other. Give resources.workers=1 or more, or site=local."
+        )
+    if spec.site.address != "local" and spec.site.stays_up:
+        yield (
+            f"site.idle_minutes: {spec.site.idle_minutes:g} is for a Ray of our own (site.address=local), and "
+            f"site.address={spec.site.address} is somebody else's to end. Leave it out, or use site=local-warm."
         )
 
 

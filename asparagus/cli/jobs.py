@@ -65,10 +65,14 @@ def stop(arguments: Sequence[str]) -> int:
         description="End a job or a run as Ctrl-C does: its record says so, and the same command goes on from its last "
         "checkpoint.",
     )
-    parser.add_argument("name", metavar="JOB_OR_RUN", help="asp-20260101-..., or a run's number")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("name", metavar="JOB_OR_RUN", nargs="?", help="asp-20260101-..., or a run's number")
+    what.add_argument("--ray", action="store_true", help="end the Ray that site=local-warm keeps up on this machine")
     parser.add_argument("--address", help=ADDRESS_HELP)
     parser.add_argument("--no-wait", action="store_true", help="do not wait until it has ended")
     options = parser.parse_args(arguments)
+    if options.ray:
+        return _stop_ray()
     here = None if options.address else _here(options.name)
     if here is not None and (process := _process_of(here)) is not None:
         os.kill(process, signal.SIGINT)
@@ -79,6 +83,19 @@ def stop(arguments: Sequence[str]) -> int:
         print(f"job {job.job_id} is over already: {job.status.lower()}", file=sys.stderr)
         return 0
     return _wait(options, f"job {job.job_id}", lambda: cluster.job(job.job_id).is_over)
+
+
+def _stop_ray() -> int:
+    from asparagus.driver import warm
+    from asparagus.paths import load_environment
+
+    load_environment()
+    head = warm.end()
+    if head is None:
+        print("no Ray of site=local-warm is up", file=sys.stderr)
+    else:
+        print(f"the Ray of site=local-warm has ended (process {head.process})", file=sys.stderr)
+    return 0
 
 
 def list_jobs(address: str | None, *, as_json: bool) -> int:

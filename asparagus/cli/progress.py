@@ -34,6 +34,10 @@ class Progress(Screen):
 
     def _greet(self) -> None:
         self._say(f"starting {self._plan.spec.stage} of {self._plan.spec.task}")
+        site = self._plan.spec.site
+        if site.stays_up and self._plan.workers:
+            left = f"{site.idle_minutes:g} min after the last launch"
+            self._say(f"site={site.name}: Ray stays up until {left}; asp stop --ray ends it")
 
     def summary(self, outcome: Outcome) -> None:
         """Say how it ended, and what to do with it next."""

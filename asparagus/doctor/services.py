@@ -60,6 +60,7 @@ def judge_answers(uri: str, health: int, door: int) -> Finding:
 
 def ray(around: Surroundings) -> Iterator[Finding]:
     """Say which Ray a launch would meet: the one of RAY_ADDRESS, or the one that was last started here."""
+    yield from _that_stays_up(around)
     address, known = around.env.get("RAY_ADDRESS", ""), current_cluster(around.env)
     current = text_of(known)
     if address not in NO_CLUSTER:
@@ -75,6 +76,17 @@ def ray(around: Surroundings) -> Iterator[Finding]:
     yield ok("ray cluster", f"up at {current} (site=cluster joins it)")
     if address in NO_CLUSTER:
         yield from _token(current, around.env)
+
+
+def _that_stays_up(around: Surroundings) -> Iterator[Finding]:
+    """Say whether launches with site=local-warm share a Ray here."""
+    from asparagus.driver.warm import Place, in_use, standing
+
+    place = Place.of(around.env)
+    head = standing(place) if place.path.is_dir() else None
+    if head is not None:
+        use = "in use" if in_use(place) else f"ends when nobody has used it for {head.idle_minutes:g} min"
+        yield ok("local ray", f"stays up for site=local-warm (process {head.process}), {use}; asp stop --ray ends it")
 
 
 def cluster(where: str, address: str, env: Mapping[str, str]) -> Iterator[Finding]:

@@ -35,6 +35,7 @@ STORAGE_NAME = "checkpoints"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 LOCAL = "local"
 LOOPBACK = "127.0.0.1"
+QUIET = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
 
 log = logging.getLogger("asparagus")
 
@@ -48,8 +49,14 @@ def ray_engine(plan: Plan) -> Iterator[Engine]:
     """
     # Ray Train takes longer to import than a local Ray to start: both at once.
     ahead = threading.Thread(target=_import_train, daemon=True)
-    ahead.start()
-    with connected(plan):
+    if plan.spec.site.stays_up:
+        from asparagus.driver.warm_launch import connected_to_warm
+
+        reached = connected_to_warm(plan, ahead)
+    else:
+        ahead.start()
+        reached = connected(plan)
+    with reached:
         ahead.join()
         yield lambda assignment: fit(plan, assignment)
 
@@ -74,7 +81,7 @@ def connected(plan: Plan, *, at_once: float | None = None) -> Iterator[None]:
 
     connect(site, environment)
     try:
-        _must_fit(plan)
+        must_fit(plan)
         with leaving_in_time(site.max_hours):
             yield
     finally:
@@ -118,32 +125,55 @@ def connect(site: Site, environment: dict[str, str]) -> None:
     """
     import ray
 
-    common = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
     if site.address == LOCAL:
-        # Nothing of ours needs idle processes or a dashboard on a Ray that lives for one run.
-        os.environ.setdefault("RAY_enable_worker_prestart", "0")
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only, gone with the run
-        ray.init(
-            address=LOCAL,
-            num_cpus=site.cpus_per_node,
-            num_gpus=site.gpus_per_node,
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK,  # else its ports are open to the network, and no token guards them
-            runtime_env={"env_vars": environment},
-            **common,
-        )
+        start_own(site, {"env_vars": environment})
         return
     use_token_if_there_is_one()
     answering(site)
     try:
-        ray.init(address=site.address, runtime_env={"env_vars": environment}, **common)
+        ray.init(address=site.address, runtime_env={"env_vars": environment}, **QUIET)
     except Exception as error:
         raise PlanError(
             f"site.address: no Ray cluster answers at {site.address!r} ({type(error).__name__}: {error}). Start one "
             "(ray start --head), give its address (site.address=host:port), or train here (site=local). If it asks for "
             "a token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
         ) from error
+
+
+def start_own(site: Site, runtime_env: dict[str, Any]) -> str:
+    """Start a Ray of this machine's own, on loopback alone, and connect to it; returns its address."""
+    import ray
+
+    # Nothing of ours needs idle processes or a dashboard there.
+    os.environ.setdefault("RAY_enable_worker_prestart", "0")
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    with on_loopback():
+        context = ray.init(
+            address=LOCAL,
+            num_cpus=site.cpus_per_node,
+            num_gpus=site.gpus_per_node,
+            include_dashboard=False,
+            _node_ip_address=LOOPBACK,
+            runtime_env=runtime_env,
+            **QUIET,
+        )
+    return str(context.address_info["gcs_address"])
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Have Ray take a loopback address at its word: elsewhere than on laptops, it listens on all networks instead."""
+    from ray._private import ray_constants
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
 
 
 def use_token_if_there_is_one() -> None:
@@ -153,7 +183,7 @@ def use_token_if_there_is_one() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def _must_fit(plan: Plan) -> None:
+def must_fit(plan: Plan) -> None:
     """Refuse what the cluster can never hold; Ray itself would wait for ever."""
     import ray
     from ray._private.state import state
@@ -194,11 +224,12 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None, desk
         placement_group=placement_group,
         train_loop_config={
             "assignment": assignment.to_dict(),
-            "secrets": Sealed(secrets_of(assignment.spec)),
+            "secrets": Sealed({**_carried(plan.spec.site), **secrets_of(assignment.spec)}),
             "desk": desk,
         },
         scaling_config=_scaling(plan),
         run_config=RunConfig(
+            worker_runtime_env={"env_vars": _of_workers(plan.spec.site)},
             name=STORAGE_NAME,
             storage_path=str(folder),
             failure_config=FailureConfig(
@@ -257,6 +288,21 @@ def secrets_of(spec: Spec) -> dict[str, str]:
     asked = {name: value for name, value in spec.site.env.items() if any(references(value))}
     named = {name: os.environ[name] for name in references(spec.to_dict()) if name in os.environ}
     return {**CARRIED, **named, **{name: str(reveal(value)) for name, value in asked.items()}, **_of_stores(spec)}
+
+
+def _of_workers(site: Site) -> dict[str, str]:
+    from asparagus.driver.warm_launch import of_workers
+
+    return of_workers(site)
+
+
+def _carried(site: Site) -> dict[str, str]:
+    """Return the environment of this launch, for workers that were started by another one."""
+    if not site.stays_up:
+        return {}
+    from asparagus.driver.warm_launch import carried
+
+    return carried()
 
 
 def _of_stores(spec: Spec) -> dict[str, str]:

@@ -3,7 +3,8 @@
 Measured on two cores (DECISIONS 4). `TorchTrainer` imports torch in driver and controller, for a backend that starts
 the process group which Lightning starts itself. The controller is an actor, so that it can be asked for committed
 checkpoints; ours are found on disk, by digest. Three more actors (autoscaling, preemption, placement groups) serve
-clusters that others share or that outlive the run. Each is a Python process on the way to the first step.
+clusters that others share or that outlive the run. One more hands out Ray Data's datasets, which we do not use. Each is
+a Python process on the way to the first step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train import Result
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
@@ -78,9 +80,8 @@ class OurTrainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = [*super()._create_default_callbacks(), self._watch]
-        if not self._ray_ends_with_run:
-            return callbacks
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        needless = (DatasetsCallback, *([PlacementGroupCleanerCallback] if self._ray_ends_with_run else []))
+        return [callback for callback in callbacks if not isinstance(callback, needless)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
         assert self.run_config.failure_config is not None

@@ -60,9 +60,8 @@ def working_copy(uri: str, environment: Mapping[str, str] | None = None) -> Path
         raise ConfigError(
             f"{uri}: is no store. Give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, file:///FOLDER, or a folder."
         )
-    cache = env.get("ASPARAGUS_CACHE") or f"{env.get('ASPARAGUS_HOME') or '~/asparagus'}/cache"
     readable = re.sub(r"[^\w.-]+", "-", place.strip("/"))[:40]
-    root = Path(cache).expanduser().absolute() / f"{readable}-{hashlib.sha256(plain.encode()).hexdigest()[:12]}"
+    root = cache_folder(env) / f"{readable}-{hashlib.sha256(plain.encode()).hexdigest()[:12]}"
     if not (root / STORE).is_file():
         try:
             _found(root, plain)
@@ -72,6 +71,13 @@ def working_copy(uri: str, environment: Mapping[str, str] | None = None) -> Path
                 "machine to a folder of yours on a disk with room."
             ) from error
     return root
+
+
+def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of what is this machine's alone: `ASPARAGUS_CACHE`, else `cache` in the home."""
+    env = os.environ if environment is None else environment
+    cache = env.get("ASPARAGUS_CACHE") or f"{env.get('ASPARAGUS_HOME') or '~/asparagus'}/cache"
+    return Path(cache).expanduser().absolute()
 
 
 def root_of(path: Path) -> Path | None:

@@ -17,6 +17,7 @@ CLUSTER = (
     "site.nodes=null",
     "site.cpus_per_node=null",
     "site.gpus_per_node=null",
+    "site.idle_minutes=null",
     "site.poll_interval_s=0.5",
     "site.start_timeout_s=600",
 )

@@ -15,5 +15,16 @@ class EagerWorker(RayTrainWorker):
         threading.Thread(target=_import_lightning, daemon=True).start()
 
 
+def be_ready() -> None:
+    """Import all that a training needs, in a process that waits for one."""
+    threading.Thread(target=_import_work, daemon=True).start()
+
+
 def _import_lightning() -> None:
     import pytorch_lightning  # noqa: F401 - for its imports
+
+
+def _import_work() -> None:
+    import asparagus.worker.on_ray
+    import asparagus.worker.ray_ranks
+    import asparagus.worker.work  # noqa: F401 - for their imports

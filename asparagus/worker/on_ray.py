@@ -30,6 +30,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     WATCH.start()
     # By hand and not by Ray's runtime environment, which it shows to everyone.
     os.environ.update(config["secrets"].values)
+    look_in(os.environ.get("PYTHONPATH", ""))
     from asparagus.worker.ray_ranks import OnRay
     from asparagus.worker.work import work
 
@@ -49,6 +50,12 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
         text = hide(f"{type(error).__name__}: {error}", names)
         story = hide("".join(traceback.format_exception(error)), names)
     raise RuntimeError(f"{text}\n{story}")
+
+
+def look_in(python_path: str) -> None:
+    """Look for code where the launch does: this process may have been started by another one."""
+    places = [place for place in python_path.split(os.pathsep) if place and place not in sys.path]
+    sys.path[:0] = places
 
 
 def _gate(desk: Any, assignment: Assignment) -> list[Callback]:
