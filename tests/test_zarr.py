@@ -20,7 +20,7 @@ from asparagus.data.zarr.turns import draw_directions
 from asparagus.data.zarr.volumes import Budget, Source, TooCoarseError, read_level
 from asparagus.errors import ConfigError, DataError
 from tests.helpers import quiet_trainer
-from tests.volumes import AXES, pyramid, write_data, write_volume
+from tests.volumes import AXES, pyramid, write_data, write_n5, write_volume
 
 EIGHT = (8.0, 8.0, 8.0)
 STRAIGHT = np.eye(3)
@@ -585,7 +585,7 @@ MISSING = {
     ),
     "no level": (
         lambda root: shutil.rmtree(root / "jrc_a/jrc_a.zarr/recon-1/em/fibsem-uint8/s0"),
-        "its multiscales are not as OME-NGFF has them",
+        "name the level 's0', and there is none",
     ),
     "no axes": (
         lambda root: zarr.open_group(str(root / "jrc_a/jrc_a.zarr/recon-1/em/fibsem-uint8"), mode="r+").attrs.update(
@@ -610,12 +610,21 @@ def test_a_volume_that_cannot_be_read_is_named_with_its_row(breaks, named, modul
     assert "datasplit.csv:" in str(caught.value)
 
 
-def test_e40_n5_is_refused_with_what_to_do(module, tmp_path):
-    module()
-    file = tmp_path / "datasplit.csv"
-    file.write_text(file.read_text().replace('.zarr","recon-1/em', '.n5","recon-1/em'))
-    with pytest.raises(DataError, match=r"zarr 3 reads no N5. Convert it to OME-NGFF Zarr"):
-        module()
+def test_e40_an_image_in_the_n5_twin_is_trained_on(module, data, tmp_path):
+    expected = epoch_of(module(), 0)
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    for dataset in ("jrc_a", "jrc_b"):
+        image = copy / dataset / f"{dataset}.zarr" / "recon-1" / "em" / "fibsem-uint8"
+        transform = {"axes": ["z", "y", "x"], "units": ["nm"] * 3, "scale": EIGHT, "translate": [0, 0, 0]}
+        attributes = {"multiscales": [{"datasets": [{"path": "s0", "transform": transform}]}]}
+        values = zarr.open_group(str(image), mode="r")["s0"][:]
+        write_n5(copy / dataset / f"{dataset}.n5" / "recon-1" / "em" / "fibsem-uint8", values, attributes)
+        shutil.rmtree(image)
+    (tmp_path / "datasplit.csv").unlink()
+    found = epoch_of(module(root=str(copy)), 0)
+    assert (tmp_path / "datasplit.csv").read_text().count('.n5","recon-1/em') == 3
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_class_that_is_nowhere_is_named(module):

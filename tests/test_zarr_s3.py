@@ -12,19 +12,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
+import numpy as np
 import pytest
 import torch
+import zarr
 
 from asparagus.cli.main import run
 from asparagus.data.zarr import places, volumes
 from asparagus.data.zarr.datasplit import read_datasplit
 from asparagus.data.zarr.make import LABELS_BUCKET, RAW_BUCKET, make_s3_datasplit_csv
 from asparagus.data.zarr.module import CropDataModule
-from asparagus.data.zarr.places import cache_of
+from asparagus.data.zarr.places import open_group
 from asparagus.errors import DataError, StoreError
 from asparagus.storage.store import Store
 from tests.volumes import write_data
 
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 INSIDE = "recon-1/labels/groundtruth"
 
 
@@ -175,18 +178,48 @@ def test_one_request_in_ten_may_fail_and_nothing_is_asked_for_twice(buckets, tmp
     monkeypatch.setenv("ASPARAGUS_CACHE", str(tmp_path / "another"))
     with failing_now_and_then(buckets, every=10) as (endpoint, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        place = f"s3://{RAW_BUCKET}/jrc_a/jrc_a.zarr"
         forget()
         assert torch.equal(images(module(tmp_path / "s3.csv")), expected)
         assert len(asked) > 20
-        assert any(file.is_file() for file in cache_of(place).rglob("*"))
-        before = [path for path in asked if "/s0/" in path and "zarr" in path]
+        before = len([path for path in asked if "/s0/" in path])
         forget()
         assert torch.equal(images(module(tmp_path / "s3.csv")), expected)
-        chunks = [path for path in asked if "/s0/" in path and "zarr" in path][len(before) :]
-        kept = {path for path in before if (cache_of(place) / path.partition(".zarr/")[2]).is_file()}
-        assert kept
-        assert not kept & set(chunks), "what is kept on this machine is not fetched again"
+        chunks = [path for path in asked if "/s0/" in path][before:]
+        assert not [path for path in chunks if not path.endswith(METADATA)], "what is kept is not fetched again"
+
+
+def test_parts_of_objects_and_chunks_that_hold_nothing_are_kept_too(buckets, tmp_path, monkeypatch):
+    """Shards are read in parts, and chunks of the fill value are not there: each would be asked for at every draw."""
+    group = zarr.open_group(str(tmp_path / "v.zarr"), mode="w")
+    values = np.zeros((32, 32, 32), np.uint8)
+    values[:8, :8, :8] = 7
+    group.create_array("s0", data=values, shards=(16, 16, 16), chunks=(8, 8, 8))
+    client = boto3.client("s3", endpoint_url=buckets, aws_access_key_id="me", aws_secret_access_key="mine")
+    for file in (tmp_path / "v.zarr").rglob("*"):
+        if file.is_file():
+            key = file.relative_to(tmp_path).as_posix()
+            client.put_object(Bucket=RAW_BUCKET, Key=key, Body=file.read_bytes(), ACL="public-read")
+    with failing_now_and_then(buckets, every=0) as (endpoint, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for _ in range(2):
+            forget()
+            array = open_group(f"s3://{RAW_BUCKET}/v.zarr")["s0"]
+            assert (array[:] == values).all()
+            assert len([path for path in asked if "/c/" in path]) > 8
+            seen, count = list(asked), len([path for path in asked if "/c/" in path])
+        assert count == len([path for path in seen if "/c/" in path])
+
+
+@pytest.mark.parametrize("gigabytes", [0, 50])
+def test_a_cache_that_cannot_be_written_to_costs_time_and_nothing_else(
+    gigabytes, buckets, tmp_path, monkeypatch, caplog
+):
+    expected = images(module(tmp_path / "s3.csv"))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ASPARAGUS_CACHE", str(tmp_path / "file" / "cache"))
+    forget()
+    assert torch.equal(images(module(tmp_path / "s3.csv", disk_gb=gigabytes)), expected)
+    assert ("is kept on this machine" in caplog.text) == bool(gigabytes)
 
 
 def test_a_store_that_nobody_answers_for_is_named(buckets, tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,3 +67,31 @@ def write_data(root: Path, crops: Mapping[str, Mapping[str, Sequence[str]]], *, 
                 label = (bright if name == "nuc" else ~bright)[inner].astype(np.uint8)
                 write_volume(base / "labels" / "groundtruth" / crop / name, [(label, (8.0,) * 3, (8.0 * at,) * 3)])
     return root
+
+
+def write_n5(place: Path, values: Any, attributes: Mapping[str, Any], compression: str = "gzip") -> None:
+    """Write a group with the level s0, by N5's own specification: blocks of 16, big-endian, x varying fastest.
+
+    Args:
+        place: The group.
+        values: [z, y, x]; N5 has them as [x, y, z].
+        attributes: Of the group.
+        compression: gzip or raw.
+    """
+    values = np.asarray(values)
+    array = {
+        "dimensions": values.shape[::-1],
+        "blockSize": [16] * values.ndim,
+        "dataType": str(values.dtype),
+        "compression": {"type": compression},
+    }
+    for folder, content in ((place, attributes), (place / "s0", array)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "attributes.json").write_text(json.dumps(content))
+    for at in np.ndindex(*(-(-size // 16) for size in values.shape)):
+        block = values[tuple(slice(16 * first, 16 * first + 16) for first in at)]
+        header = struct.pack(f">HH{block.ndim}I", 0, block.ndim, *block.shape[::-1])
+        content = block.astype(block.dtype.newbyteorder(">")).tobytes()
+        file = place / "s0" / "/".join(map(str, at[::-1]))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(header + (gzip.compress(content) if compression == "gzip" else content))

@@ -285,6 +285,12 @@ class Store:
         )
 
     @property
+    def address(self) -> str:
+        """What tells it from all others: buckets of two servers may be called the same."""
+        endpoint = _first(ENDPOINTS) if self._scheme == "s3" else None
+        return f"{self.uri}@{endpoint}" if endpoint else self.uri
+
+    @property
     def _shown(self) -> str:
         return without_passwords(self.uri)
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from asparagus.data.sampler import Key
 from asparagus.data.zarr.cut import Matrix, image_of, label_of, reach
 from asparagus.data.zarr.datasplit import Row, join
-from asparagus.data.zarr.settings import Window
+from asparagus.data.zarr.settings import Access, Window
 from asparagus.data.zarr.turns import draw_directions
 from asparagus.data.zarr.volumes import Budget, Level, Source, TooCoarseError, Vector, read_level
 from asparagus.errors import DataError
@@ -184,14 +184,14 @@ class CropBlocks(Dataset[Item]):
         return crop.cut(crop.block(index - int(self._ends[number]) + int(np.prod(crop.blocks))))
 
 
-def open_crops(rows: Sequence[Row], windows: Windows, budget: Budget, *, anonymous: bool | None = None) -> list[Crop]:
+def open_crops(rows: Sequence[Row], windows: Windows, budget: Budget, access: Access | None = None) -> list[Crop]:
     """Open the volumes of a datasplit's rows; crops that cannot serve are left out, and said.
 
     Args:
         rows: Of one part.
         windows: What will be cut out of them.
         budget: How much of them may be kept in memory.
-        anonymous: As of `asparagus.storage.store.Store`.
+        access: How stores are read.
 
     Raises:
         DataError: A volume is missing or malformed, or no crop can serve.
@@ -199,7 +199,7 @@ def open_crops(rows: Sequence[Row], windows: Windows, budget: Budget, *, anonymo
     if not rows:
         return []
     with ThreadPoolExecutor(min(AT_ONCE, len(rows))) as pool:
-        opened = list(pool.map(lambda row: _open(row, windows, budget, anonymous), rows))
+        opened = list(pool.map(lambda row: _open(row, windows, budget, access or Access()), rows))
     crops = [crop for crop in opened if isinstance(crop, Crop)]
     problems = [crop for crop in opened if not isinstance(crop, Crop)]
     for problem in problems if crops else ():
@@ -211,7 +211,7 @@ def open_crops(rows: Sequence[Row], windows: Windows, budget: Budget, *, anonymo
     return crops
 
 
-def _open(row: Row, windows: Windows, budget: Budget, anonymous: bool | None) -> Crop | str:  # noqa: FBT001
+def _open(row: Row, windows: Windows, budget: Budget, access: Access) -> Crop | str:
     """Open a crop, or say why it cannot serve."""
     wanted = [name for name in windows.classes if row.classes is None or name in row.classes]
     if not wanted:
@@ -220,12 +220,12 @@ def _open(row: Row, windows: Windows, budget: Budget, anonymous: bool | None) ->
     try:
         for name in wanted:
             try:
-                labels[name] = read_level(join(row.labels, name), scale, anonymous=anonymous)
+                labels[name] = read_level(join(row.labels, name), scale, access)
             except TooCoarseError as error:
                 coarse.append(str(error))
         if not labels:
             return f"{row.where}: {coarse[0]} Ask for data.target_array_info.scale of at least that."
-        image = read_level(row.raw, np.asarray(windows.image.scale), anonymous=anonymous)
+        image = read_level(row.raw, np.asarray(windows.image.scale), access)
         return Crop(image, labels, windows, budget)
     except TooCoarseError as error:
         return f"{row.where}: {error} Ask for data.input_array_info.scale of at least that."

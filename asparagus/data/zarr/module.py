@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from asparagus.data.zarr.crops import CropBlocks, RandomCrops, Windows, open_cro
 from asparagus.data.zarr.datasplit import TRAIN, VALIDATE, check_classes, read_datasplit
 from asparagus.data.zarr.generate import Wanted, described, text_of
 from asparagus.data.zarr.make import CLASSES_TO_TRAIN, CSV_PATH, VALIDATION_PROB_TO_TRAIN, write_datasplit
-from asparagus.data.zarr.settings import TRANSFORMS, check_transforms, window_of
+from asparagus.data.zarr.settings import DISK_GB, TRANSFORMS, Access, check_transforms, window_of
 from asparagus.data.zarr.volumes import Budget
 from asparagus.errors import ConfigError, DataError
 
@@ -50,6 +51,7 @@ class CropDataModule(pl.LightningDataModule):
         search_path: str | None = None,
         anonymous: bool | None = None,
         memory_mb: int = 512,
+        disk_gb: float = DISK_GB,
         num_workers: int | None = None,
         root: str | None = None,
         seed: int = 0,
@@ -74,6 +76,8 @@ class CropDataModule(pl.LightningDataModule):
             search_path: Where volumes are looked for; None: `{dataset}/{dataset}.zarr/recon-1/{name}` in `root`.
             anonymous: Ask stores without credentials; None: where this machine has none.
             memory_mb: How much of the crops each loader process keeps in memory.
+            disk_gb: How much (10^9 bytes) of what was read of stores this machine keeps on disk, of all volumes and for
+                all processes; what was not used for longest gives way. 0: nothing.
             num_workers: Loader processes per worker; the plan fills in what is left open, None is none here.
             root: The data folder.
             seed: Decides places, turns and order, and the draws of a datasplit that is written.
@@ -85,11 +89,12 @@ class CropDataModule(pl.LightningDataModule):
             ConfigError: Something cannot be meant; the key is named.
         """
         super().__init__()
-        _check(batch_size, samples_per_epoch, validation_time_limit)
+        _check(batch_size, samples_per_epoch, validation_time_limit, memory_mb, disk_gb)
         self.windows = _windows(input_array_info, target_array_info, classes)
         self.transforms = check_transforms(spatial_transforms)
         self.file, self.batch_size, self.samples_per_epoch = Path(datasplit_path), batch_size, samples_per_epoch
-        self.validation_time_limit, self.anonymous, self.memory_mb = validation_time_limit, anonymous, memory_mb
+        self.validation_time_limit, self.memory_mb = validation_time_limit, memory_mb
+        self.access = Access(anonymous, disk_gb)
         self.wanted = Wanted(tuple(classes), force_all_classes, validation_prob, use_s3, search_path, root, seed)
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.workers: dict[str, Any] = {"num_workers": num_workers or 0, "pin_memory": pin_memory}
@@ -117,7 +122,7 @@ class CropDataModule(pl.LightningDataModule):
         check_classes(self.file, rows, self.windows.classes)
         budget = Budget(self.memory_mb * MEGABYTE)
         train, val = (
-            open_crops([row for row in rows if row.usage == usage], self.windows, budget, anonymous=self.anonymous)
+            open_crops([row for row in rows if row.usage == usage], self.windows, budget, self.access)
             for usage in (TRAIN, VALIDATE)
         )
         if not val:
@@ -165,7 +170,10 @@ def _windows(image: Mapping[str, Any] | None, target: Mapping[str, Any] | None, 
     return Windows(window, window_of(target, "data.target_array_info", window), tuple(classes))
 
 
-def _check(batch_size: int, samples: int | None, seconds: float | None) -> None:
+def _check(batch_size: int, samples: int | None, seconds: float | None, memory_mb: float, disk_gb: float) -> None:
+    for key, size in (("memory_mb", memory_mb), ("disk_gb", disk_gb)):
+        if not 0 <= size < math.inf:
+            raise ConfigError(f"data.{key}: {size} is no amount. Give a number, or 0 for none.")
     for key, value in (("batch_size", batch_size), ("samples_per_epoch", samples)):
         if value is not None and value < 1:
             raise ConfigError(f"data.{key}: {value} is not at least 1.")

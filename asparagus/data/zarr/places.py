@@ -9,15 +9,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asparagus.data.zarr.chunks import GB, ChunkCache
 from asparagus.data.zarr.datasplit import is_remote, join
+from asparagus.data.zarr.n5 import readable
+from asparagus.data.zarr.settings import Access
 from asparagus.errors import ConfigError, DataError
-from asparagus.storage.names import working_copy
+from asparagus.storage.names import cache_folder
 from asparagus.storage.store import Store as Objects
 
 try:
     import zarr
     from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
-    from zarr.experimental.cache_store import CacheStore
     from zarr.storage import LocalStore
 except ModuleNotFoundError as error:
     raise ConfigError("data: volumes need zarr 3: pip install 'asparagus[bio]'.") from error
@@ -29,40 +31,47 @@ if TYPE_CHECKING:
 TRIES = 8
 """Of one request: an epoch makes many thousands, and one in ten may fail."""
 SUFFIXES = (".zarr/", ".n5/")
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata", "attributes.json")
+Part = tuple[int, int | None] | None
+"""First byte, counted from the end if negative, and the one after the last; None is the whole."""
 
 
-def open_group(place: str, *, anonymous: bool | None = None) -> zarr.Group:
+def open_group(place: str, access: Access | None = None) -> zarr.Group:
     """Open a group of volumes for reading.
 
     Args:
         place: A folder, or a URI (`s3://BUCKET/...`).
-        anonymous: As of `asparagus.storage.store.Store`.
+        access: How stores are read.
 
     Raises:
         DataError: There is none, or it is of another format.
         StoreError: The store cannot be reached.
     """
     container, inside = _split(place)
-    if ".n5/" in f"{place}/":
-        raise DataError(f"{place}: zarr 3 reads no N5. Convert it to OME-NGFF Zarr, and write the datasplit anew.")
     try:
-        return zarr.open_group(_store(container, anonymous, os.getpid()), path=inside, mode="r")
+        store = _store(container, access or Access(), os.getpid())
+        return zarr.open_group(store, path=inside, mode="r", zarr_format=3 if is_n5(place) else None)
     except (FileNotFoundError, zarr.errors.BaseZarrError, ValueError, KeyError) as error:
         there = "" if is_remote(place) or Path(place).is_dir() else " There is no such folder."
-        raise DataError(f"{place}: is no Zarr group.{there} Look at the paths in the datasplit.") from error
+        kind = "N5" if is_n5(place) else "Zarr"
+        raise DataError(f"{place}: is no {kind} group.{there} Look at the paths in the datasplit.") from error
 
 
-def cache_of(uri: str) -> Path:
-    """Return the folder in which chunks of a container are kept."""
-    return working_copy(uri) / "chunks"
+def is_n5(place: str) -> bool:
+    """Tell whether a place is in an N5 container."""
+    return ".n5/" in f"{place}/"
+
+
+def cache_of(access: Access) -> ChunkCache:
+    """Return what is kept of stores on this machine."""
+    return ChunkCache(cache_folder() / "volumes", int(access.disk_gb * GB))
 
 
 @lru_cache(maxsize=4096)
-def _store(container: str, anonymous: bool | None, _process: int) -> Store:  # noqa: FBT001 - a key of the cache
+def _store(container: str, access: Access, _process: int) -> Store:
     """Open a container, once in each process: connections do not survive a fork."""
-    if not is_remote(container):
-        return LocalStore(container, read_only=True)
-    return CacheStore(ObjectStore(container, anonymous), cache_store=LocalStore(cache_of(container)))
+    store = ObjectStore(container, access) if is_remote(container) else LocalStore(container, read_only=True)
+    return readable(store) if is_n5(container) else store
 
 
 def _split(place: str) -> tuple[str, str]:
@@ -75,42 +84,45 @@ def _split(place: str) -> tuple[str, str]:
 
 
 class ObjectStore(Store):
-    """Zarr's view of an object store, for reading; requests that fail are made again.
+    """Zarr's view of an object store, for reading: what was read is kept, and requests that fail are made again.
 
     Args:
         uri: `s3://BUCKET/volume.zarr`.
-        anonymous: As of `asparagus.storage.store.Store`.
+        access: How it is read.
     """
 
     supports_writes = supports_deletes = supports_listing = False
 
-    def __init__(self, uri: str, anonymous: bool | None = None) -> None:  # noqa: FBT001
+    def __init__(self, uri: str, access: Access) -> None:
         super().__init__(read_only=True)
-        self._uri, self._anonymous = uri, anonymous
-        self._objects = Objects(uri, anonymous=anonymous, tries=TRIES)
+        self._uri, self._access = uri, access
+        self._objects = Objects(uri, anonymous=access.anonymous, tries=TRIES)
+        self._kept = cache_of(access)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ObjectStore) and (self._uri, self._anonymous) == (other._uri, other._anonymous)
+        return isinstance(other, ObjectStore) and (self._uri, self._access) == (other._uri, other._access)
 
     def __hash__(self) -> int:
-        return hash((self._uri, self._anonymous))
+        return hash((self._uri, self._access))
 
     def __repr__(self) -> str:
         return f"ObjectStore({self._uri!r})"
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return an object or a part of it; None where there is none, as of chunks that hold nothing."""
-        content = await asyncio.to_thread(self._read, key, byte_range)
-        return None if content is None else prototype.buffer.from_bytes(content)
+        content = await asyncio.to_thread(self._read, key, _ends(byte_range))
+        return prototype.buffer.from_bytes(content) if content else None
 
-    def _read(self, key: str, part: ByteRequest | None) -> bytes | None:
-        if isinstance(part, RangeByteRequest):
-            return self._objects.read_part(key, part.start, part.end)
-        if isinstance(part, OffsetByteRequest):
-            return self._objects.read_part(key, part.offset, None)
-        if isinstance(part, SuffixByteRequest):
-            return self._objects.read_part(key, -part.suffix, None)
-        return self._objects.read(key)
+    def _read(self, key: str, part: Part) -> bytes | None:
+        name = key if part is None else f"{key}@{part[0]}:{part[1]}"
+        if (kept := self._kept.get(self._objects.address, name)) is not None:
+            return kept
+        content = self._objects.read(key) if part is None else self._objects.read_part(key, *part)
+        if content is not None:
+            self._kept.put(self._objects.address, name, content)
+        elif key.rpartition("/")[2] not in METADATA:  # a chunk that holds nothing; what is to come is not written off
+            self._kept.put(self._objects.address, name, b"")
+        return content
 
     async def get_partial_values(self, prototype: BufferPrototype, key_ranges: Any) -> list[Buffer | None]:
         """Return several parts of objects."""
@@ -139,3 +151,11 @@ class ObjectStore(Store):
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Refuse: nothing here needs it."""
         raise NotImplementedError
+
+
+def _ends(part: ByteRequest | None) -> Part:
+    if isinstance(part, RangeByteRequest):
+        return part.start, part.end
+    if isinstance(part, OffsetByteRequest):
+        return part.offset, None
+    return (-part.suffix, None) if isinstance(part, SuffixByteRequest) else None

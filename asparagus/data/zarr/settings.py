@@ -18,6 +18,17 @@ TRANSFORMS: dict[str, Any] = {
 }
 """What training crops undergo unless they are told otherwise (SEEDS E20)."""
 KINDS = tuple(TRANSFORMS)
+DISK_GB = 50.0
+
+
+@dataclass(frozen=True)
+class Access:
+    """How object stores are read."""
+
+    anonymous: bool | None = None
+    """As of `asparagus.storage.store.Store`."""
+    disk_gb: float = DISK_GB
+    """How much of them (10^9 bytes) this machine keeps on disk."""
 
 
 @dataclass(frozen=True)

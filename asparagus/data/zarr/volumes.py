@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asparagus.data.zarr.places import open_group
+from asparagus.data.zarr.n5 import COMPRESSIONS
+from asparagus.data.zarr.n5 import image_of as multiscales_of_n5
+from asparagus.data.zarr.places import is_n5, open_group
+from asparagus.data.zarr.settings import AXES, Access
 from asparagus.errors import DataError
 
 Vector = NDArray[np.float64]
 """Three numbers, along z, y and x."""
 
-AXES = ("z", "y", "x")
 NANOMETRES = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "meter": 1e9}
-"""OME-NGFF's units of length; one that is not given is taken for nanometres."""
+NANOMETRES |= {"nm": 1.0, "um": 1e3, "µm": 1e3, "micron": 1e3, "mm": 1e6}
+"""OME-NGFF's units of length, and how others write them; one that is not given is taken for nanometres."""
 SAME = 1e-4
 """Voxel sizes that differ by less than this share of each other are the same."""
 
@@ -59,8 +62,7 @@ class Level:
     """Which stored axis is z, which y and which x; others have a length of one."""
     unknown: int | None = None
     """The value of voxels that are not annotated, where there is such a value."""
-    anonymous: bool | None = None
-    """How a store is asked; see `asparagus.storage.store.Store`."""
+    access: Access = field(default_factory=Access)
 
 
 class Budget:
@@ -111,37 +113,60 @@ class TooCoarseError(DataError):
     """A volume has no level that is fine enough."""
 
 
-def read_level(place: str, scale: Vector, *, anonymous: bool | None = None) -> Level:
+def read_level(place: str, scale: Vector, access: Access | None = None) -> Level:
     """Return a volume's coarsest level whose voxels are no larger than asked for on any axis.
 
     Args:
         place: Folder or URI of the volume, with the multiscales of OME-NGFF 0.4 or 0.5.
         scale: Voxel size along z, y and x, in nm.
-        anonymous: As of `asparagus.storage.store.Store`.
+        access: How stores are read.
 
     Raises:
         TooCoarseError: All levels are coarser.
         DataError: It is no such volume, or its axes, units or transformations cannot be meant.
     """
-    group = open_group(place, anonymous=anonymous)
-    attributes: dict[str, Any] = dict(group.attrs)
-    scales = attributes.get("ome", attributes).get("multiscales")
-    if not scales:
-        raise DataError(f"{place}: has no multiscales of OME-NGFF in its attributes. Give the group of the levels.")
+    access = access or Access()
+    group = open_group(place, access)
+    image = _image(place, dict(group.attrs))
     try:
-        names, units = _axes(place, scales[0])
-        shared = scales[0].get("coordinateTransformations") or ()
+        names, units = _axes(place, image)
+        shared = image.get("coordinateTransformations") or ()
         levels = {
             data["path"]: _places(place, (*data["coordinateTransformations"], *shared), units)
-            for data in scales[0]["datasets"]
+            for data in image["datasets"]
         }
         spatial = [names.index(name) for name in AXES]
         path = _fitting(place, {path: size[spatial] for path, (size, _) in levels.items()}, scale)
         size, origin = levels[path]
-        array = group[path]
-        return Level(place, path, _grid(place, array, names, origin, size), tuple(spatial), _unknown(array), anonymous)
+        array = _level_of(group, place, path)
+        return Level(place, path, _grid(place, array, names, origin, size), tuple(spatial), _unknown(array), access)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise DataError(f"{place}: its multiscales are not as OME-NGFF has them: {error!r}.") from error
+
+
+def _image(place: str, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first of the multiscales, in whatever way they are written."""
+    try:
+        image = (
+            multiscales_of_n5(attributes)
+            if is_n5(place)
+            else next(iter(attributes.get("ome", attributes).get("multiscales") or ()), None)
+        )
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise DataError(f"{place}: its attributes do not say where voxels are: {error!r}.") from error
+    if not image:
+        raise DataError(f"{place}: has no multiscales of OME-NGFF in its attributes. Give the group of the levels.")
+    return image
+
+
+def _level_of(group: Any, place: str, path: str) -> Any:
+    try:
+        return group[path]
+    except KeyError as error:
+        raise DataError(f"{place}: its multiscales name the level {path!r}, and there is none.") from error
+    except ValueError as error:
+        more = f" Of N5, {', '.join(COMPRESSIONS)} are read; zarrify converts it." if is_n5(place) else ""
+        raise DataError(f"{place}: the level {path!r} cannot be opened: {error}.{more}") from error
 
 
 def _fitting(place: str, sizes: Mapping[str, Vector], scale: Vector) -> str:
@@ -205,12 +230,12 @@ def _unknown(array: Any) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _opened(place: str, path: str, anonymous: bool | None, _process: int) -> Any:  # noqa: FBT001 - keys of the cache
-    return open_group(place, anonymous=anonymous)[path]
+def _opened(place: str, path: str, access: Access, _process: int) -> Any:
+    return open_group(place, access)[path]
 
 
 def _array(level: Level) -> Any:
-    return _opened(level.place, level.path, level.anonymous, os.getpid())
+    return _opened(level.place, level.path, level.access, os.getpid())
 
 
 def _block(level: Level, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[Any]:
