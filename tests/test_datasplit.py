@@ -8,17 +8,20 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from asparagus.cli.main import run
-from asparagus.data.zarr.datasplit import check_classes, read_datasplit
+from asparagus.data.zarr.datasplit import check_classes, must_be_apart, read_datasplit
 from asparagus.data.zarr.make import find_crops, make_datasplit_csv, write_datasplit
 from asparagus.errors import ConfigError, DataError
+from tests.volumes import write_volume
 
 CROPS = {
     "jrc_a": {"crop1": ["nuc", "mito"], "crop2": ["nuc"], "crop10": ["mito", "er"]},
     "jrc_b": {"crop3": ["nuc", "mito", "er"], "crop4": ["er"]},
 }
+
 BASE = "{root}/{dataset}/{dataset}.zarr/recon-1"
 
 
@@ -204,9 +207,31 @@ def test_e41_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", no_room)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DataError, match=r"d.csv: cannot be written \(No space"):
         write_datasplit(file, "after\n")
     assert file.read_text() == "before\n"
+    assert not list(tmp_path.glob(".d.csv*"))
+
+
+def test_a_datasplit_that_would_be_where_a_folder_is_is_refused(tmp_path):
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(DataError, match="cannot be written"):
+        write_datasplit(tmp_path / "d.csv", "train,a,b\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["d.csv"]
+
+
+def test_a_mark_at_the_beginning_as_spreadsheets_write_it_is_no_part_of_the_first_row(tmp_path):
+    (tmp_path / "d.csv").write_text("train,a.zarr/em,a.zarr/c1/[nuc]\n", encoding="utf-8-sig")
+    assert read_datasplit(tmp_path / "d.csv")[0].usage == "train"
+
+
+def test_a_crop_in_both_parts_is_refused_unless_it_is_meant(tmp_path):
+    file = tmp_path / "d.csv"
+    file.write_text("train,a.zarr/em,a.zarr/c1/[nuc]\n\nvalidate,a.zarr/em,a.zarr/c1/[nuc]\n")
+    rows = read_datasplit(file)
+    with pytest.raises(DataError, match=r"d.csv:3: .*c1 is validated on, and trained on by .*d.csv:1"):
+        must_be_apart(rows, allowed=False)
+    must_be_apart(rows, allowed=True)
 
 
 def test_e42_a_dry_run_writes_nothing_and_returns_what_is_found(make, folders):
@@ -274,6 +299,27 @@ def test_e41_the_command_says_where_the_old_rows_are(command, folders):
     assert "datasplit.csv.1" in command()[1].out
 
 
+def test_e34_scale_leaves_out_what_is_annotated_in_larger_voxels(command, folders):
+    for place in Path(folders).glob("*/*.zarr/recon-1/labels/groundtruth/*/*"):
+        coarse = place.name == "mito" or place.parent.name == "crop3"
+        size = (8, 8, 16) if coarse else (8, 8, 8)
+        write_volume(place, [(np.zeros((2, 2, 2), np.uint8), size, (0, 0, 0))])
+    every = {crop: labels for labels, crop in ((row.classes, Path(row.labels).name) for row in rows_with(command))}
+    assert ("mito" in every["crop1"], "crop3" in every) == (True, True)
+    for words in (("-s", "8"), ("--scale", "8,8,15.9")):
+        left = rows_with(command, *words)
+        assert left
+        assert all("mito" not in row.classes and Path(row.labels).name != "crop3" for row in left)
+    assert rows_with(command, "-s", "8,8,16") == rows_with(command)
+    status, said = command("-s", "4")
+    assert (status, "are coarser than 4 x 4 x 4 nm" in said.err) == (2, True)
+
+
+def rows_with(command, *words):
+    assert command(*words)[0] == 0
+    return read_datasplit(Path("datasplit.csv"))
+
+
 # What is wrong
 
 
@@ -287,6 +333,9 @@ def test_e41_the_command_says_where_the_old_rows_are(command, folders):
         (("-sp", "/x/{dataset}.zarr"), "search_path"),
         (("-sp", "/x/{name}"), "search_path"),
         (("-cn", "{label}/{crop}"), "crop_name"),
+        (("-s", "fine"), "--scale: 'fine' is no voxel size"),
+        (("-s", "8,8"), "scale.scale: (8.0, 8.0) has to be three"),
+        (("-s", "8,8,-8"), "has to be three positive"),
     ],
 )
 def test_a_wrong_argument_is_named_and_nothing_written(words, named, command, folders):

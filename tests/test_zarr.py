@@ -138,6 +138,15 @@ def test_e26_labels_are_0_1_and_nan_where_nobody_annotated(tmp_path):
     )
 
 
+def test_e26_labels_of_decimals_are_nan_where_they_say_so(tmp_path):
+    values = np.array([[[0, 1, np.nan, 3]]], np.float32)
+    write_volume(tmp_path / "nuc", [(values, EIGHT, (0, 0, 0))])
+    level, window = level_of(tmp_path / "nuc"), Window((1, 1, 4), EIGHT)
+    for tilt in (STRAIGHT, draw_directions({"rotate": {"axes": {"z": [0.01, 0.01]}}}, RNG)):
+        found = label_of(whole(level), window, centre_of(level, (0, 0, 0), window.shape), tilt)
+        assert np.array_equal(found[0, 0], [0, 1, np.nan, 1], equal_nan=True)
+
+
 def test_e9_a_coarser_scale_averages_the_finer_voxels(volume, noise):
     """Half the resolution of a pyramid that does not have it is what the pyramid would have."""
     window = Window((4, 4, 4), (16.0,) * 3)
@@ -569,7 +578,7 @@ def test_crops_that_are_too_coarse_are_left_out_and_said(module, tmp_path, data,
     assert "datasplit.csv:" in str(caught.value)
     assert "asked for" in str(caught.value)
     with caplog.at_level(logging.WARNING, logger="asparagus"):
-        module()
+        module(classes=["nuc"])
     assert "its finest voxels are 16 x 16 x 16 nm, and 8 x 8 x 8 nm are asked for" in caplog.text
 
 
@@ -591,7 +600,7 @@ MISSING = {
         lambda root: zarr.open_group(str(root / "jrc_a/jrc_a.zarr/recon-1/em/fibsem-uint8"), mode="r+").attrs.update(
             multiscales=[{"datasets": []}]
         ),
-        "its multiscales are not as OME-NGFF has them",
+        "its multiscales are not as OME-NGFF 0.4 and 0.5 have them",
     ),
 }
 
@@ -633,12 +642,65 @@ def test_a_class_that_is_nowhere_is_named(module):
         module(classes=["nuc", "mito"])
 
 
+def test_a_class_that_is_too_coarse_in_all_training_crops_is_named(module, tmp_path, data):
+    module()
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    for place in copy.glob("*/*.zarr/recon-1/labels/groundtruth/*/er"):
+        write_volume(place, [(np.ones((16, 16, 16), np.uint8), (16,) * 3, (68,) * 3)])
+    file = tmp_path / "datasplit.csv"
+    file.write_text(file.read_text().replace(str(data), str(copy)))
+    with pytest.raises(DataError, match=r"'er' is annotated in no training crop .* at 8 x 8 x 8 nm .*There are: nuc"):
+        module()
+
+
+def test_a_row_that_names_no_classes_has_those_that_are_there(module, tmp_path):
+    module()
+    file = tmp_path / "datasplit.csv"
+    file.write_text(file.read_text().replace("/[nuc,er]", "").replace("/[nuc]", ""))
+    assert {crop.classes for crop in module(validation_prob=0.0).train_set._crops} >= {("nuc", "er")}
+    with pytest.raises(DataError, match="'mito' is annotated in no training crop"):
+        module(classes=["nuc", "er", "mito"])
+    with pytest.raises(DataError, match="has none of the classes mito"):
+        module(classes=["mito"])
+
+
+def test_a_chunk_that_is_broken_is_named_with_its_volume(module, tmp_path, data):
+    module()
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    for chunk in copy.glob("*/*.zarr/recon-1/em/fibsem-uint8/s0/*.*.*"):
+        chunk.write_bytes(chunk.read_bytes()[:9])
+    file = tmp_path / "datasplit.csv"
+    file.write_text(file.read_text().replace(str(data), str(copy)))
+    with pytest.raises(DataError, match=r"fibsem-uint8: voxels .* of 's0' cannot be read: "):
+        list(module().train_dataloader())
+
+
+def test_volumes_that_were_written_anew_are_read_anew(tmp_path, data):
+    copy, info = tmp_path / "copy", {"shape": [1, 16, 16], "scale": [8, 8, 8]}
+    shutil.copytree(data, copy)
+
+    def images():
+        built = CropDataModule(str(tmp_path / "d.csv"), root=str(copy), input_array_info=info, samples_per_epoch=4)
+        built.prepare_data()
+        built.setup()
+        return next(iter(built.train_dataloader()))["image"]
+
+    images()
+    for place in copy.glob("*/*.zarr/recon-1/em/fibsem-uint8"):
+        write_volume(place, [(np.full((48, 48, 48), 0.5, np.float32), EIGHT, (0, 0, 0))], version="0.5")
+    assert (images()[:, :, 4:-4, 4:-4] == 0.5).any()
+
+
 def test_axes_units_and_sizes_that_cannot_be_meant_are_named(tmp_path, noise):
     for number, (axes, levels, named) in enumerate(
         (
             ([{"name": name, "type": "space"} for name in "abc"], [(noise, EIGHT, (0, 0, 0))], "has the axes a, b, c"),
             ([{**axis, "unit": "parsec"} for axis in AXES], [(noise, EIGHT, (0, 0, 0))], "is in 'parsec'"),
-            (AXES, [(noise, (8, 0, 8), (0, 0, 0))], "which is none"),
+            (AXES, [(noise, (8, 0, 8), (0, 0, 0))], "which are none"),
+            (AXES, [(noise, (8, float("nan"), 8), (0, 0, 0))], "which are none"),
+            (AXES, [(noise.astype("c8"), EIGHT, (0, 0, 0))], "holds complex64, and numbers are needed"),
             (
                 [{"name": "c", "type": "channel"}, *AXES],
                 [(noise[None].repeat(2, 0), (1, *EIGHT), (0,) * 4)],

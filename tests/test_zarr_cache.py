@@ -116,6 +116,17 @@ def test_a_folder_that_cannot_be_written_to_is_said_once_unless_nothing_is_to_be
     assert caplog.text.count("ASPARAGUS_CACHE") == int(limit > 0)
 
 
+@pytest.mark.parametrize("damage", [b"", bytes(5), b"half"])
+def test_what_a_power_cut_left_is_not_taken_for_a_chunk(damage, tmp_path):
+    cache = ChunkCache(tmp_path, MB)
+    for content in (b"x" * 100, b""):
+        cache.put(WHERE, "0", content)
+        cache._file(WHERE, "0").write_bytes(damage)
+        assert cache.get(WHERE, "0") is None
+        cache.put(WHERE, "0", content)
+        assert cache.get(WHERE, "0") == content
+
+
 def test_somebody_may_delete_the_folder_at_any_time(tmp_path):
     cache = ChunkCache(tmp_path / "volumes", MB)
     cache.put(WHERE, "0", b"x")

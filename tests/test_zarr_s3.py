@@ -18,11 +18,12 @@ import torch
 import zarr
 
 from asparagus.cli.main import run
-from asparagus.data.zarr import places, volumes
+from asparagus.data.zarr import places
 from asparagus.data.zarr.datasplit import read_datasplit
 from asparagus.data.zarr.make import LABELS_BUCKET, RAW_BUCKET, make_s3_datasplit_csv
 from asparagus.data.zarr.module import CropDataModule
 from asparagus.data.zarr.places import open_group
+from asparagus.data.zarr.volumes import open_anew
 from asparagus.errors import DataError, StoreError
 from asparagus.storage.store import Store
 from tests.volumes import write_data
@@ -112,14 +113,8 @@ def buckets(uploaded, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for variable in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(variable, str(tmp_path / "none"))
-    forget()
+    open_anew()
     return uploaded
-
-
-def forget():
-    """Be a process that has opened nothing yet."""
-    places._store.cache_clear()
-    volumes._opened.cache_clear()
 
 
 def module(file, **options):
@@ -178,11 +173,11 @@ def test_one_request_in_ten_may_fail_and_nothing_is_asked_for_twice(buckets, tmp
     monkeypatch.setenv("ASPARAGUS_CACHE", str(tmp_path / "another"))
     with failing_now_and_then(buckets, every=10) as (endpoint, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        forget()
+        open_anew()
         assert torch.equal(images(module(tmp_path / "s3.csv")), expected)
         assert len(asked) > 20
         before = len([path for path in asked if "/s0/" in path])
-        forget()
+        open_anew()
         assert torch.equal(images(module(tmp_path / "s3.csv")), expected)
         chunks = [path for path in asked if "/s0/" in path][before:]
         assert not [path for path in chunks if not path.endswith(METADATA)], "what is kept is not fetched again"
@@ -202,7 +197,7 @@ def test_parts_of_objects_and_chunks_that_hold_nothing_are_kept_too(buckets, tmp
     with failing_now_and_then(buckets, every=0) as (endpoint, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         for _ in range(2):
-            forget()
+            open_anew()
             array = open_group(f"s3://{RAW_BUCKET}/v.zarr")["s0"]
             assert (array[:] == values).all()
             assert len([path for path in asked if "/c/" in path]) > 8
@@ -217,14 +212,14 @@ def test_a_cache_that_cannot_be_written_to_costs_time_and_nothing_else(
     expected = images(module(tmp_path / "s3.csv"))
     (tmp_path / "file").touch()
     monkeypatch.setenv("ASPARAGUS_CACHE", str(tmp_path / "file" / "cache"))
-    forget()
+    open_anew()
     assert torch.equal(images(module(tmp_path / "s3.csv", disk_gb=gigabytes)), expected)
     assert ("is kept on this machine" in caplog.text) == bool(gigabytes)
 
 
 def test_a_store_that_nobody_answers_for_is_named(buckets, tmp_path, monkeypatch):
     module(tmp_path / "s3.csv")
-    forget()
+    open_anew()
     monkeypatch.setenv("ASPARAGUS_CACHE", str(tmp_path / "another"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(places, "TRIES", 1)

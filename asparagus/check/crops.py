@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.data import CROP_DATA
-from asparagus.data.zarr.datasplit import check_classes, digest_of_rows, rows_of, text_in
+from asparagus.data.zarr.datasplit import check_classes, digest_of_rows, must_be_apart, rows_of, text_in
 from asparagus.data.zarr.generate import Wanted, text_of
 from asparagus.data.zarr.make import CLASSES_TO_TRAIN, CSV_PATH, VALIDATION_PROB_TO_TRAIN
 from asparagus.data.zarr.settings import TRANSFORMS, check_transforms, window_of
@@ -52,7 +52,8 @@ def datasplit_of(spec: Spec, problems: list[str]) -> str | None:
     file, classes = Path(data.get("datasplit_path") or CSV_PATH), tuple(data.get("classes") or CLASSES_TO_TRAIN)
     try:
         text = text_in(file) if file.is_file() else text_of(_wanted(spec, classes))
-        check_classes(file, rows_of(file, text), classes)
+        check_classes(file, rows := rows_of(file, text), classes)
+        must_be_apart(rows, allowed=data.get("subject_overlap") is True)
         return digest_of_rows(text)
     except RequestError as error:
         there = "" if file.is_file() else f"{file} is not there, and none can be written: "

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from asparagus.errors import ConfigError
+
 
 def datasplit(arguments: Sequence[str]) -> int:
     """Run `asp data datasplit`."""
@@ -27,6 +29,7 @@ def datasplit(arguments: Sequence[str]) -> int:
         where = options.search_path or str(Path(get_paths().data) / make.S3_SEARCH_PATH)
         found = make.find_crops(classes, **which, search_path=where, crop_name=options.crop_name)
         places = partial(make.local_places, raw_name=options.raw_name, crop_name=options.crop_name)
+    found = make.fine_enough(found, _scale(options.scale), make.s3_places if options.use_s3 else None)
     split = make.draw(found, classes, _force(options), options.validate_ratio, options.seed, places)
     if options.dry_run:
         print(split.text, end="")
@@ -57,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--raw-name", "--raw_name", "-rn", default=make.RAW_NAME, help="default: %(default)s")
     parser.add_argument("--crop-name", "--crop_name", "-cn", default=make.CROP_NAME, help="default: %(default)s")
     parser.add_argument("--csv-path", "--csv_path", "-cp", default=make.CSV_PATH, help="default: %(default)s")
+    parser.add_argument(
+        "--scale", "-s", metavar="NM", help="leave out what is annotated in larger voxels: 8, or 8,8,8 along z,y,x"
+    )
     parser.add_argument("--use-s3", "--use_s3", "-s3", action="store_true", help="of the challenge's own buckets")
     parser.add_argument("--seed", type=int, default=42, help="of the draws (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print what is found, and write nothing")
@@ -65,6 +71,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _listed(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _scale(text: str | None) -> list[float] | None:
+    """Return `8` or `8,8,8` as three numbers."""
+    if text is None:
+        return None
+    try:
+        sizes = [float(size) for size in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--scale: {text!r} is no voxel size. Give nm: 8, or 8,8,8 along z, y and x.") from None
+    return sizes * 3 if len(sizes) == 1 else sizes
 
 
 def _force(options: Any) -> bool | str:

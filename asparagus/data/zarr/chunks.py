@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ ROOM = 0.1
 SEEN_S = 60.0
 """Whether something was used is noted once in so many seconds."""
 TOTAL = ".total"
+CHECK, SALT = 4, 1
+"""Bytes of the checksum before each content, and what it begins with: that of nothing is not 0."""
 WRITING = ".writing-"
 
 log = logging.getLogger("asparagus")
@@ -61,11 +64,11 @@ class ChunkCache:
         file = self._file(address, name)
         try:
             with file.open("rb") as stream:
-                content = stream.read()
+                content = _checked(stream.read())
                 used = os.fstat(stream.fileno()).st_mtime
         except OSError:  # nothing is kept, it just gave way, or it is another user's
             return None
-        if time.time() - used > SEEN_S:
+        if content is not None and time.time() - used > SEEN_S:
             with contextlib.suppress(OSError):
                 os.utime(file)
         return content
@@ -77,6 +80,7 @@ class ChunkCache:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             with self._total() as total:
+                content = zlib.crc32(content, SALT).to_bytes(CHECK, "little") + content
                 kept = self._with_room(_number(total.read()), len(content))
                 total.seek(0)
                 total.truncate()
@@ -132,6 +136,12 @@ class ChunkCache:
                     continue
                 if path.parent != self._root:
                     yield Kept(about.st_mtime, about.st_size, path)
+
+
+def _checked(stored: bytes) -> bytes | None:
+    """Return the content of a file, or None if it is not what was written: a power cut may leave zeros, or nothing."""
+    content = stored[CHECK:]
+    return content if zlib.crc32(content, SALT) == int.from_bytes(stored[:CHECK], "little") else None
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from asparagus.data.sampler import Key
 from asparagus.data.zarr.cut import Matrix, image_of, label_of, reach
 from asparagus.data.zarr.datasplit import Row, join
+from asparagus.data.zarr.places import NoGroupError
 from asparagus.data.zarr.settings import Access, Window
 from asparagus.data.zarr.turns import draw_directions
 from asparagus.data.zarr.volumes import Budget, Level, Source, TooCoarseError, Vector, read_level
@@ -75,6 +76,11 @@ class Crop:
         self._labels = {
             name: Source(level, whole, np.asarray(level.grid.shape), budget) for name, level in labels.items()
         }
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What is annotated."""
+        return tuple(self._labels)
 
     def cut(self, place: Indices, directions: Matrix = STRAIGHT) -> Item:
         """Return `image` [1, ...] and `label` [classes, ...], both float32, of the window at a place.
@@ -213,16 +219,10 @@ def open_crops(rows: Sequence[Row], windows: Windows, budget: Budget, access: Ac
 
 def _open(row: Row, windows: Windows, budget: Budget, access: Access) -> Crop | str:
     """Open a crop, or say why it cannot serve."""
-    wanted = [name for name in windows.classes if row.classes is None or name in row.classes]
-    if not wanted:
-        return f"{row.where}: has none of the classes {', '.join(windows.classes)}."
-    scale, labels, coarse = np.asarray(windows.target.scale), {}, []
     try:
-        for name in wanted:
-            try:
-                labels[name] = read_level(join(row.labels, name), scale, access)
-            except TooCoarseError as error:
-                coarse.append(str(error))
+        labels, coarse = _labels_of(row, windows, access)
+        if not labels and not coarse:
+            return f"{row.where}: {row.labels} has none of the classes {', '.join(windows.classes)}."
         if not labels:
             return f"{row.where}: {coarse[0]} Ask for data.target_array_info.scale of at least that."
         image = read_level(row.raw, np.asarray(windows.image.scale), access)
@@ -231,6 +231,22 @@ def _open(row: Row, windows: Windows, budget: Budget, access: Access) -> Crop | 
         return f"{row.where}: {error} Ask for data.input_array_info.scale of at least that."
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
+
+
+def _labels_of(row: Row, windows: Windows, access: Access) -> tuple[dict[str, Level], list[str]]:
+    """Return the annotation of each class that a crop has, and of those that are too coarse, why."""
+    labels, coarse = {}, []
+    for name in windows.classes:
+        if row.classes is not None and name not in row.classes:
+            continue
+        try:
+            labels[name] = read_level(join(row.labels, name), np.asarray(windows.target.scale), access)
+        except TooCoarseError as error:
+            coarse.append(str(error))
+        except NoGroupError:
+            if row.classes is not None:  # a row that does not name its classes has those that are there
+                raise
+    return labels, coarse
 
 
 def _around(image: Level, low: Vector, high: Vector, window: Window) -> tuple[Indices, Indices]:

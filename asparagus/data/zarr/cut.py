@@ -124,6 +124,8 @@ def _read(source: Source, low: NDArray[np.int64], high: NDArray[np.int64], *, is
 
 def _as_label(found: NDArray[Any], unknown: int | None) -> Tensor:
     label = torch.from_numpy((found > 0).astype(np.float32))
+    if found.dtype.kind == "f":
+        label[torch.from_numpy(np.isnan(found))] = torch.nan
     if unknown is not None:
         label[torch.from_numpy(found == unknown)] = torch.nan
     return label

@@ -51,7 +51,7 @@ def text_in(file: Path) -> str:
         DataError: It is not there, or is no text.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise DataError(f"{file}: cannot be read ({why}). asp data datasplit writes one.") from error
@@ -87,6 +87,26 @@ def check_classes(file: Path, rows: Sequence[Row], classes: Sequence[str]) -> No
             raise DataError(
                 f"data.classes: {name!r} is annotated in no training crop of {file}. {near} There are: "
                 f"{', '.join(known) or 'none'}. Leave it out, or write the datasplit anew with it.".replace("  ", " ")
+            )
+
+
+def must_be_apart(rows: Sequence[Row], *, allowed: bool) -> None:
+    """Refuse a crop that is both trained and validated on.
+
+    Args:
+        rows: All of a datasplit's.
+        allowed: Whether that is meant (`data.subject_overlap`).
+
+    Raises:
+        DataError: There is such a crop.
+    """
+    trained = {(row.raw, row.labels): row for row in rows if row.usage == TRAIN}
+    for row in rows:
+        other = trained.get((row.raw, row.labels))
+        if row.usage == VALIDATE and other is not None and not allowed:
+            raise DataError(
+                f"{row.where}: {row.labels} is validated on, and trained on by {other.where}. Leave one of the rows "
+                "out, or say that it is meant: data.subject_overlap=true."
             )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
 import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from asparagus.data.zarr.datasplit import TRAIN, USAGES, VALIDATE
+from asparagus.data.zarr.datasplit import TRAIN, USAGES, VALIDATE, join
+from asparagus.data.zarr.settings import Access, window_of
 from asparagus.errors import ConfigError, DataError, one_of
 from asparagus.storage.store import Store
 
@@ -20,6 +23,7 @@ CLASSES, CLASSES_TO_TRAIN = ("nuc", "mito"), ("nuc", "er")
 VALIDATION_PROB, VALIDATION_PROB_TO_TRAIN = 0.1, 0.3
 """The command's own, and those of a training that writes a datasplit because it finds none (SEEDS E6, E14)."""
 EVERY = ("*",)
+AT_ONCE = 16
 SEARCH_PATH = "data/{dataset}/{dataset}.zarr/recon-1/{name}"
 RAW_NAME = "em/fibsem-uint8"
 CROP_NAME = "labels/groundtruth/{crop}/{label}"
@@ -77,6 +81,7 @@ def make_datasplit_csv(  # noqa: PLR0917 - as it is called elsewhere
     csv_path: str | Path = CSV_PATH,
     dry_run: bool = False,  # noqa: FBT001, FBT002
     *,
+    scale: Sequence[float] | None = None,
     seed: int = 42,
 ) -> Found:
     """Find the crops of a folder and write which of them are trained and validated on (SEEDS E34 to E42).
@@ -93,6 +98,7 @@ def make_datasplit_csv(  # noqa: PLR0917 - as it is called elsewhere
         crop_name: `{name}` of an annotation; ends with `{crop}/{label}`.
         csv_path: The file to write. One that is there and holds something else is kept beside it (`.1`, `.2`, ...).
         dry_run: Write nothing.
+        scale: Leave out annotations whose finest voxels are larger than this on any axis, in nm along z, y and x.
         seed: Of the draws.
 
     Returns:
@@ -103,6 +109,7 @@ def make_datasplit_csv(  # noqa: PLR0917 - as it is called elsewhere
         DataError: Nothing is found.
     """
     found = find_crops(classes, datasets=datasets, crops=crops, search_path=search_path, crop_name=crop_name)
+    found = fine_enough(found, scale)
     if not dry_run:
         places = partial(local_places, raw_name=raw_name, crop_name=crop_name)
         split = draw(found, classes, force_all_classes, validation_prob, seed, places)
@@ -123,13 +130,14 @@ def make_s3_datasplit_csv(  # noqa: PLR0917
     csv_path: str | Path = CSV_PATH,
     dry_run: bool = False,  # noqa: FBT001, FBT002
     *,
+    scale: Sequence[float] | None = None,
     seed: int = 42,
 ) -> Found:
     """Do as `make_datasplit_csv` with the challenge's own buckets, as anybody may read them (SEEDS E43).
 
     `search_path`, `raw_name` and `crop_name` are taken and not used: the buckets have an order of their own.
     """
-    found = find_s3_crops(classes, datasets=datasets, crops=crops)
+    found = fine_enough(find_s3_crops(classes, datasets=datasets, crops=crops), scale, s3_places)
     if not dry_run:
         split = draw(found, classes, force_all_classes, validation_prob, seed, s3_places)
         write_datasplit(Path(csv_path), split.text)
@@ -183,6 +191,42 @@ def find_s3_crops(classes: Sequence[str], *, datasets: Sequence[str] = EVERY, cr
     if not found:
         raise DataError(f"No datasets found: s3://{LABELS_BUCKET} has no crop with {', '.join(classes)}.")
     return found
+
+
+def fine_enough(found: Found, scale: Sequence[float] | None, places: Places | None = None) -> Found:
+    """Return crops without the annotations that are coarser than asked for; a crop without any is left out.
+
+    Args:
+        found: The crops.
+        scale: Voxel size along z, y and x, in nm; None: any.
+        places: Where an annotation of a store is.
+
+    Raises:
+        ConfigError: It is no scale, or zarr is not installed.
+        DataError: None is left, or a volume cannot be read.
+    """
+    if scale is None:
+        return found
+    import numpy as np
+
+    from asparagus.data.zarr.volumes import is_as_fine_as
+
+    access = Access(anonymous=True) if places else None
+    size = np.asarray(window_of({"scale": tuple(scale)}, "scale").scale)
+
+    def fine(crop: str) -> list[str]:
+        both = places(crop) if places else None
+        place = join(*both[1]) if both else crop
+        return [name for name in found[crop] if is_as_fine_as(join(place, name), size, access)]
+
+    with ThreadPoolExecutor(min(AT_ONCE, len(found))) as pool:
+        left = {crop: names for crop, names in zip(found, pool.map(fine, found), strict=True) if names}
+    if not left:
+        asked = " x ".join(f"{voxel:g}" for voxel in scale)
+        raise DataError(
+            f"No datasets found: all {len(found)} crops are coarser than {asked} nm. Ask for a larger scale."
+        )
+    return left
 
 
 def draw(
@@ -243,17 +287,29 @@ def s3_places(crop: str) -> tuple[Place, Place]:
 
 
 def write_datasplit(file: Path, text: str) -> Path | None:
-    """Write a datasplit whole or not at all; return where one is kept that said something else (`.1`, `.2`, ...)."""
+    """Write a datasplit whole or not at all; return where one is kept that said something else (`.1`, `.2`, ...).
+
+    Raises:
+        DataError: It cannot be written there.
+    """
+    if file.is_file() and file.read_bytes() == text.encode():
+        return None
     kept = None
-    if file.is_file():
-        if file.read_text(encoding="utf-8") == text:
-            return None
-        kept = next(place for place in _numbered(file) if not place.exists())
-        os.link(file, kept)
-    file.parent.mkdir(parents=True, exist_ok=True)
     writing = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    writing.write_text(text, encoding="utf-8")
-    writing.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        writing.write_text(text, encoding="utf-8")
+        if file.is_file():
+            kept = next(place for place in _numbered(file) if not place.exists())
+            os.link(file, kept)
+        writing.replace(file)
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be written ({error.strerror}). Give another place for the datasplit."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            writing.unlink(missing_ok=True)
     return kept
 
 

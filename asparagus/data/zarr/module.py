@@ -15,12 +15,12 @@ from asparagus.data.epochs import coming_epoch, few_validation_batches
 from asparagus.data.layout import Task
 from asparagus.data.limited import TimeLimitedLoader
 from asparagus.data.sampler import EpochSampler
-from asparagus.data.zarr.crops import CropBlocks, RandomCrops, Windows, open_crops
-from asparagus.data.zarr.datasplit import TRAIN, VALIDATE, check_classes, read_datasplit
+from asparagus.data.zarr.crops import Crop, CropBlocks, RandomCrops, Windows, open_crops
+from asparagus.data.zarr.datasplit import TRAIN, VALIDATE, check_classes, must_be_apart, read_datasplit
 from asparagus.data.zarr.generate import Wanted, described, text_of
 from asparagus.data.zarr.make import CLASSES_TO_TRAIN, CSV_PATH, VALIDATION_PROB_TO_TRAIN, write_datasplit
 from asparagus.data.zarr.settings import DISK_GB, TRANSFORMS, Access, check_transforms, window_of
-from asparagus.data.zarr.volumes import Budget
+from asparagus.data.zarr.volumes import Budget, open_anew
 from asparagus.errors import ConfigError, DataError
 
 MEGABYTE = 1 << 20
@@ -29,7 +29,38 @@ log = logging.getLogger("asparagus")
 
 
 class CropDataModule(pl.LightningDataModule):
-    """Feeds crops of a datasplit; it shards over the ranks itself, so the Trainer must not replace its samplers."""
+    """Feeds crops of a datasplit; it shards over the ranks itself, so the Trainer must not replace its samplers.
+
+    Volumes are looked at in `setup`.
+
+    Args:
+        datasplit_path: Which crops are trained and validated on; written if it is not there (SEEDS E5).
+        classes: One output channel each, in this order.
+        input_array_info: `shape` in voxels and `scale` in nm per voxel, along z, y and x; a first size of 1 is 2D.
+        target_array_info: The same for labels; None: as the input.
+        spatial_transforms: How training crops are turned (`mirror`, `transpose`, `rotate`); {} is not at all.
+        batch_size: Items per step and worker.
+        samples_per_epoch: Random crops of an epoch over all workers; None: as many as fit beside each other.
+        validation_time_limit: Seconds that a validation may take; see `CaseDataModule`.
+        validation_prob: Share of crops to validate on, of a datasplit that is written.
+        force_all_classes: Of a datasplit that is written; see `make_datasplit_csv`.
+        use_s3: Have a datasplit that is written name the challenge's buckets.
+        search_path: Where volumes are looked for; None: `{dataset}/{dataset}.zarr/recon-1/{name}` in `root`.
+        anonymous: Ask stores without credentials; None: where this machine has none.
+        memory_mb: How much of the crops each loader process keeps in memory.
+        disk_gb: How much (10^9 bytes) of what was read of stores this machine keeps on disk, of all volumes and for
+            all processes; what was not used for longest gives way. 0: nothing.
+        num_workers: Loader processes per worker; the plan fills in what is left open, None is none here.
+        root: The data folder.
+        seed: Decides places, turns and order, and the draws of a datasplit that is written.
+        rank: Which share of the data is this worker's.
+        world_size: How many workers share the data.
+        pin_memory: Copy batches to page-locked memory, for a GPU.
+        subject_overlap: Let a crop be both trained and validated on: what is measured is then known.
+
+    Raises:
+        ConfigError: Something cannot be meant; the key is named.
+    """
 
     train_set: RandomCrops | None = None
     val_set: CropBlocks | None = None
@@ -58,43 +89,15 @@ class CropDataModule(pl.LightningDataModule):
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        subject_overlap: bool = False,
     ) -> None:
-        """Keep the settings; volumes are looked at in `setup`.
-
-        Args:
-            datasplit_path: Which crops are trained and validated on; written if it is not there (SEEDS E5).
-            classes: One output channel each, in this order.
-            input_array_info: `shape` in voxels and `scale` in nm per voxel, along z, y and x; a first size of 1 is 2D.
-            target_array_info: The same for labels; None: as the input.
-            spatial_transforms: How training crops are turned (`mirror`, `transpose`, `rotate`); {} is not at all.
-            batch_size: Items per step and worker.
-            samples_per_epoch: Random crops of an epoch over all workers; None: as many as fit beside each other.
-            validation_time_limit: Seconds that a validation may take; see `CaseDataModule`.
-            validation_prob: Share of crops to validate on, of a datasplit that is written.
-            force_all_classes: Of a datasplit that is written; see `make_datasplit_csv`.
-            use_s3: Have a datasplit that is written name the challenge's buckets.
-            search_path: Where volumes are looked for; None: `{dataset}/{dataset}.zarr/recon-1/{name}` in `root`.
-            anonymous: Ask stores without credentials; None: where this machine has none.
-            memory_mb: How much of the crops each loader process keeps in memory.
-            disk_gb: How much (10^9 bytes) of what was read of stores this machine keeps on disk, of all volumes and for
-                all processes; what was not used for longest gives way. 0: nothing.
-            num_workers: Loader processes per worker; the plan fills in what is left open, None is none here.
-            root: The data folder.
-            seed: Decides places, turns and order, and the draws of a datasplit that is written.
-            rank: Which share of the data is this worker's.
-            world_size: How many workers share the data.
-            pin_memory: Copy batches to page-locked memory, for a GPU.
-
-        Raises:
-            ConfigError: Something cannot be meant; the key is named.
-        """
         super().__init__()
         _check(batch_size, samples_per_epoch, validation_time_limit, memory_mb, disk_gb)
         self.windows = _windows(input_array_info, target_array_info, classes)
         self.transforms = check_transforms(spatial_transforms)
         self.file, self.batch_size, self.samples_per_epoch = Path(datasplit_path), batch_size, samples_per_epoch
         self.validation_time_limit, self.memory_mb = validation_time_limit, memory_mb
-        self.access = Access(anonymous, disk_gb)
+        self.access, self.subject_overlap = Access(anonymous, disk_gb), subject_overlap
         self.wanted = Wanted(tuple(classes), force_all_classes, validation_prob, use_s3, search_path, root, seed)
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.workers: dict[str, Any] = {"num_workers": num_workers or 0, "pin_memory": pin_memory}
@@ -120,11 +123,14 @@ class CropDataModule(pl.LightningDataModule):
             return
         rows = read_datasplit(self.file)
         check_classes(self.file, rows, self.windows.classes)
+        must_be_apart(rows, allowed=self.subject_overlap)
+        open_anew()
         budget = Budget(self.memory_mb * MEGABYTE)
         train, val = (
             open_crops([row for row in rows if row.usage == usage], self.windows, budget, self.access)
             for usage in (TRAIN, VALIDATE)
         )
+        self._must_be_annotated(train)
         if not val:
             log.warning("%s: no row is for validation, so there is none", self.file)
         self.train_set = RandomCrops(train, self.samples_per_epoch, self.transforms, seed=self.seed)
@@ -134,6 +140,17 @@ class CropDataModule(pl.LightningDataModule):
                 f"{self.file}: {len(self.val_set)} blocks to validate on for {self.world_size} workers leave a worker "
                 "without one. Ask for fewer workers, or have more crops validated on."
             )
+
+    def _must_be_annotated(self, crops: Sequence[Crop]) -> None:
+        """Refuse classes that no crop has at the scale asked for: their channels would learn nothing."""
+        for name in self.windows.classes:
+            if not any(name in crop.classes for crop in crops):
+                there = sorted({known for crop in crops for known in crop.classes})
+                raise DataError(
+                    f"data.classes: {name!r} is annotated in no training crop of {self.file} at "
+                    f"{' x '.join(f'{size:g}' for size in self.windows.target.scale)} nm or finer. There are: "
+                    f"{', '.join(there)}. Leave it out, or ask for a coarser data.target_array_info.scale."
+                )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the epoch's random crops; every rank has as many batches."""

@@ -36,6 +36,10 @@ Part = tuple[int, int | None] | None
 """First byte, counted from the end if negative, and the one after the last; None is the whole."""
 
 
+class NoGroupError(DataError):
+    """There is no group at a place."""
+
+
 def open_group(place: str, access: Access | None = None) -> zarr.Group:
     """Open a group of volumes for reading.
 
@@ -44,7 +48,8 @@ def open_group(place: str, access: Access | None = None) -> zarr.Group:
         access: How stores are read.
 
     Raises:
-        DataError: There is none, or it is of another format.
+        NoGroupError: There is none.
+        DataError: It is of another format.
         StoreError: The store cannot be reached.
     """
     container, inside = _split(place)
@@ -54,7 +59,8 @@ def open_group(place: str, access: Access | None = None) -> zarr.Group:
     except (FileNotFoundError, zarr.errors.BaseZarrError, ValueError, KeyError) as error:
         there = "" if is_remote(place) or Path(place).is_dir() else " There is no such folder."
         kind = "N5" if is_n5(place) else "Zarr"
-        raise DataError(f"{place}: is no {kind} group.{there} Look at the paths in the datasplit.") from error
+        told = f"{place}: is no {kind} group.{there} Look at the paths in the datasplit: they name the group of levels."
+        raise (NoGroupError if isinstance(error, FileNotFoundError) else DataError)(told) from error
 
 
 def is_n5(place: str) -> bool:
@@ -65,6 +71,11 @@ def is_n5(place: str) -> bool:
 def cache_of(access: Access) -> ChunkCache:
     """Return what is kept of stores on this machine."""
     return ChunkCache(cache_folder() / "volumes", int(access.disk_gb * GB))
+
+
+def forget_stores() -> None:
+    """Forget which containers this process has open."""
+    _store.cache_clear()
 
 
 @lru_cache(maxsize=4096)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from asparagus.data.zarr.n5 import COMPRESSIONS
 from asparagus.data.zarr.n5 import image_of as multiscales_of_n5
-from asparagus.data.zarr.places import is_n5, open_group
+from asparagus.data.zarr.places import forget_stores, is_n5, open_group
 from asparagus.data.zarr.settings import AXES, Access
 from asparagus.errors import DataError
 
@@ -24,6 +24,7 @@ Vector = NDArray[np.float64]
 NANOMETRES = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "meter": 1e9}
 NANOMETRES |= {"nm": 1.0, "um": 1e3, "µm": 1e3, "micron": 1e3, "mm": 1e6}
 """OME-NGFF's units of length, and how others write them; one that is not given is taken for nanometres."""
+NUMBERS = "buif"
 SAME = 1e-4
 """Voxel sizes that differ by less than this share of each other are the same."""
 
@@ -141,7 +142,20 @@ def read_level(place: str, scale: Vector, access: Access | None = None) -> Level
         array = _level_of(group, place, path)
         return Level(place, path, _grid(place, array, names, origin, size), tuple(spatial), _unknown(array), access)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise DataError(f"{place}: its multiscales are not as OME-NGFF has them: {error!r}.") from error
+        raise DataError(f"{place}: its multiscales are not as OME-NGFF 0.4 and 0.5 have them: {error!r}.") from error
+
+
+def is_as_fine_as(place: str, scale: Vector, access: Access | None = None) -> bool:
+    """Tell whether a volume has a level whose voxels are no larger than asked for on any axis.
+
+    Raises:
+        DataError: It is no such volume.
+    """
+    try:
+        read_level(place, scale, access)
+    except TooCoarseError:
+        return False
+    return True
 
 
 def _image(place: str, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -161,12 +175,15 @@ def _image(place: str, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _level_of(group: Any, place: str, path: str) -> Any:
     try:
-        return group[path]
+        array = group[path]
     except KeyError as error:
         raise DataError(f"{place}: its multiscales name the level {path!r}, and there is none.") from error
     except ValueError as error:
         more = f" Of N5, {', '.join(COMPRESSIONS)} are read; zarrify converts it." if is_n5(place) else ""
         raise DataError(f"{place}: the level {path!r} cannot be opened: {error}.{more}") from error
+    if array.dtype.kind not in NUMBERS:
+        raise DataError(f"{place}: the level {path!r} holds {array.dtype}, and numbers are needed.")
+    return array
 
 
 def _fitting(place: str, sizes: Mapping[str, Vector], scale: Vector) -> str:
@@ -206,8 +223,8 @@ def _places(place: str, transforms: Sequence[Mapping[str, Any]], units: list[flo
             origin = origin + transform["translation"]
         elif transform["type"] != "identity":
             raise DataError(f"{place}: has a transformation {transform['type']!r}, which is not known.")
-    if (scale <= 0).any():
-        raise DataError(f"{place}: has a voxel size of {scale.tolist()}, which is none.")
+    if not (np.isfinite(scale) & (scale > 0) & np.isfinite(origin)).all():
+        raise DataError(f"{place}: has voxels of {scale.tolist()} at {origin.tolist()}, which are none.")
     return scale * units, origin * units
 
 
@@ -229,6 +246,12 @@ def _unknown(array: Any) -> int | None:
     return node if isinstance(node, int) else None
 
 
+def open_anew() -> None:
+    """Forget which volumes this process has open: they may have been written anew since."""
+    _opened.cache_clear()
+    forget_stores()
+
+
 @lru_cache(maxsize=4096)
 def _opened(place: str, path: str, access: Access, _process: int) -> Any:
     return open_group(place, access)[path]
@@ -243,7 +266,11 @@ def _block(level: Level, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDA
     stored: list[Any] = [0] * array.ndim
     for axis, part in zip(level.order, _slices(low, high), strict=True):
         stored[axis] = part
-    block = np.asarray(array[tuple(stored)])
+    try:
+        block = np.asarray(array[tuple(stored)])
+    except (OSError, RuntimeError, ValueError, TypeError) as error:  # whatever its codec raises
+        where = ", ".join(f"{first} to {last - 1}" for first, last in zip(low.tolist(), high.tolist(), strict=True))
+        raise DataError(f"{level.place}: voxels {where} of {level.path!r} cannot be read: {error}") from error
     rank = np.argsort(np.argsort(level.order))  # where each of z, y, x is, the others being gone
     return np.ascontiguousarray(block.transpose(rank))
 
