@@ -29,11 +29,15 @@ class Site:
     """Where it runs: what `launch/site/<name>.yaml` says. `None` means as much as there is."""
 
     name: str = "local"
+    """Of its file: `site=<name>`."""
     address: str = "local"
     """`local` starts a Ray of our own on this machine; `auto` or `host:port` joins one that runs."""
     nodes: int | None = 1
+    """How many machines there are; None: as many as Ray has or can grow to."""
     cpus_per_node: int | None = None
+    """CPUs of each machine; None: whatever it has."""
     gpus_per_node: int | None = None
+    """GPUs of each machine; None: whatever it has."""
     memory_per_node: int | str | None = None
     """Bytes, or `64GB`, `64GiB`."""
     max_workers: int | None = None
@@ -43,10 +47,13 @@ class Site:
     jobs_address: str | None = None
     """Where jobs are submitted from outside, `http(s)://host:port`; None where one sits on the cluster."""
     data: str | None = None
-    """The folders as this site's nodes see them; None where they are those of the environment."""
+    """The folder of tasks as this site's nodes see it; None: that of the environment."""
     models: str | None = None
+    """The same for the run folders."""
     results: str | None = None
+    """The same for what is neither."""
     tracking_uri: str | None = None
+    """The MLflow server; None: `MLFLOW_TRACKING_URI`, else a file under the results."""
     poll_interval_s: float = 0.1
     """How often Ray Train's controller looks at its workers: the most that one checkpoint can be held up."""
     start_timeout_s: float = 30.0
@@ -54,6 +61,7 @@ class Site:
     idle_minutes: float | None = None
     """How long a Ray of our own stays up after the last launch that used it; None: it ends with the run."""
     env: dict[str, str] = field(default_factory=dict)
+    """Environment variables of driver and workers; a secret is `${secret:NAME}`."""
 
     @property
     def stays_up(self) -> bool:
@@ -66,10 +74,13 @@ class Resources:
     """What the run asks for. `workers=0` trains in this process."""
 
     workers: int = 0
+    """Ray workers, each a process with its share of the data; 0: this process."""
     min_workers: int | None = None
     """Train with as few when nodes go, and with more when they return; None: with all of them or not at all."""
     cpus_per_worker: float = 1
+    """CPUs of a node that each takes: its own, and those of its loader processes."""
     gpus_per_worker: float = 0
+    """GPUs of a node that each takes."""
     memory_per_worker: int | str | None = None
     """Bytes, or `8GiB`, that a node must have free for each; Ray counts it, nothing enforces it."""
     placement: str = "pack"
@@ -95,6 +106,7 @@ class RunOptions:
     """How this execution is numbered, named and retried."""
 
     id: int | None = None
+    """The run's number; None: the next free one."""
     name: str | None = None
     """Stands for one experiment of a task and stage: another one may not have it."""
     label: str | None = None
@@ -127,9 +139,11 @@ class Failures:
     smaller_batch: int = 0
     """Out of memory: how often `data.batch_size` is halved and `trainer.accumulate_grad_batches` doubled."""
     nan_loss: int = 0
+    """A loss that was no number for twenty steps."""
     hardware: int = 2
     """A broken GPU or its memory; the node is left out, where others can take its work."""
     hung: int = 2
+    """A rank that hangs."""
     hung_after_min: float | None = 20.0
     """Without a step for so long, it hangs: all stacks are written down and it starts anew; null: wait for ever."""
     preemption: int = 100
@@ -143,9 +157,13 @@ class Checkpointing:
     """When a checkpoint is written, what makes one the best, and which are kept."""
 
     monitor: str | None = None
+    """The metric that makes a checkpoint the best; None: what the stage measures."""
     mode: str | None = None
+    """`min` or `max`: which way it is better; None: the stage's."""
     every_n_epochs: int = 1
+    """How often a checkpoint is written."""
     keep_best: int = 1
+    """So many of the best are kept, beside the last one."""
     keep_every_n_epochs: int | None = None
     """Keep each n-th epoch's too."""
     quota: int | str | None = None
@@ -157,6 +175,7 @@ class Figures:
     """Sample predictions as figures, in `plots/` of the run folder and in TensorBoard (SEEDS E25)."""
 
     enabled: bool = True
+    """False: none. The trials of a sweep never have any."""
     every_n_epochs: int | None = None
     """Draw after the validation of each n-th epoch; None: once, of the last one, when the training has ended."""
     cases: int = 4
@@ -168,7 +187,9 @@ class Transfer:
     """How weights come over from `init_from` (SEEDS A31)."""
 
     decoder: bool = True
+    """Take the decoder too, where it fits."""
     strict: bool = False
+    """Refuse unless every weight is taken."""
     include: list[str] = field(default_factory=list)
     """Only weights whose names have one of these in them; empty: all."""
     exclude: list[str] = field(default_factory=list)
@@ -184,15 +205,26 @@ class Spec:
     """One experiment, composed and checked."""
 
     stage: str
+    """What the run does: `pretrain`, `train_seg`, ...; the root config of that name sets it."""
     task: str
+    """A folder of ASPARAGUS_DATA, or any name for data of one's own: runs lie under it."""
     seed: int = 0
+    """Decides all that is random: weights, order, patches, augmentation."""
     init_from: str | None = None
+    """Weights to start from: `run:<id>/best`, `/last` or `/<checkpoint>`, `model:<name>@<alias>`, `sweep:<id>@best`,
+    `file:<path>`."""
     model: Section = field(default_factory=dict)
+    """Networks and the module that trains them."""
     data: Section = field(default_factory=dict)
+    """Where batches come from."""
     optim: Section = field(default_factory=dict)
+    """The optimizer, and under `sched` its schedule."""
     loss: Section = field(default_factory=dict)
+    """Arguments of the stage's loss, or another one by `_target_`."""
     trainer: Section = field(default_factory=dict)
+    """Arguments of Lightning's Trainer."""
     callbacks: dict[str, Any] = field(default_factory=dict)
+    """Lightning callbacks by name, each with its `_target_`."""
     plugins: dict[str, Any] = field(default_factory=dict)
     """More callbacks, for what a run does beside its main business."""
     logger: dict[str, Any] = field(default_factory=dict)
