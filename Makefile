@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 AUDIT  := .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow lint check audit format bench clean
+.PHONY: help demo test test-fast test-slow lint check docs docs-serve audit format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ test-fast: $(STAMP)  ## the tests that start neither Ray nor a whole command
 test-slow: $(STAMP)  ## the long proofs: kill storms, many runs
 	$(BIN)/python -m pytest -m slow
 
-lint: $(STAMP)  ## format, lint, types, layers, security, scripts, spelling
+lint: $(STAMP) docs  ## format, lint, types, layers, security, scripts, spelling, the docs and their links
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -41,6 +41,12 @@ lint: $(STAMP)  ## format, lint, types, layers, security, scripts, spelling
 	$(BIN)/codespell asparagus tests configs launch benchmarks examples README.md CONTRIBUTING.md CHANGELOG.md DECISIONS.md docs
 
 check: lint test-fast  ## all of lint, and the fast tests
+
+docs: $(STAMP)  ## the docs as a site, in site/; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(STAMP)  ## ... on http://127.0.0.1:8000, anew with each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 audit:  ## look the tested versions up among known vulnerabilities (asks the network)
 	test -x $(AUDIT)/bin/pip-audit || $(PYTHON) -m venv $(AUDIT)
@@ -55,4 +61,4 @@ bench: $(STAMP)  ## what it costs, beside the stock ways, with the goals (an hou
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 clean:  ## remove the environment and what tools left
-	rm -rf $(VENV) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist site

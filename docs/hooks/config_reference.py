@@ -43,7 +43,9 @@ NO_DEFAULT = "???"
 HEAD = ("key", "type", "default", "what it does")
 
 ASIDE = re.compile(r" \(SEEDS [^)]*\)")
-NONE = re.compile(r"\bNone(?:Type)?\b")
+NO_TYPE = re.compile(r"\bNone(?:Type)?\b")
+NO_VALUE = re.compile(r"\bNone(?=:| is | keeps | where )")
+"""None, where an experiment says null."""
 MODULE = re.compile(r"\b(?:\w+\.)+(?=\w)")
 DEFAULT = re.compile(r"\s+Default: \S+$")
 ROLE = re.compile(r":\w+:`~?\.?([^`]*)`")
@@ -53,7 +55,7 @@ NEXT_LINE = re.compile(r"^ +# *(?P<about>.*)$")
 ARGUMENT = re.compile(r"^    (?P<name>\w+)(?: \([^)]*\))?: *(?P<about>.*)$")
 
 
-def keys() -> str:
+def typed_keys() -> str:
     """Return the tables of the typed keys: those at the top, then one for each section."""
     parts = [("", spec.Spec), *((name, part) for name, part in spec.PARTS.items() if name != OF_ENVIRONMENT)]
     return "\n\n".join(f"### {name or 'At the top'}\n\n{table(HEAD, _typed(name, part))}" for name, part in parts)
@@ -108,8 +110,12 @@ def _typed(section: str, part: type) -> Iterator[tuple[str, str, str, str]]:
         if field.name in spec.PARTS:
             continue
         about = said.get(field.name) or comments.get(key, "")
-        told = _as_yaml(plain(ASIDE.sub("", about)))
-        yield code(key), code(_as_yaml(str(field.type))), code(_default(values, field)), told
+        yield code(key), code(_annotation(field.type)), code(_default(values, field)), _told(about)
+
+
+def _told(about: str) -> str:
+    """Return what a docstring says, in the words of an experiment."""
+    return plain(NO_VALUE.sub("null", ASIDE.sub("", about)))
 
 
 @cache
@@ -179,7 +185,7 @@ def _arguments(path: str, section: str) -> Iterator[tuple[str, str, str, str]]:
     for argument in inspect.signature(made).parameters.values():
         if argument.name not in GIVEN.get(section, ()):  # what the launcher fills in
             default = NO_DEFAULT if argument.default is argument.empty else _yaml(argument.default)
-            about = _as_yaml(plain(ASIDE.sub("", said.get(argument.name, ""))))
+            about = _told(said.get(argument.name, ""))
             yield (
                 code(f"{PREFIXES[section]}{argument.name}"),
                 code(_annotation(argument.annotation)),
@@ -191,12 +197,7 @@ def _arguments(path: str, section: str) -> Iterator[tuple[str, str, str, str]]:
 def _annotation(annotation: object) -> str:
     """Return a type without the modules that its parts are from."""
     written = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return _as_yaml(MODULE.sub("", written))
-
-
-def _as_yaml(text: str) -> str:
-    """Return text in which None is called what an experiment calls it."""
-    return NONE.sub("null", text)
+    return NO_TYPE.sub("null", MODULE.sub("", written))
 
 
 def _said_of_arguments(made: type) -> dict[str, str]:

@@ -27,7 +27,7 @@ LANGUAGES = {".py": "python", ".yaml": "yaml"}
 """Files that are shown as a page; others that are no Markdown are there as they are."""
 MADE: dict[str, Callable[[], str]] = {
     "commands": command_reference.page,
-    "keys": config_reference.keys,
+    "keys": config_reference.typed_keys,
     "keys of a sweep": config_reference.sweep_keys,
     "open sections": config_reference.open_sections,
     "names of optimizers and schedules": config_reference.names,
@@ -88,7 +88,6 @@ def path_of(place: str) -> str:
     return path if (ROOT / path).is_file() else path.removesuffix(MARKDOWN)
 
 
-@cache
 def text_of(path: str) -> str:
     """Return a file of the repository as Markdown."""
     text = (ROOT / path).read_text(encoding="utf-8")
