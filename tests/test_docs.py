@@ -43,14 +43,13 @@ BEHIND = dict(command_reference.commands())
 FENCED = re.compile(r"^```\w*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^    .*\n)+", flags=re.MULTILINE)
 COMMAND = re.compile(r"^(?: *|\$ |# |ray job submit .* -- )(asp[-_ ].*?)(?: +#.*)?$", flags=re.MULTILINE)
-NAMED = re.compile(r"^# ([\w/]+\.(?:py|yaml))(?::.*)?\n")
+NAMED = re.compile(r"^(?:# @package .*\n)?# ([\w/]+\.(?:py|yaml))(?::.*)?\n")
 """The first line of a block that is a file."""
 
 ONLY_PARSED = {
     "...": "a part of a line",
     "optim.lrr": "shows an error, and has a test of its own",
     "init_from=model:": "names a model that the reader has promoted",
-    "run:2/best": "the second run is the reader's",
     "=/path/to": "the reader's file",
 }
 """What a launch has in it that cannot be composed and checked here, and why; its options are looked at all the same."""
@@ -63,8 +62,8 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def typed(text: str) -> list[str]:
-    """Return the asp commands of a page's blocks, or of a config's first lines."""
-    lines = [line for block in blocks(text) or [text] for line in COMMAND.findall(block)]
+    """Return the asp commands of a page's blocks."""
+    lines = [line for block in blocks(text) for line in COMMAND.findall(block)]
     return [command.strip() for line in lines for command in line.split(" ; ")]
 
 
@@ -76,7 +75,7 @@ COMMAND_LINES = sorted(
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory) -> Path:
-    """A home in which each documented command has what it speaks of: the tasks, and a pretrained run 1."""
+    """A home in which each documented command has what it speaks of: the tasks, and two pretrained runs."""
     home = tmp_path_factory.mktemp("home")
     for task in MAKERS:
         if task == "Task001_Digits":
@@ -85,17 +84,22 @@ def everything(tmp_path_factory) -> Path:
             make_synthetic(task, home / "data", cases=10, size=16)
         make_split(home / "data", task, "split_80_20")
     write_data(home / "data", {"jrc_a": {"crop1": ["nuc", "er"]}, "jrc_b": {"crop2": ["nuc", "er"]}})
-    models = home / "models"
-    assert claim(models, about={"stage": "pretrain", "task": "Task998_LauritSyn"}) == 1
-    folder = create(models, Spec("pretrain", "Task998_LauritSyn"), 1, "{}")
+    for run_id in (1, 2):
+        pretrained(home / "models", run_id)
+    write_what_the_pages_speak_of(home)
+    return home
+
+
+def pretrained(models: Path, run_id: int) -> None:
+    """Put a pretrained run there; what its weights are does not matter here."""
+    assert claim(models, about={"stage": "pretrain", "task": "Task998_LauritSyn"}) == run_id
+    folder = create(models, Spec("pretrain", "Task998_LauritSyn"), run_id, "{}")
     writing = folder.checkpoints / f"{WRITING}x"
     writing.mkdir(parents=True)
     (writing / STATE).write_bytes(b"weights")
     digest = digest_of(writing / STATE)
     metrics = {"val/loss": 1.0}
     seal(writing, Manifest(name_of(4, 25), 4, 25, metrics, digest, 7, monitor="val/loss", mode="min"))
-    write_what_the_pages_speak_of(home)
-    return home
 
 
 def write_what_the_pages_speak_of(home: Path) -> None:
@@ -207,12 +211,13 @@ def test_the_reference_says_of_every_key_what_it_does():
     assert "| `seed` | `int` | `42` |" in config_reference.typed_keys()
 
 
-@pytest.mark.parametrize("link", ["nowhere.md", "#nowhere", "index.md#nowhere", "/index.md"])
-def test_a_link_that_leads_nowhere_is_refused(link, tmp_path):
+def test_a_link_that_leads_nowhere_is_refused(tmp_path, caplog):
+    links = ["nowhere.md", "#nowhere", "index.md#nothing", "/absolute.md"]
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs/index.md").write_text(f"# Here\n\n[there]({link})\n")
+    (tmp_path / "docs/index.md").write_text("# Here\n\n" + " ".join(f"[there]({link})" for link in links))
     places = {"docs_dir": str(tmp_path / "docs"), "site_dir": str(tmp_path / "site")}
     config = load_config(str(ROOT / "mkdocs.yml"), **places, hooks=[])
     config.nav = None
     with pytest.raises(Abort):
         build(config)
+    assert [link for link in links if f"'{link}'" not in caplog.text] == []
