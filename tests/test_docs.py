@@ -209,6 +209,7 @@ def test_the_reference_says_of_every_key_what_it_does():
     assert [key for key, about in said.items() if len(about) < 5] == []
     assert "| `checkpoint.keep_best` | `int` | `1` |" in config_reference.typed_keys()
     assert "| `seed` | `int` | `42` |" in config_reference.typed_keys()
+    assert [row for row in config_reference.sweep_keys().splitlines() if row.endswith("|  |")] == []
 
 
 def test_a_link_that_leads_nowhere_is_refused(tmp_path, caplog):

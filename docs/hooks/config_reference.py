@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 from markdown_table import code, plain, table
 from omegaconf import OmegaConf
@@ -35,7 +35,8 @@ DATA = {
 }
 """Options of the group `data`, and the class whose arguments the section takes then."""
 PREFIXES = {"data": "data.", "module": "model.module.", "trainer": "trainer."}
-OF_ALL = "core/base"
+CORE = "core"
+OF_ALL = f"{CORE}/base"
 """What every root config begins with."""
 OF_ENVIRONMENT = "paths"
 """The section that no experiment sets."""
@@ -63,10 +64,8 @@ def typed_keys() -> str:
 
 def sweep_keys() -> str:
     """Return the table of the section `sweep`."""
-    rows = _commented(SWEEP.read_text())
-    return table(
-        ("key", "default", "what it does"), [(code(key), code(value), plain(about)) for key, value, about in rows]
-    )
+    rows = [(code(f"sweep.{key}"), code(value), plain(about)) for key, value, about in _commented(SWEEP.read_text())]
+    return table(("key", "default", "what it does"), rows)
 
 
 def open_sections() -> str:
@@ -90,7 +89,8 @@ def names() -> str:
 def choices() -> str:
     """Return each config group with its options, what they are, and where they stand."""
     groups = {f"{shelf.name}/{group}": options for shelf in SHELVES for group, options in groups_in([shelf]).items()}
-    return "\n\n".join(f"### {Path(group).name}\n\n{_options(group, options)}" for group, options in groups.items())
+    chosen = {group: options for group, options in groups.items() if Path(group).name != CORE}
+    return "\n\n".join(f"### {Path(group).name}\n\n{_options(group, options)}" for group, options in chosen.items())
 
 
 def described() -> Iterator[tuple[str, str]]:
@@ -184,7 +184,8 @@ def _arguments(path: str, section: str) -> Iterator[tuple[str, str, str, str]]:
     said = _said_of_arguments(made)
     for argument in inspect.signature(made).parameters.values():
         if argument.name not in GIVEN.get(section, ()):  # what the launcher fills in
-            default = NO_DEFAULT if argument.default is argument.empty else _yaml(argument.default)
+            default = _composed().get(section, {}).get(argument.name, argument.default)
+            default = NO_DEFAULT if default is argument.empty else _yaml(default)
             about = _told(said.get(argument.name, ""))
             yield (
                 code(f"{PREFIXES[section]}{argument.name}"),
@@ -194,8 +195,10 @@ def _arguments(path: str, section: str) -> Iterator[tuple[str, str, str, str]]:
             )
 
 
-def _annotation(annotation: object) -> str:
+def _annotation(annotation: Any) -> str:
     """Return a type without the modules that its parts are from."""
+    if get_origin(annotation) is Union:
+        return " | ".join(map(_annotation, get_args(annotation)))
     written = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return NO_TYPE.sub("null", MODULE.sub("", written))
 
@@ -214,7 +217,7 @@ def _said_of_arguments(made: type) -> dict[str, str]:
             found[name] = argument["about"]
         elif name:
             found[name] += f" {line.strip()}"
-    return {name: DEFAULT.sub("", ROLE.sub(r"`\1`", text).replace("``", "`")) for name, text in found.items()}
+    return {name: DEFAULT.sub("", ROLE.sub(r"`\1`", text).replace("``", "`").strip()) for name, text in found.items()}
 
 
 def _options(group: str, options: list[str]) -> str:
