@@ -103,9 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("asp data register", description=SUBCOMMANDS["register"][1])
     parser.add_argument("-t", "--task", "--task_name", required=True, help="what it will be called, e.g. Task500_Mine")
     parser.add_argument("--kind", default="pretrain", help="pretrain, seg, cls or reg (default: pretrain)")
-    parser.add_argument("--n_classes", type=int, default=1)
-    parser.add_argument("--n_modalities", type=int, default=1)
-    parser.add_argument("--dimensions", type=int, default=3, choices=(2, 3))
+    parser.add_argument(
+        "--n_classes", type=int, default=1, help="of seg and cls; of reg: numbers of a case (default: 1)"
+    )
+    parser.add_argument("--n_modalities", type=int, default=1, help="channels of an image (default: 1)")
+    parser.add_argument("--dimensions", type=int, default=3, choices=(2, 3), help="of space (default: 3)")
     parser.add_argument("-d", "--folder", "--data_dir", help="where the files are; leave it out to list them")
     parser.add_argument("--extension", default=".pt", help=".pt, .nii.gz, .nii or .png (default: .pt)")
     for part, percent in zip(("train", "val", "test"), PERCENTS, strict=True):
@@ -117,8 +119,8 @@ def _parser() -> argparse.ArgumentParser:
             metavar="PERCENT_OR_FILE",
             help=f"percent of the folder's files (default: {percent}), or files themselves",
         )
-    parser.add_argument("--n_folds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--n_folds", type=int, default=5, help="drawn over training and validation cases (default: 5)")
+    parser.add_argument("--seed", type=int, default=42, help="of that draw (default: 42)")
     parser.add_argument("--subjects", help="keep a subject's files together: BIDS, ABVIB, PatientID, MCSA or UCSD")
     return parser
 
