@@ -20,6 +20,8 @@ Command = Callable[[Sequence[str]], int]
 ROOT = Path(__file__).parents[2]
 WIDTH = 100
 """Columns of a usage line."""
+DEPTH = 2
+"""Of a command's heading; one more for what stands below it."""
 LAUNCH, USAGE = "launch", "usage: "
 PARSING = ("parse_args", "parse_intermixed_args", "parse_known_args")
 
@@ -67,7 +69,7 @@ def parsed(command: Command, words: Sequence[str]) -> object:
 def page() -> str:
     """Return the reference as Markdown."""
     parsers = [(name, parser_of(command)) for name, command in commands()]
-    sections = [line for name, parser in parsers for line in _section(name, parser)]
+    sections = [line for name, parser in parsers for line in _section(name, parser, DEPTH + name.count(" data "))]
     return "\n\n".join([*sections, "## Other names", table(["installed as", "what it is"], _other_names())])
 
 
@@ -83,7 +85,7 @@ def _stopping(stop: Callable[..., Stopped]) -> Iterator[None]:
     before = {name: getattr(argparse.ArgumentParser, name) for name in PARSING}
 
     def asked(parse: Callable[..., object], parser: argparse.ArgumentParser, words: Sequence[str]) -> object:
-        _restore(before)
+        _restore(before)  # to parse, one of them calls the next
         raise stop(parser, parse, words)
 
     for name, parse in before.items():
@@ -99,8 +101,8 @@ def _restore(before: dict[str, Callable[..., object]]) -> None:
         setattr(argparse.ArgumentParser, name, parse)
 
 
-def _section(name: str, parser: argparse.ArgumentParser, level: int = 2) -> Iterator[str]:
-    yield f"{'#' * level + ('#' if name.startswith('asp data ') else '')} {name}"
+def _section(name: str, parser: argparse.ArgumentParser, depth: int) -> Iterator[str]:
+    yield f"{'#' * depth} {name}"
     if parser.description:
         yield plain(parser.description)
     yield f"```text\n{_usage(parser)}\n```"
@@ -114,7 +116,7 @@ def _section(name: str, parser: argparse.ArgumentParser, level: int = 2) -> Iter
             about = {choice.dest: choice.help for choice in action._choices_actions}  # noqa: SLF001
             for word, below in action.choices.items():
                 below.description = below.description or about[word]
-                yield from _section(f"{name} {word}", below, level + 1)
+                yield from _section(f"{name} {word}", below, depth + 1)
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
@@ -145,7 +147,7 @@ def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 
 def _other_names() -> list[tuple[str, str]]:
-    """Return every installed command and what the function behind it says that it is."""
+    """Return the commands that are installed under a name of their own, and what their functions say that they are."""
     scripts: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     doc = {name: getattr(main, place.partition(":")[2]).__doc__.partition("\n")[0] for name, place in scripts.items()}
-    return [(f"`{name}`", plain(text)) for name, text in doc.items() if name != "asp"]
+    return [(f"`{name}`", plain(text)) for name, text in doc.items() if name.startswith("asp_")]

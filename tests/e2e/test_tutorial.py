@@ -20,7 +20,7 @@ TYPED = re.compile(r"^\$ (.*)\n((?:[^$\n].*\n)*)", flags=re.MULTILINE)
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.ray
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_the_tutorial_goes_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASPARAGUS_HOME", str(tmp_path / "home"))
     steps = 0
