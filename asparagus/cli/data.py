@@ -46,13 +46,10 @@ def make(arguments: Sequence[str]) -> int:
     parser.add_argument("--cases", type=int, help="how many (default: enough for the demo)")
     options = parser.parse_args(arguments)
 
-    from asparagus.errors import DataError, one_of
     from asparagus.paths import get_paths, load_environment
     from asparagus.storage.tasks import put_task
 
     load_environment()
-    if options.task not in MAKERS:
-        raise DataError(one_of("task", options.task, MAKERS))
     root = Path(get_paths().data)
     made = make_task(options.task, root, cases=options.cases)
     put_task(root, options.task)
@@ -63,13 +60,10 @@ def make(arguments: Sequence[str]) -> int:
 def make_task(name: str, root: Path, *, cases: int | None = None) -> Path:
     """Make one of the tasks that asparagus brings, with progress, and return its folder."""
     from asparagus.cli.screen import counted
-    from asparagus.data import MAKERS
+    from asparagus.data.made import make as made
 
-    module, _, function = MAKERS[name].rpartition(".")
-    maker = getattr(importlib.import_module(module), function)
-    asked = {} if cases is None else {"cases": cases}
     with counted(name) as progress:
-        return Path(maker(root, progress=progress, **asked).folder)
+        return made(name, root, cases=cases, progress=progress)
 
 
 def split(arguments: Sequence[str]) -> int:

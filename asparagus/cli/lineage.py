@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asparagus.errors import RecordError
 
 if TYPE_CHECKING:
-    from asparagus.record.descent import Row
     from asparagus.record.query import Lineage
 
 MANY = 50
@@ -82,25 +81,14 @@ def _write(file: Path, found: Lineage, uri: str) -> None:
 
 
 def _draw(found: Lineage) -> None:
-    from asparagus.cli.runs import console
-    from asparagus.record.descent import prefixes, rows
+    from rich.text import Text
 
-    tree = rows(found)
-    console().print("\n".join(_lines(tree, prefixes([row.depth for row in tree]))), soft_wrap=True)
+    from asparagus.cli.runs import console
+    from asparagus.record.descent import ASKED, MISSING, lines
+
+    shown = Text("\n".join(lines(found)))
+    for pattern, style in ((ASKED, "green"), (rf"  {MISSING} .*", "red"), (r"\brun \d+(?= )", "bold")):
+        shown.highlight_regex(pattern, style)
+    console().print(shown, soft_wrap=True)
     if found.is_cut:
         print(f"The nearest {len(found.descendants)} descendants are drawn; --all draws the rest too.", file=sys.stderr)
-
-
-def _lines(tree: Sequence[Row], prefixes: Sequence[str]) -> Iterator[str]:
-    from rich.markup import escape
-
-    from asparagus.cli.runs import score
-
-    for row, prefix in zip(tree, prefixes, strict=True):
-        run = row.run
-        edge = f"{escape(row.edge)} → " if row.edge else ""
-        told = " · ".join(filter(None, [f"{run.stage} {run.task}".strip(), run.state, score(run)]))
-        asked = "  [green]◀ this run[/]" if row.is_asked else ""
-        note = f"  ({escape(row.note)})" if row.note else ""
-        missing = f"  [red]! {escape(row.missing)}[/]" if row.missing else ""
-        yield f"{prefix}{edge}[bold]run {run.run_id}[/] {escape(told)}{asked}{note}{missing}"

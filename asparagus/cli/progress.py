@@ -19,7 +19,36 @@ SHOWN = 5
 """Metrics in one line; the rest are in MLflow."""
 
 
-class Progress(Screen):
+class RunLines(Screen):
+    """Shows a run's events as lines."""
+
+    def _on_run(self, event: Any) -> None:
+        self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")
+
+    def _on_attempt(self, event: Any) -> None:
+        self._say(f"attempt {event['attempt']}" + (", and what is otherwise now:" if event["news"] else ""))
+        for line in event["news"].splitlines():
+            self._say(f"  {line}")
+
+    def _on_retry(self, event: Any) -> None:
+        self._say(f"attempt {event['attempt']} of the training: {event['news']}")
+
+    def _on_transfer(self, event: Any) -> None:
+        self._say(event["text"])
+
+    def _on_test_set(self, event: Any) -> None:
+        if event["text"]:
+            self._say(event["text"])
+
+    def _on_start(self, event: Any) -> None:
+        more = "" if event["step"] == 0 else f", going on at epoch {event['epoch']}, step {event['step']}"
+        self._say(f"training {event['parameters']:,} weights on {event['world_size']} x {event['device']}{more}")
+
+    def _on_epoch(self, event: Any) -> None:
+        self._say(f"epoch {event['epoch'] + 1:>3}  step {event['step']:>6}  {_line(event['values'])}")
+
+
+class Progress(RunLines):
     """Show a run's events as they come.
 
     Args:
@@ -63,27 +92,8 @@ class Progress(Screen):
         self._bar, self._task = bar, bar.add_task(f"{self._plan.spec.stage}: starting", total=None)
         return bar
 
-    def _on_run(self, event: Any) -> None:
-        self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")
-
-    def _on_attempt(self, event: Any) -> None:
-        self._say(f"attempt {event['attempt']}" + (", and what is otherwise now:" if event["news"] else ""))
-        for line in event["news"].splitlines():
-            self._say(f"  {line}")
-
-    def _on_retry(self, event: Any) -> None:
-        self._say(f"attempt {event['attempt']} of the training: {event['news']}")
-
-    def _on_transfer(self, event: Any) -> None:
-        self._say(event["text"])
-
-    def _on_test_set(self, event: Any) -> None:
-        if event["text"]:
-            self._say(event["text"])
-
     def _on_start(self, event: Any) -> None:
-        more = "" if event["step"] == 0 else f", going on at epoch {event['epoch']}, step {event['step']}"
-        self._say(f"training {event['parameters']:,} weights on {event['world_size']} x {event['device']}{more}")
+        super()._on_start(event)
         if self._bar is not None and self._task is not None:
             self._bar.update(
                 self._task, total=event["steps"], completed=event["step"], description=self._plan.spec.stage
@@ -92,9 +102,6 @@ class Progress(Screen):
     def _on_metrics(self, event: Any) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=event["step"], description=f"epoch {event['epoch'] + 1}")
-
-    def _on_epoch(self, event: Any) -> None:
-        self._say(f"epoch {event['epoch'] + 1:>3}  step {event['step']:>6}  {_line(event['values'])}")
 
 
 def _line(metrics: dict[str, float]) -> str:

@@ -223,11 +223,6 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
-def score(run: RunSummary) -> str:
-    """Return the best value of the monitored metric of a run as text."""
-    return f"{run.monitor} {run.best:.4g}" if run.best is not None else NOTHING
-
-
 def origin(run: RunSummary) -> str:
     """Return where a run's weights came from as text."""
     if run.parent_checkpoint is None:
@@ -249,7 +244,7 @@ CELLS: dict[str, Callable[[RunSummary], str]] = {
     "stage": lambda run: run.stage,
     "task": lambda run: run.task,
     "state": lambda run: run.state,
-    "best": score,
+    "best": lambda run: run.score,
     "from": origin,
     "started": _started,
     "rerun_of": lambda run: _other(run.rerun_of),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from asparagus.cli.screen import Screen
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
     from rich.live import Live
     from rich.table import Table
@@ -125,7 +127,7 @@ class SweepTable(Screen):
 
     def _measured(self, values: list[float] | None, params: dict[str, Any] | None = None) -> str:
         metrics = (self._plan.monitor_at(params),) if self._plan.is_box and params else self._plan.metrics
-        return "  ".join(f"{name} {value:.4g}" for name, value in zip(metrics, values or (), strict=False))
+        return measured(metrics, values)
 
     def _on_sweep(self, event: Any) -> None:
         self._say(f"###RUN-ID={event['run_id']}### {event['folder']}")
@@ -151,11 +153,8 @@ class SweepTable(Screen):
         self._over[row.state] = self._over.get(row.state, 0) + 1
         if row.state == "finished" and row.values and self._is_better(row.values[0]):
             self._best = row
-        over = sum(self._over.values())
-        cause = f": {event['error'].splitlines()[0]}" if event["error"] and row.state != "finished" else ""
-        params = " ".join(f"{key}={_short(value)}" for key, value in row.params.items())
-        measured = self._measured(row.values, row.params)
-        self._say(f"trial {row.number:>3}  {over}/{self._plan.trials}  {row.state:<9} {measured}  {params}{cause}")
+        told = self._measured(row.values, row.params)
+        self._say(trial_line(event, told, f"{sum(self._over.values())}/{self._plan.trials}"))
 
     def _on_draining(self, _: Any) -> None:
         self._say("no new trials; those that are trained now finish. Ctrl-C again stops them at their next checkpoint")
@@ -196,6 +195,18 @@ class SweepTable(Screen):
         counts = ", ".join(f"{count} {state}" for state, count in self._over.items() if count)
         left = f", about {_duration(seconds / over * (self._plan.trials - over))} left" if over else ""
         return f"{over} of {self._plan.trials} trials in {_duration(seconds)}{left}" + (f": {counts}" if counts else "")
+
+
+def trial_line(event: Any, measured: str, count: str) -> str:
+    """Return what is said of a trial that is over: its number, how many are, how it ended, what was measured."""
+    cause = f": {event['error'].splitlines()[0]}" if event["error"] and event["outcome"] != "finished" else ""
+    params = " ".join(f"{key}={_short(value)}" for key, value in event["params"].items())
+    return f"trial {event['number']:>3}  {count}  {event['outcome']:<9} {measured}  {params}{cause}"
+
+
+def measured(metrics: Sequence[str], values: Sequence[float] | None) -> str:
+    """Return the values of metrics in words; nothing for a trial that measured none."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in zip(metrics, values or (), strict=False))
 
 
 def _counts(outcome: SweepOutcome) -> dict[str, int]:

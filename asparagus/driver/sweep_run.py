@@ -27,7 +27,7 @@ from asparagus.errors import RecordError, RunError
 from asparagus.journal import Journal, JournalReader
 from asparagus.record.numbers import find_folder, of_sweep
 from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder, mark
-from asparagus.record.sweeps import REQUEST, STUDY, SWEEP, asked_of
+from asparagus.record.sweeps import REQUEST, SWEEP, storage_of, study_name, study_of
 from asparagus.secrets import Sealed, WithoutSecrets
 from asparagus.sweep_plan import SweepPlan
 
@@ -110,15 +110,10 @@ def _study(plan: SweepPlan, folder: RunFolder) -> Study:
     from asparagus.compose.constraints import holds
     from asparagus.sweep.study import Study
 
-    storage = plan.options.storage or f"sqlite:///{folder.path / STUDY}"
+    storage = storage_of(folder.path, plan.options.storage)
     options = dataclasses.replace(plan.options, metric=list(plan.metrics), mode=list(plan.modes))
-    name = _study_name(int(folder.path.name.removeprefix("run_id=")), plan.identity)
+    name = study_name(int(folder.path.name.removeprefix("run_id=")), plan.identity)
     return Study.open(storage, name, plan.space, options, holds=holds, concurrency=plan.concurrency or 2)
-
-
-def _study_name(sweep_id: int, identity: str) -> str:
-    """Return what a study is called: a storage may be shared by many models folders, each with a sweep 1."""
-    return f"sweep-{sweep_id}-{identity[:8]}"
 
 
 def _search(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
@@ -147,7 +142,16 @@ def _searched(plan: SweepPlan, desk: Any, watcher: Watcher) -> SweepOutcome:
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None
     folder = RunFolder(Path(sweep["folder"]), SWEEP)
-    watcher({"kind": "sweep", "run_id": sweep["run_id"], "folder": str(folder.path), "attempt": sweep["attempt"]})
+    watcher(
+        {
+            "kind": "sweep",
+            "run_id": sweep["run_id"],
+            "folder": str(folder.path),
+            "attempt": sweep["attempt"],
+            "trials": plan.trials,
+            "metrics": plan.metrics,
+        }
+    )
     state, metrics, reason = FAILED, {}, None
     study = None
     try:
@@ -385,6 +389,4 @@ def _inherit(plan: SweepPlan, study: Study) -> None:
     if plan.options.warm_start is None:
         return
     other = find_folder(Path(plan.last.spec.paths.models), plan.options.warm_start)
-    asked = asked_of(other)
-    storage = asked["options"]["storage"] or f"sqlite:///{other / STUDY}"
-    study.inherit(storage, _study_name(plan.options.warm_start, asked["identity"]))
+    study.inherit(*study_of(other))

@@ -14,6 +14,9 @@ SAID = {RERUN: "repeated as", SWEEP: "trial"}
 """How an edge without a checkpoint is called, from the older run to the younger."""
 SAID_OF = {INIT_FROM: "started from", RERUN: "repeats", SWEEP: "is a trial of"}
 
+ASKED, MISSING = "◀ this run", "!"
+"""What marks the run that was asked for, and what is gone."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -63,6 +66,22 @@ def prefixes(depths: Sequence[int]) -> list[str]:
         lines.append(trunk + branch if depth else "")
         goes_on = {level for level in goes_on if level < depth} | {depth}
     return lines[::-1]
+
+
+def lines(found: Lineage) -> list[str]:
+    """Return a lineage as a terminal shows it: a tree, a line for each run."""
+    tree = rows(found)
+    return [prefix + _told(row) for row, prefix in zip(tree, prefixes([row.depth for row in tree]), strict=True)]
+
+
+def _told(row: Row) -> str:
+    run = row.run
+    edge = f"{row.edge} → " if row.edge else ""
+    told = " · ".join(filter(None, [f"{run.stage} {run.task}".strip(), run.state, run.score or "-"]))
+    asked = f"  {ASKED}" if row.is_asked else ""
+    note = f"  ({row.note})" if row.note else ""
+    missing = f"  {MISSING} {row.missing}" if row.missing else ""
+    return f"{edge}run {run.run_id} {told}{asked}{note}{missing}"
 
 
 def _line(found: Lineage) -> list[Relative]:

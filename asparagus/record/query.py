@@ -74,6 +74,12 @@ class Lineage:
     is_cut: bool = False
     """There are more descendants than were asked for."""
 
+    def describe(self) -> str:
+        """Return the tree that `asp lineage` draws."""
+        from asparagus.record.descent import lines
+
+        return "\n".join(lines(self))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `asp lineage --json` prints."""
         return {

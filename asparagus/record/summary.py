@@ -80,6 +80,11 @@ class RunSummary:
             tags={key: tags[key] for key in show if key in tags},
         )
 
+    @property
+    def score(self) -> str:
+        """The best value of the monitored metric in words; nothing where none was measured."""
+        return f"{self.monitor} {self.best:.4g}" if self.best is not None else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `asp runs --json` prints; a value that is not a number is null."""
         edge = {"run_id": self.parent_id, "checkpoint": self.parent_checkpoint}

@@ -48,6 +48,27 @@ def asked_of(folder: Path) -> dict[str, Any]:
     return asked
 
 
+def study_name(sweep_id: int, identity: str) -> str:
+    """Return what a study is called: a storage may be shared by many models folders, each with a sweep 1."""
+    return f"sweep-{sweep_id}-{identity[:8]}"
+
+
+def storage_of(folder: Path, named: str | None) -> str:
+    """Return the URL of a sweep's study: the one that the sweep names, else a file in its folder."""
+    return named or f"sqlite:///{folder / STUDY}"
+
+
+def study_of(folder: Path) -> tuple[str, str]:
+    """Return where the study of a sweep is kept, and what it is called there.
+
+    Raises:
+        RecordError: The folder is no sweep's.
+    """
+    asked = asked_of(folder)
+    sweep_id = int(folder.name.removeprefix("run_id="))
+    return storage_of(folder, asked["options"]["storage"]), study_name(sweep_id, asked["identity"])
+
+
 def trials_of(folder: Path) -> list[TrialRow]:
     """Return the trials of a sweep that are over, in the order in which they ended."""
     events = JournalReader(RunFolder(folder, SWEEP).journal).read()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asparagus.api import prepare
@@ -74,17 +75,20 @@ def _typed(request: Request) -> tuple[str, ...]:
     return (request.config, *request.overrides, *folders)
 
 
-def sweep(request: Request, *, watcher: Watcher | None = None) -> SweepOutcome:
+def launch_sweep(
+    config: str | Path | Request, overrides: Iterable[str] = (), *, watcher: Watcher | None = None
+) -> SweepOutcome:
     """Search: what `asp-launch CONFIG -m` does.
 
     ```python
-    outcome = asparagus.sweep(Request("experiment/digits", ("optim.lr=1e-3,1e-2",)))
-    outcome.best["params"], outcome.best["values"]
+    outcome = asparagus.launch_sweep("experiment/digits", ["optim.lr=1e-3,1e-2", "sweep.trials=2"])
+    outcome.best["params"], outcome.best["metrics"]
     ```
 
     Args:
-        request: A config, and overrides of which some have several values, or a section `sweep.space`.
-        watcher: Called with every event.
+        config: A name on the search path, or a `.yaml` or `.py` file.
+        overrides: As on the command line; some have several values, or the config has a section `sweep.space`.
+        watcher: Called with every event; `asparagus.print_progress` prints what the command would.
 
     Returns:
         The trials, best first, and the best.
@@ -95,6 +99,8 @@ def sweep(request: Request, *, watcher: Watcher | None = None) -> SweepOutcome:
     """
     from asparagus.submit import submit_sweep
 
+    words = (overrides,) if isinstance(overrides, str) else tuple(overrides)
+    request = config if isinstance(config, Request) else Request(str(config), words)
     plan, planner = plan_sweep(request)
     return submit_sweep(plan, planner, watcher or _quiet)
 

@@ -1,0 +1,36 @@
+"""Tasks to try things on, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def make_task(name: str, *, cases: int | None = None, split: str = "split_80_20") -> Path:
+    """Make one of the tasks that asparagus brings, and split it; what is there already is left as it is.
+
+    ```python
+    asparagus.make_task("Task001_Digits")
+    ```
+
+    Args:
+        name: What `asp data make` takes, e.g. `Task001_Digits` or `Task997_LauritSynSeg`.
+        cases: How many; enough for the demo unless said.
+        split: What `asp-split --fn` takes.
+
+    Returns:
+        The task's folder, under `ASPARAGUS_DATA`.
+
+    Raises:
+        DataError: There is no such task or split, or a folder of that name holds something else.
+    """
+    from asparagus.data.made import make
+    from asparagus.data.split import make_split
+    from asparagus.paths import get_paths, load_environment
+    from asparagus.storage.tasks import put_task
+
+    load_environment()
+    root = Path(get_paths().data)
+    folder = make(name, root, cases=cases)
+    make_split(root, name, split)
+    put_task(root, name)
+    return folder
