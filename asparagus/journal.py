@@ -38,6 +38,8 @@ class Event(TypedDict, total=False):
     checkpoint: str
     split: str
     file: str | None
+    trials: int
+    metrics: tuple[str, ...]
 
 
 class Journal:

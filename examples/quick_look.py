@@ -12,7 +12,7 @@ import torch
 
 import asparagus
 
-asparagus.make_task("Task001_Digits")
+asparagus.make_task("Task001_Digits", cases=600)  # there are 1797
 
 # %% [markdown]
 # ## Before it runs
@@ -21,7 +21,7 @@ asparagus.make_task("Task001_Digits")
 # with what was meant; `plan_of` starts nothing.
 
 # %%
-experiment, overrides = "experiment/digits", ["trainer.max_epochs=3", "optim.lr=5e-3"]
+experiment, overrides = "experiment/digits", ["trainer.max_epochs=5", "optim.lr=1e-2"]
 print(asparagus.plan_of(experiment, overrides).describe())
 
 # %%
@@ -42,7 +42,7 @@ print(outcome.checkpoint)
 # In a shell the same experiment is this line; since the run has finished, it is shown and not trained again.
 
 # %%
-# !asp-launch experiment/digits trainer.max_epochs=3 optim.lr=5e-3
+# !asp-launch experiment/digits trainer.max_epochs=5 optim.lr=1e-2
 
 # %% [markdown]
 # ## What was recorded

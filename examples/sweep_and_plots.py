@@ -10,7 +10,7 @@ import optuna
 
 import asparagus
 
-asparagus.make_task("Task001_Digits")
+asparagus.make_task("Task001_Digits", cases=600)
 
 # %% [markdown]
 # ## Search

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -41,6 +44,20 @@ def wheel(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     (made,) = folder.glob("asparagus-*.whl")
     return made
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> Path:
+    """The source distribution, unpacked."""
+    pytest.importorskip("hatchling", reason="builds without isolation")
+    folder = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (made,) = folder.glob("asparagus-*.tar.gz")
+    with tarfile.open(made) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / made.name.removesuffix(".tar.gz")
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +108,45 @@ def test_the_unpacked_wheel_composes_from_its_own_configs(unpacked, home):
     config = yaml.safe_load(done.stdout)
     assert (config["task"], config["site"]["name"]) == ("Task001_Digits", "cluster")
     assert done.stdout == config_as_yaml(compose_config(Request(WORDS[0], WORDS[1:])))
+
+
+def test_the_source_distribution_builds_the_same_wheel(wheel, sdist, tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=sdist, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / wheel.name) as theirs, zipfile.ZipFile(wheel) as ours:
+        assert {name: theirs.read(name) for name in theirs.namelist()} == {
+            name: ours.read(name) for name in ours.namelist()
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(3600)
+def test_the_demo_runs_from_the_wheel_in_an_empty_environment(wheel, tmp_path):
+    """As a newcomer has it: nothing but the pinned packages, an empty home, and no repository in sight."""
+    environment, home = tmp_path / "env", tmp_path / "home"
+    home.mkdir()
+    venv.create(environment, with_pip=True)
+    bin_ = environment / "bin"
+    install = [str(bin_ / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, "-c", str(ROOT / "constraints.txt"), str(wheel)], cwd=home, check=True)
+    mine = {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "MLFLOW_"))}
+    mine |= {"HOME": str(home), "PATH": f"{bin_}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [str(bin_ / words[0]), *words[1:]], cwd=home, env=mine, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    where = run("python", "-c", "import asparagus; print(asparagus.__file__)").stdout
+    assert Path(where.strip()).is_relative_to(environment)
+    demo = run("asp", "demo")
+    assert "run 1 pretrain Task998_LauritSyn" in demo.stdout
+    assert "run 2 finetune_seg Task997_LauritSynSeg · finished" in demo.stdout
+    noise = [line for line in demo.stderr.splitlines() if re.search("warning|deprecat|traceback", line, re.IGNORECASE)]
+    assert noise == []
+    for site in sorted((ROOT / "launch" / "site").glob("*.yaml")):
+        assert run("asp-launch", "experiment/digits", f"site={site.stem}", "--cfg", "job").stdout

@@ -24,13 +24,7 @@ def make_task(name: str, *, cases: int | None = None, split: str = "split_80_20"
         DataError: There is no such task or split, or a folder of that name holds something else.
     """
     from asparagus.data.made import make
-    from asparagus.data.split import make_split
     from asparagus.paths import get_paths, load_environment
-    from asparagus.storage.tasks import put_task
 
     load_environment()
-    root = Path(get_paths().data)
-    folder = make(name, root, cases=cases)
-    make_split(root, name, split)
-    put_task(root, name)
-    return folder
+    return make(name, Path(get_paths().data), cases=cases, split=split)

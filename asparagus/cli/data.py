@@ -18,6 +18,14 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "make": ("asparagus.cli.data:make", "write a task to try things on, the same for everyone"),
 }
 """`asp data SUBCOMMAND`: where each lives and what it does."""
+TRAINED_BY = {
+    "Task001_Digits": "experiment/digits",
+    "Task995_LauritSynReg": "train_reg task=Task995_LauritSynReg",
+    "Task996_LauritSynCls": "train_cls task=Task996_LauritSynCls",
+    "Task997_LauritSynSeg": "train_seg task=Task997_LauritSynSeg",
+    "Task998_LauritSyn": "pretrain task=Task998_LauritSyn",
+}
+"""What to try on each task that `asp data make` makes."""
 
 
 def data(arguments: Sequence[str]) -> int:
@@ -29,9 +37,13 @@ def data(arguments: Sequence[str]) -> int:
         epilog=f"commands:\n{about}\n\nasp data COMMAND --help says more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=list(SUBCOMMANDS), metavar="COMMAND", help="one of those below")
+    parser.add_argument("command", metavar="COMMAND", help="one of those below")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="what it takes")
     options = parser.parse_args(arguments)
+    if options.command not in SUBCOMMANDS:
+        from asparagus.errors import DataError, one_of
+
+        raise DataError(one_of("asp data", options.command, SUBCOMMANDS, see="asp data --help says what each does."))
     module, _, function = SUBCOMMANDS[options.command][0].partition(":")
     status: int = getattr(importlib.import_module(module), function)(options.words)
     return status
@@ -42,18 +54,22 @@ def make(arguments: Sequence[str]) -> int:
     from asparagus.data import MAKERS
 
     parser = argparse.ArgumentParser("asp data make", description=SUBCOMMANDS["make"][1])
-    parser.add_argument("task", help=f"one of {', '.join(MAKERS)}")
+    parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(MAKERS)}")
     parser.add_argument("--cases", type=int, help="how many (default: enough for the demo)")
+    if not arguments:
+        from asparagus.errors import DataError
+
+        raise DataError(
+            f"TASK is missing. Give one: asp data make {next(iter(MAKERS))}. There are {', '.join(MAKERS)}."
+        )
     options = parser.parse_args(arguments)
 
+    from asparagus.data.made import SPLIT
     from asparagus.paths import get_paths, load_environment
-    from asparagus.storage.tasks import put_task
 
     load_environment()
-    root = Path(get_paths().data)
-    made = make_task(options.task, root, cases=options.cases)
-    put_task(root, options.task)
-    print(f"{options.task} is in {made}. Next: asp-split -t {options.task} --fn split_80_20")
+    made = make_task(options.task, Path(get_paths().data), cases=options.cases)
+    print(f"{options.task} is in {made}, with the split {SPLIT}. Next: asp-launch {TRAINED_BY[options.task]}")
     return 0
 
 
@@ -61,7 +77,9 @@ def make_task(name: str, root: Path, *, cases: int | None = None) -> Path:
     """Make one of the tasks that asparagus brings, with progress, and return its folder."""
     from asparagus.cli.screen import counted
     from asparagus.data.made import make as made
+    from asparagus.data.made import must_be_known
 
+    must_be_known(name)
     with counted(name) as progress:
         return made(name, root, cases=cases, progress=progress)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-SPLIT = "split_80_20"
 TASKS = ("Task998_LauritSyn", "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task001_Digits")
 FINETUNES = ("experiment/laurit_finetune_seg", "experiment/laurit_finetune_cls")
 
@@ -37,11 +38,9 @@ def demo(arguments: Sequence[str]) -> int:
 
 def _make_data(root: Path) -> None:
     from asparagus.cli.data import make_task
-    from asparagus.data.split import make_split
 
     for task in TASKS:
-        make_task(task, root)
-        print(f"data    {make_split(root, task, SPLIT)}")
+        print(f"data    {make_task(task, root)}", flush=True)
 
 
 def _train(experiment: str, *overrides: str) -> int:
@@ -62,7 +61,10 @@ def _show(parent: int, seconds: float) -> None:
     runs([])
     print(f"$ asp lineage {parent}")
     lineage([str(parent)])
-    home = os.environ.get("ASPARAGUS_HOME")
-    asp = Path(sys.argv[0]).absolute()
+    home, asp = os.environ.get("ASPARAGUS_HOME"), Path(sys.argv[0]).absolute()
     print(f"\nAll of it took {seconds:.0f} s. The MLflow store: {without_passwords(tracking_uri())}")
-    print(f"Open it:  {f'ASPARAGUS_HOME={home} ' if home else ''}{asp} ui")
+    if home:
+        print(f"Look at it from this shell:  export ASPARAGUS_HOME={shlex.quote(home)}")
+    if shutil.which("asp") is None and (asp.parent / "activate").is_file():
+        print(f"The commands on your path:   . {asp.parent / 'activate'}")
+    print(f"Then:  asp ui    asp show {parent}    asp-launch experiment/digits optim.lr=1e-3    asp-launch --help")

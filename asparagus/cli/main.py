@@ -103,7 +103,7 @@ def asp() -> int:
     """The umbrella: `asp COMMAND ...`."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE.format(commands="\n".join(f"  {name:<9} {about}" for name, (_, about) in COMMANDS.items())))
+        print(USAGE.format(commands="\n".join(f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items())))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from asparagus import __version__

@@ -142,22 +142,33 @@ def connect(site: Site, environment: dict[str, str]) -> None:
 
 
 def start_own(site: Site, runtime_env: dict[str, Any]) -> str:
-    """Start a Ray of this machine's own, on loopback alone, and connect to it; returns its address."""
+    """Start a Ray of this machine's own, on loopback alone, and connect to it; returns its address.
+
+    Raises:
+        PlanError: It does not come up.
+    """
     import ray
 
     # Nothing of ours needs idle processes or a dashboard there.
     os.environ.setdefault("RAY_enable_worker_prestart", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    with on_loopback():
-        context = ray.init(
-            address=LOCAL,
-            num_cpus=site.cpus_per_node,
-            num_gpus=site.gpus_per_node,
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK,
-            runtime_env=runtime_env,
-            **QUIET,
-        )
+    try:
+        with on_loopback():
+            context = ray.init(
+                address=LOCAL,
+                num_cpus=site.cpus_per_node,
+                num_gpus=site.gpus_per_node,
+                include_dashboard=False,
+                _node_ip_address=LOOPBACK,
+                runtime_env=runtime_env,
+                **QUIET,
+            )
+    except Exception as error:
+        raise PlanError(
+            f"site: Ray does not start on this machine ({type(error).__name__}: {error}). It waits 30 s for itself: if "
+            "the machine is busy, do the same again; if its folder is the trouble, set RAY_TMPDIR to a short path. Or "
+            "train in this process: resources.workers=0."
+        ) from error
     return str(context.address_info["gcs_address"])
 
 
