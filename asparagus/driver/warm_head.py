@@ -108,7 +108,8 @@ class _Ready:
 
 def _is_idle(process: psutil.Process) -> bool:
     try:
-        return process.cmdline()[:1] == [IDLE]
+        command: list[str] = process.cmdline()
+        return command[:1] == [IDLE]
     except psutil.Error:
         return False
 
