@@ -35,7 +35,7 @@ from asparagus.data.convert import convert
 from asparagus.data.datasets import CaseDataset
 from asparagus.data.diffusion import shells
 from asparagus.data.inspect import problems_of
-from asparagus.data.layout import read_paths, read_task
+from asparagus.data.layout import known_splits, read_paths, read_task
 from asparagus.data.normalise import OPERATIONS, intensities_of
 from asparagus.data.pool import in_processes
 from asparagus.data.preprocessing import prepare, resize
@@ -43,7 +43,7 @@ from asparagus.data.reading import Volume, read_volume
 from asparagus.data.split import make_split
 from asparagus.data.synthetic import SEED, make_synthetic
 from asparagus.errors import ConfigError, DataError
-from tests.converting import convert_here, split_here
+from tests.converting import NAME, convert_here, split_here
 from tests.dying import die_of_two
 
 PLAIN = Preprocessing(crop_to_nonzero=False, min_slices=5)
@@ -429,7 +429,7 @@ def test_pictures_are_cases_of_two_dimensions(tmp_path):
     Image.fromarray(picture).save(tmp_path / "raw/a.png")
     settings = Preprocessing("255to1", crop_to_nonzero=False)
     converted(tmp_path, dimensions=2, n_modalities=3, extensions=(".png",), preprocessing=settings)
-    case = torch.load(tmp_path / "data/Task500_Mine/a.pt", weights_only=True)
+    case = torch.load(tmp_path / "data/Task500_Mine/cases/a.pt", weights_only=True)
     assert np.allclose(case, np.moveaxis(picture, -1, 0) / 255)
 
 
@@ -535,12 +535,21 @@ def test_a9_of_many_directions_those_nearest_the_axes_are_averaged():
     assert shells(np.array([0.0, 700.0, 700.0]), np.eye(3)) == {"0": (0,)}
 
 
+def test_a_millimetre_is_the_same_however_it_is_written(tmp_path):
+    sources(tmp_path, 1)
+    converted(tmp_path, preprocessing=dataclasses.replace(PLAIN, target_spacing=(1.0, 1.0, 1.0)))
+    assert converted(tmp_path, preprocessing=dataclasses.replace(PLAIN, target_spacing=(1, 1, 1))).kept == 1
+    (tmp_path / "data" / NAME / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset.json: not readable as JSON"):
+        converted(tmp_path)
+
+
 def test_a9_pet_is_averaged_over_time(tmp_path):
     frames = np.random.default_rng(0).uniform(1, 9, (16, 16, 16, 5)).astype(np.float32)
     (tmp_path / "raw").mkdir()
     nib.save(nib.Nifti1Image(frames, np.eye(4)), tmp_path / "raw/a_pet.nii.gz")
     done = converted(tmp_path, patterns_PET=("_pet",))
-    assert np.allclose(torch.load(done.folder / "a_pet.pt", weights_only=True)[0], frames.mean(-1), atol=1e-5)
+    assert np.allclose(torch.load(done.folder / "cases/a_pet.pt", weights_only=True)[0], frames.mean(-1), atol=1e-5)
 
 
 def test_two_files_that_would_be_one_case_are_refused(tmp_path):
@@ -564,6 +573,66 @@ def test_a_source_without_anything_says_what_was_looked_for(tmp_path, settings, 
     with pytest.raises(DataError, match=match):
         converted(tmp_path, **settings)
     assert not (tmp_path / "data").exists()
+
+
+def test_cases_of_a_flat_folder_are_never_taken_for_splits_nor_written_over_them(tmp_path):
+    """`paths.nii.gz` is a case like any other: what stands beside it may not be `paths.json`."""
+    names = ["a", "with space", "\u00e7\u00e5_\u00fc", "dataset", "paths", "card", "split_60_20_20"]
+    for seed, name in enumerate(names):
+        saved(tmp_path / f"raw/{name}.nii.gz", seed=seed)
+    done = converted(tmp_path)
+    assert (done.made, done.failures) == (7, [])
+    assert sorted(path.name for path in (done.folder / "cases").glob("*.pt")) == sorted(f"{name}.pt" for name in names)
+    make_split(tmp_path / "data", "Task500_Mine", "split_60_20_20")
+    task = read_task(tmp_path / "data", "Task500_Mine")
+    assert known_splits(task) == ["TEST_60_20_20", "split_60_20_20"]
+    assert problems_of(tmp_path / "data", "Task500_Mine") == []
+    saved(tmp_path / "raw/b.nii.gz")
+    assert converted(tmp_path).kept == 7
+
+
+def test_a_link_that_leads_back_is_not_followed_and_one_elsewhere_is(tmp_path):
+    saved(tmp_path / "raw/sub-00/t1.nii.gz")
+    saved(tmp_path / "disk2/sub-01/T1.NII.GZ")  # some scanners write capitals
+    (tmp_path / "raw/sub-00/up").symlink_to("..")
+    (tmp_path / "raw/more").symlink_to(tmp_path / "disk2")
+    done = converted(tmp_path)
+    cases = {path.relative_to(done.folder).as_posix() for path in read_paths(read_task(tmp_path / "data", NAME))}
+    assert cases == {"sub-00/t1.pt", "more/sub-01/T1.pt"}
+
+
+def test_volumes_of_one_file_are_channels_where_as_many_are_asked_for(tmp_path):
+    volumes = np.random.default_rng(0).uniform(1, 9, (16, 18, 20, 4)).astype(np.float32)
+    (tmp_path / "raw").mkdir()
+    nib.save(nib.Nifti1Image(volumes, np.diag([-1.0, 1, 1, 1])), tmp_path / "raw/brats.nii.gz")
+    with pytest.raises(DataError, match=r"is not 3-D.*n_modalities=4 takes its volumes as channels"):
+        converted(tmp_path)
+    done = converted(tmp_path, n_modalities=4)  # the folder of before held nothing, and forbids nothing
+    case = torch.load(done.folder / "cases/brats.pt", weights_only=True)
+    assert np.array_equal(case, np.moveaxis(volumes[::-1], -1, 0))
+
+
+def test_whatever_is_wrong_with_the_first_case_costs_it_alone(tmp_path, monkeypatch):
+    sources(tmp_path, 3)
+
+    def read(path):
+        if path.parent.name == "sub-00":
+            raise RuntimeError("a reader's own")
+        return read_volume(path)
+
+    monkeypatch.setattr("asparagus.data.case.read_volume", read)
+    done = converted(tmp_path)
+    assert (done.made, [failure.reason for failure in done.failures]) == (2, ["RuntimeError: a reader's own"])
+
+
+def test_cases_of_a_moved_task_stay_in_it_when_their_sources_are_gone(tmp_path):
+    sources(tmp_path, 3)
+    converted(tmp_path)
+    shutil.move(tmp_path / "data", tmp_path / "disk2")
+    shutil.rmtree(tmp_path / "raw/sub-01")
+    done = convert(definition(), tmp_path / "disk2", tmp_path, HERE)
+    assert (done.made, done.kept) == (0, 2)
+    assert len(read_paths(read_task(tmp_path / "disk2", NAME))) == 3
 
 
 def test_a_task_is_converted_by_one_process_at_a_time(tmp_path):
@@ -684,7 +753,7 @@ def test_processes_of_a_killed_conversion_end_with_it(tmp_path):
 
 
 CONVERSION = """
-from asparagus.data.conversion import Conversion, Preprocessing
+from asparagus.data.conversion import Conversion, Preprocessing, RawCase
 conversion = Conversion(kind="cls", source="raw", n_classes=2, preprocessing=Preprocessing(min_slices=5))
 def label(image):
     return int(image.parent.name[-1]) % 2
@@ -722,6 +791,7 @@ def test_the_command_lists_failures_and_its_status_says_so(at_home, capsys):
     assert (said["task"], said["made"], len(said["failures"])) == ("mine", 2, 1)
     assert "1 of 3 cases could not be converted" in err
     assert "sub-01/t1.nii.gz: cannot be read" in err
+    assert run("data", ["card", "mine"]) == 0  # anew, it tells of the failures all the same
     card = json.loads((at_home / "data/mine/card.json").read_text())
     assert card["failed"][0][0].endswith("sub-01/t1.nii.gz")
     assert card["labels"] == {"0": 2}
@@ -742,6 +812,13 @@ def test_the_command_lists_failures_and_its_status_says_so(at_home, capsys):
             CONVERSION.replace("min_slices=5", "normalization_operation='ct'"),
             r"preprocessing.intensities: ct needs mean",
         ),
+        (CONVERSION.replace('"raw"', "None"), r"source: None is not the name of a folder"),
+        (CONVERSION.replace('"cls", ', '"cls", patterns_exclusion="func", '), r"'func' is not a list of texts"),
+        (CONVERSION.replace('"cls", ', '"cls", extensions=(".foo",), '), r"extensions: '.foo' is not known"),
+        (CONVERSION.replace('"cls", ', '"cls", label_map={4: 7}, '), r"label_map: maps to \[7\], but n_classes=2"),
+        (CONVERSION.replace("min_slices=5", "min_slices='5'"), r"preprocessing.min_slices: '5' is not a whole number"),
+        (CONVERSION.replace("def label(image)", "def cases(image)"), r"cases\(\) gave .*has to yield RawCase"),
+        (f"{CONVERSION}\ncases = lambda source: [RawCase([])]", r"has no images"),
         (CONVERSION.replace("% 2", "/ 0"), r"mine.py: label\(.*t1.nii.gz\) failed: ZeroDivisionError"),
     ],
 )

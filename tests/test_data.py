@@ -405,6 +405,17 @@ def test_ranks_share_training_evenly_and_validation_without_doubles():
     assert sorted(functools.reduce(operator.iadd, val, [])) == list(range(10))
 
 
+def test_shuffled_validation_has_no_doubles_either():
+    """Where a part of the validation is looked at alone, it comes in another order each time."""
+    epochs = [
+        [keys(5, epoch, shuffle=True, even=False, rank=rank, world_size=2) for rank in (0, 1)] for epoch in (0, 1)
+    ]
+    assert [sorted(one + other) for one, other in epochs] == [list(range(5))] * 2
+    assert epochs[0] != epochs[1]
+    with pytest.raises(DataError, match=r"resources.workers of at most 2"):
+        EpochSampler(2, seed=0, shuffle=True, even=False, world_size=3)
+
+
 def test_more_workers_than_training_cases_still_get_equal_shares():
     assert [len(keys(2, shuffle=True, rank=rank, world_size=5)) for rank in range(5)] == [1] * 5
 

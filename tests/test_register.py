@@ -75,6 +75,46 @@ def test_the_same_seed_draws_the_same_and_another_another(files, tmp_path):
     assert len(json.loads((task.folder / "split_80_10_10.json").read_text())) == 2
 
 
+def test_files_in_a_folder_that_is_called_as_the_task_stay_there(tmp_path):
+    """The name of the task in a path is no sign that the file belongs into the task's own folder."""
+    folder = tmp_path / "sub-studies" / NAME
+    folder.mkdir(parents=True)
+    for i in range(10):
+        torch.save(torch.rand(1, 8, 8, 8), folder / f"{i}.pt")
+    torch.save(torch.rand(1, 8, 8, 8), folder / "._0.pt")  # a Mac's, no case
+    task = register(tmp_path / "data", Registration(NAME, "pretrain", folder=folder, percents=(60, 20, 20)))
+    assert read_paths(task) == sorted(folder.glob("[0-9].pt"))
+    assert problems_of(tmp_path / "data", NAME) == []  # nor is the folder above them anybody's subject
+    fingerprint(task, "split_60_20_20")
+    assert update_paths(tmp_path / "data", NAME).files == []
+    folder = tmp_path / "data/PT501_Own"
+    (folder / "cases").mkdir(parents=True)
+    for i in range(10):
+        torch.save(torch.rand(1, 8, 8, 8), folder / f"cases/{i}.pt")
+    register(tmp_path / "data", Registration("PT501_Own", "pretrain", folder=folder, percents=(60, 20, 20)))
+    shutil.move(tmp_path / "data", tmp_path / "disk2")  # those in it move with it
+    assert read_paths(read_task(tmp_path / "disk2", "PT501_Own"))[0] == tmp_path / "disk2/PT501_Own/cases/0.pt"
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ([{"train": ["a"], "val": ["b"]}, {"train": ["a"]}], r"fold 1, 'val' is not a list of paths"),
+        ([{"train": "a", "val": ["b"]}], r"fold 0, 'train' is not a list of paths"),
+        ([{"train": ["a"], "val": []}], r"fold 0, 'val' is empty"),
+        ([{"train": ["a"], "val": [3]}], r"fold 0, 'val' is not a list of paths"),
+        (["a", {"train": ["a"], "val": ["b"]}], r"fold 0 is not a dict"),
+    ],
+)
+def test_a_split_of_another_form_is_told_by_check_and_by_a_launch(tmp_path, content, match):
+    make_synthetic(SEG, tmp_path / "data", cases=2, size=16)
+    task = read_task(tmp_path / "data", SEG)
+    (task.folder / "mine.json").write_text(json.dumps(content))
+    assert re.search(f"mine.json: {match}", "\n".join(problems_of(tmp_path / "data", SEG)))
+    with pytest.raises(DataError, match=f"mine.json: {match}"):
+        fingerprint(task, "mine")
+
+
 def test_nifti_files_are_registered_and_trained_on(tmp_path):
     (tmp_path / "nii").mkdir()
     for i in range(4):

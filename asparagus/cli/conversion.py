@@ -39,6 +39,7 @@ def convert(arguments: Sequence[str]) -> int:
     from asparagus.data.card import write_card
     from asparagus.data.conversion import read_conversion
     from asparagus.data.convert import convert as converting
+    from asparagus.errors import LeftError
     from asparagus.paths import get_paths, load_environment
     from asparagus.storage.tasks import put_task
 
@@ -46,8 +47,12 @@ def convert(arguments: Sequence[str]) -> int:
     paths = get_paths()
     definition = read_conversion(options.task or options.dataset, Path(str(paths.configs)))
     root = Path(paths.data)
-    with _pool(options) as pool, counted(definition.name) as progress:
-        done = converting(definition, root, Path(paths.source), pool, as_nifti=options.save_as_nifti, progress=progress)
+    try:
+        with _pool(options) as pool, counted(definition.name) as progress:
+            nifti = options.save_as_nifti
+            done = converting(definition, root, Path(paths.source), pool, as_nifti=nifti, progress=progress)
+    except KeyboardInterrupt as error:
+        raise LeftError(f"{definition.name}: the cases that were done are kept.") from error
     card = write_card(root, definition.name, done.failures)
     put_task(root, definition.name)
     _tell(definition.name, done, card, as_json=options.json)

@@ -40,7 +40,7 @@ def register(arguments: Sequence[str]) -> int:
     root = Path(get_paths().data)
     task = registering(root, asked)
     put_task(root, task.name)
-    print(f"{task.folder}: {len(asked.files())} files, split {split_of(asked)}. Next: asp data check {task.name}")
+    print(f"{task.folder}: {len(asked.files)} files, split {split_of(asked)}. Next: asp data check {task.name}")
     return 0
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from asparagus.data.datasets import properties_beside, read_content
-from asparagus.data.files import properties_file, replacing, write_json
+from asparagus.data.files import properties_file, read_json, replacing, write_json
 from asparagus.data.layout import CARD_FILE, CARD_PAGE, Task, known_splits, read_paths, read_task
 
 THUMBNAILS = 8
@@ -31,26 +31,34 @@ STYLE = (
 Numbers = dict[str, Any]
 
 
-def write_card(data_root: Path, name: str, failures: Sequence[tuple[str, str]] = ()) -> Path:
+def write_card(data_root: Path, name: str, failures: Sequence[tuple[str, str]] | None = None) -> Path:
     """Write a task's card and return its page.
 
     Args:
         data_root: Where the task's folder is.
         name: Of the task.
-        failures: Sources that could not be converted, and why.
+        failures: Sources that could not be converted, and why; None: those that the card there is tells of.
 
     Raises:
         DataError: There is no such task, or a case to be shown cannot be read.
     """
     task = read_task(data_root, name)
     cases = [case for case in read_paths(task) if case.is_file()]
-    numbers = {**numbers_of(task, cases), "failed": [list(failure) for failure in failures]}
+    failed = _told(task) if failures is None else [list(failure) for failure in failures]
+    numbers = {**numbers_of(task, cases), "failed": failed}
     write_json(task.folder / CARD_FILE, numbers)
     with replacing(task.folder / CARD_PAGE) as writing:
         writing.write_text(
             _page(task, numbers, cases[:: max(1, len(cases) // THUMBNAILS)][:THUMBNAILS]), encoding="utf-8"
         )
     return task.folder / CARD_PAGE
+
+
+def _told(task: Task) -> list[list[str]]:
+    """Return the failures that the card there is tells of."""
+    file = task.folder / CARD_FILE
+    failed: list[list[str]] = read_json(file).get("failed", []) if file.is_file() else []
+    return failed
 
 
 def numbers_of(task: Task, cases: Sequence[Path]) -> Numbers:

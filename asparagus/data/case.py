@@ -13,7 +13,7 @@ from asparagus.data.conversion import Conversion
 from asparagus.data.files import NIFTI, TENSOR, properties_file, replacing, write_json
 from asparagus.data.normalise import intensities_of
 from asparagus.data.preprocessing import Prepared, foreground_locations, prepare
-from asparagus.data.reading import Array, Volume, read_volume
+from asparagus.data.reading import SPACE, Array, Volume, read_volume
 from asparagus.data.write import Case, write_case
 from asparagus.errors import DataError
 
@@ -45,15 +45,18 @@ def convert_case(recipe: Recipe, job: Job) -> None:
         DataError: It cannot be used; nothing was written.
     """
     conversion = recipe.conversion
-    images = [_reduced(read_volume(Path(path)), job) for path in job.images]
+    images = [one for path in job.images for one in _channels(_reduced(read_volume(Path(path)), job), job, conversion)]
     is_seg = conversion.kind == "seg"
-    label = read_volume(Path(str(job.label))) if is_seg and job.label is not None else None
-    if is_seg and label is None:
-        raise DataError(f"{job.images[0]}: has no label.")
+    if is_seg and not isinstance(job.label, str):
+        raise DataError(f"{job.images[0]}: its label is {job.label!r}, and to segment it is a file.")
+    label = read_volume(Path(str(job.label))) if is_seg else None
     channels = sum(len(volume.array) for volume in images)
     prepared = prepare(images, label, conversion.preprocessing, dimensions=conversion.dimensions)
     if channels != conversion.n_modalities:
-        raise DataError(f"{job.images[0]}: has {channels} channels, but n_modalities is {conversion.n_modalities}.")
+        raise DataError(
+            f"{job.images[0]}: has {channels} channels, but n_modalities is {conversion.n_modalities}. Set that to "
+            f"{channels}, or name the files of a case in cases()."
+        )
     mask = None if prepared.label is None else _classes(prepared.label, conversion, str(job.label))
     properties = {**prepared.properties, "intensities": [intensities_of(channel) for channel in prepared.image]}
     if mask is not None:
@@ -70,6 +73,14 @@ def is_there(recipe: Recipe, job: Job) -> bool:
     """Tell whether a case was written, whole."""
     file = Path(recipe.folder) / f"{job.target}{recipe.suffix}"
     return file.is_file() and properties_file(file).is_file()
+
+
+def _channels(volume: Volume, job: Job, conversion: Conversion) -> list[Volume]:
+    """Return the volumes of the only file of a case as its channels, where it has as many as are asked for."""
+    count = len(volume.array)
+    if len(job.images) > 1 or conversion.dimensions != SPACE or not 1 < count == conversion.n_modalities:
+        return [volume]
+    return [volume._replace(array=volume.array[i : i + 1]) for i in range(count)]
 
 
 def _reduced(volume: Volume, job: Job) -> Volume:
@@ -114,7 +125,10 @@ def _number(job: Job, conversion: Conversion) -> torch.Tensor:
     is_whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
     if conversion.kind == "cls":
         if not is_whole or not 0 <= int(label) < conversion.n_classes:
-            raise DataError(f"{job.images[0]}: {label!r} is no class: a whole number below {conversion.n_classes}.")
+            raise DataError(
+                f"{job.images[0]}: its label is {label!r}, and a class is a whole number from 0 to "
+                f"{conversion.n_classes - 1}."
+            )
         return torch.tensor(int(label))
     if not (is_whole or isinstance(label, float | np.floating)) or not np.isfinite(label):
         raise DataError(f"{job.images[0]}: {label!r} is no number to regress on.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.data import CONVERSIONS
+from asparagus.data.fields import OF_CONVERSION, OF_PREPROCESSING, wrong_fields
 from asparagus.data.preprocessing import Preprocessing
+from asparagus.data.reading import READERS, is_readable
 from asparagus.errors import ConfigError, DataError, did_you_mean, one_of
 from asparagus.python_file import execute
 
@@ -18,7 +19,6 @@ __all__ = ["Conversion", "Preprocessing", "RawCase"]
 
 KINDS = ("pretrain", "seg", "cls", "reg")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-DICOM = ".dcm"
 
 TEMPLATE = '''"""{name}: what these data are, where they come from, under which licence.
 
@@ -91,17 +91,29 @@ class Conversion:
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong, each beginning with its name."""
+        if wrong := [*self._wrong_fields()]:
+            yield from wrong  # what follows counts on them
+            return
         if self.kind not in KINDS:
             yield one_of("kind", self.kind, KINDS)
-        for name, least in (("n_classes", 1), ("n_modalities", 1), ("dimensions", 2)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                yield f"{name}: {value!r} is not a whole number from {least} on."
         if self.dimensions not in (2, 3):
             yield f"dimensions: {self.dimensions!r} is not 2 or 3."
         if self.class_names is not None and len(self.class_names) != self.n_classes:
             yield f"class_names: {len(self.class_names)} given, but n_classes is {self.n_classes}."
+        if unread := [ending for ending in self.extensions if not is_readable(Path(f"a{ending}"))]:
+            yield one_of("extensions", unread[0], READERS)
+        if beyond := sorted({known for known in self.label_map.values() if not 0 <= known < self.n_classes}):
+            yield f"label_map: maps to {beyond}, but n_classes={self.n_classes} knows 0 to {self.n_classes - 1}."
         for problem in self.preprocessing.problems(self.n_modalities, self.dimensions):
+            yield f"preprocessing.{problem}"
+
+    def _wrong_fields(self) -> Iterator[str]:
+        yield from wrong_fields(self, OF_CONVERSION)
+        given: object = self.preprocessing  # a user's Python, which no checker of types has seen
+        if not isinstance(given, Preprocessing):
+            yield f"preprocessing: {given!r} is not Preprocessing(...)."
+            return
+        for problem in wrong_fields(given, OF_PREPROCESSING):
             yield f"preprocessing.{problem}"
 
 
@@ -115,26 +127,6 @@ class Definition:
     conversion: Conversion
     label: Callable[[Path], Any] | None
     cases: Callable[[Path], Iterable[RawCase]] | None
-
-
-@dataclass(frozen=True)
-class Source:
-    """One case to be made; plain values, so that it can go to any process."""
-
-    images: tuple[str, ...]
-    target: str
-    """Inside the task, without suffix."""
-    label: str | float | None = None
-    kind: str = "standard"
-    """`standard`, `DWI` or `PET`."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a source folder holds."""
-
-    sources: list[Source]
-    excluded: int
 
 
 def new_conversion(name: str, configs: Path) -> Path:
@@ -173,6 +165,8 @@ def read_conversion(name: str, configs: Path) -> Definition:
             f"{file}: there is no such conversion. {did_you_mean(name, known)} Known: {', '.join(known) or 'none'}. "
             f"asp data new-conversion {Path(name).stem} writes one to fill in.".replace("  ", " ")
         )
+    if not NAME.fullmatch(file.stem):
+        raise ConfigError(f"{file}: its name is the task's, and {file.stem!r} is none. Letters, digits, '_', '-', '.'.")
     names = execute(file)
     conversion = names.get("conversion")
     if not isinstance(conversion, Conversion):
@@ -190,105 +184,3 @@ def _file_of(name: str, folder: Path) -> Path:
     longer = sorted(folder.glob(f"{name}_*.py"))
     exact = folder / f"{name}.py"
     return longer[0] if not exact.is_file() and len(longer) == 1 else exact
-
-
-def find_sources(definition: Definition, source_root: Path) -> Found:
-    """Return every case that the source folder holds, in the order of its names.
-
-    Raises:
-        DataError: No such folder, nothing in it, or two files that would become the same case.
-        ConfigError: A function of the conversion failed.
-    """
-    conversion = definition.conversion
-    root = source_root / Path(conversion.source).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{definition.file}: source: {root} is no folder. Unpack the data there, or name another one.")
-    if definition.cases is not None:
-        return Found(_unique([_own(case, root) for case in _call(definition, definition.cases, root)], definition), 0)
-    files = sorted(_files(root, conversion.extensions))
-    kept = [file for file in files if not any(part in _inside(file, root) for part in conversion.patterns_exclusion)]
-    if not kept:
-        raise DataError(
-            f"{root}: holds no {' or '.join(conversion.extensions)} to convert ({len(files)} left out by "
-            f"patterns_exclusion). Look at extensions and source in {definition.file}."
-        )
-    sources = [
-        Source((str(file),), _target(file, root), _label(definition, file), _kind(_inside(file, root), conversion))
-        for file in kept
-    ]
-    return Found(_unique(sources, definition), len(files) - len(kept))
-
-
-def _files(root: Path, extensions: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files of these suffixes below a folder; of DICOM slices, their folder."""
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        seen = [name for name in names if name.endswith(extensions) and not name.startswith(".")]
-        if any(name.endswith(DICOM) for name in seen):
-            yield Path(folder)
-        yield from (Path(folder, name) for name in seen if not name.endswith(DICOM))
-
-
-def _inside(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-
-
-def _target(path: Path, root: Path) -> str:
-    """Return where a case goes: as it lies in the source, without its suffix."""
-    if path == root:
-        return path.name
-    where = _inside(path, root).lstrip("/")
-    if path.is_dir():
-        return where
-    for suffix in (".nii.gz", path.suffix):
-        if suffix and where.endswith(suffix):
-            return where.removesuffix(suffix)
-    return where
-
-
-def _kind(path: str, conversion: Conversion) -> str:
-    for kind in ("DWI", "PET"):
-        if any(part in path for part in getattr(conversion, f"patterns_{kind}")):
-            return kind
-    return "standard"
-
-
-def _own(case: RawCase, root: Path) -> Source:
-    images = tuple(str(root / image) for image in case.images)
-    label = str(root / case.label) if isinstance(case.label, str | Path) else case.label
-    target = case.name or _target(Path(images[0]), root)
-    if Path(target).is_absolute() or ".." in Path(target).parts:
-        raise DataError(f"cases: {target!r} is no name of a case inside the task.")
-    return Source(images, target, label)
-
-
-def _label(definition: Definition, image: Path) -> str | float | None:
-    if definition.label is None:
-        return None
-    found = _call(definition, definition.label, image)
-    return str(image.parent / found) if isinstance(found, str | Path) else found
-
-
-def _call(definition: Definition, function: Callable[[Path], Any], path: Path) -> Any:
-    """Call a function of the user's; a generator is run to its end, where its errors are."""
-    try:
-        found = function(path)
-        return [*found] if isinstance(found, Iterator) else found
-    except Exception as error:
-        raise ConfigError(
-            f"{definition.file}: {function.__name__}({path}) failed: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _unique(sources: list[Source], definition: Definition) -> list[Source]:
-    seen: dict[str, Source] = {}
-    for source in sources:
-        if other := seen.get(source.target):
-            raise DataError(
-                f"{source.images[0]} and {other.images[0]} would both become {source.target}. Leave one out "
-                f"(patterns_exclusion), or name them in cases(): {definition.file}."
-            )
-        seen[source.target] = source
-    if not sources:
-        raise DataError(f"{definition.file}: cases() found nothing.")
-    return sources

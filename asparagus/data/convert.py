@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from asparagus.data.case import Job, Recipe, convert_case, is_there
-from asparagus.data.conversion import Definition, Source, find_sources
+from asparagus.data.conversion import Definition
+from asparagus.data.datasets import properties_beside
 from asparagus.data.diffusion import gradients, shells
-from asparagus.data.files import NIFTI, TENSOR, clear, properties_file, write_json
-from asparagus.data.layout import DATASET_FILE, PATHS_FILE, canonical
+from asparagus.data.files import NIFTI, TENSOR, clear, read_json, write_json
+from asparagus.data.layout import DATASET_FILE, PATHS_FILE, Task, reroot
 from asparagus.data.pool import Pool
+from asparagus.data.sources import Source, find_sources
 from asparagus.data.write import UNFINISHED_FILE
 from asparagus.errors import DataError, RequestError
+
+log = logging.getLogger(__name__)
 
 LOCK = ".converting.lock"
 IDENTITY = ("preprocessing_config", "saving_config", "dataset_config")
@@ -94,7 +99,11 @@ def convert(
         failures.sort()
         made = [job for job in jobs if is_there(recipe, job)]
         if not made:
-            raise DataError(f"{definition.name}: no case could be converted.\n{listed(failures)}")
+            _give_up(folder, recipe)
+            raise DataError(
+                f"{definition.name}: no case could be converted; mend {definition.file} or the files, and say the same "
+                f"again.\n{listed(failures)}"
+            )
         _finish(folder, about, made, recipe, _counts(found.sources, found.excluded, recipe))
     return Converted(folder, len(made) - kept, kept, failures)
 
@@ -110,9 +119,11 @@ def _all(work: Callable[[Job], None], todo: list[Job], pool: Pool[Job]) -> Itera
         return
     try:
         work(todo[0])
-        yield todo[0], None
-    except DataError as error:
+    except Exception as error:
+        log.debug("the first case failed", exc_info=error)
         yield todo[0], error
+    else:
+        yield todo[0], None
     yield from pool(work, todo[1:])
 
 
@@ -178,7 +189,7 @@ def _may_convert(folder: Path, about: dict[str, Any]) -> None:
     """Refuse a folder that holds something else: nothing of it is changed."""
     for name in (DATASET_FILE, UNFINISHED_FILE):
         if (folder / name).is_file():
-            _same_or_raise(folder, json.loads((folder / name).read_text(encoding="utf-8")), about)
+            _same_or_raise(folder, read_json(folder / name), about)
             return
     if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise DataError(
@@ -196,7 +207,7 @@ def _same_or_raise(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -
         for section in IDENTITY
         for one, other in [(there.get(section) or {}, asked[section])]
         for key in sorted(one.keys() | other.keys())
-        if canonical(one.get(key)) != canonical(other.get(key))
+        if one.get(key) != other.get(key)  # 1 mm is 1.0 mm
     ]
     if changed:
         raise DataError(
@@ -233,20 +244,27 @@ def _counts(sources: list[Source], excluded: int, recipe: Recipe) -> dict[str, A
 
 def _finish(folder: Path, about: dict[str, Any], made: list[Job], recipe: Recipe, counts: dict[str, Any]) -> None:
     """Write what makes the folder a task, `dataset.json` last. Cases whose source is gone stay in it."""
-    before = json.loads((folder / PATHS_FILE).read_text()) if (folder / PATHS_FILE).is_file() else []
-    paths = {str(folder / f"{job.target}{recipe.suffix}") for job in made}
-    paths |= {path for path in before if Path(path).is_file()}
-    shapes = {tuple(json.loads(properties_file(Path(path)).read_text())["shape"]) for path in paths}
+    before = read_json(folder / PATHS_FILE) if (folder / PATHS_FILE).is_file() else []
+    task = Task(folder.name, folder, counts["n_classes"], counts["n_modalities"], recipe.conversion.dimensions)
+    paths = {folder / f"{job.target}{recipe.suffix}" for job in made}
+    paths |= {path for path in (reroot(stored, task) for stored in before) if path.is_file()}
+    shapes = {tuple(properties_beside(path).get("shape", ())) for path in paths}
     total = counts["files_source_directory_total"]
     metadata = {
         **counts,
         "files_target_directory_total": len(paths),
         "files_delta_after_processing": len(paths) - total,
-        "shape": list(shapes.pop()) if len(shapes) == 1 else None,
+        "shape": (list(shapes.pop()) or None) if len(shapes) == 1 else None,
     }
-    write_json(folder / PATHS_FILE, sorted(paths))
+    write_json(folder / PATHS_FILE, sorted(map(str, paths)))
     write_json(folder / DATASET_FILE, {**about, "metadata": metadata})
     (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+
+
+def _give_up(folder: Path, recipe: Recipe) -> None:
+    """Forget a conversion that made nothing: with other settings it may begin anew."""
+    if not (folder / DATASET_FILE).is_file() and not any(folder.rglob(f"*{recipe.suffix}")):
+        (folder / UNFINISHED_FILE).unlink(missing_ok=True)
 
 
 def _reason(error: BaseException) -> str:

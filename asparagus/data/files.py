@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from asparagus.errors import DataError
+
 TENSOR, NIFTI = ".pt", ".nii.gz"
 WRITING = ".tmp"
 """How a file ends while it is written; hidden, and no case, split or list of paths to anyone."""
@@ -30,6 +32,18 @@ def write_json(file: Path, content: Any) -> None:
     """Write JSON (indent 4, keys sorted) so that a reader sees the old file or the new one, never a part."""
     with replacing(file) as writing:
         writing.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: It is not there, or is none.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as JSON: {error}.") from error
 
 
 def clear(folder: Path) -> None:

@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from asparagus.data.datasets import LABELLED, load_case, read_content
-from asparagus.data.layout import DATASET_FILE, PARTS, PATHS_FILE, Task, known_splits, read_paths, read_task, reroot
+from asparagus.data.files import read_json
+from asparagus.data.layout import (
+    DATASET_FILE,
+    PARTS,
+    PATHS_FILE,
+    Task,
+    known_splits,
+    read_paths,
+    read_task,
+    reroot,
+    stored_fold,
+)
 from asparagus.data.subjects import SHOWN, overlaps, shown
 from asparagus.errors import DataError
 
@@ -98,6 +109,10 @@ def _of_split(task: Task, split: str, known: set[Path]) -> Iterator[str]:
         yield f"{file}: is no JSON ({error}). Make the split again: asp-split -t {task.name}."
         return
     test = _test_of(task, split)
+    malformed = [*_malformed(file, content)]
+    if malformed:
+        yield from malformed
+        return
     folds = [fold for fold in content if isinstance(fold, dict)] if isinstance(content, list) else []
     is_test = isinstance(content, list) and bool(content) and all(isinstance(path, str) for path in content)
     if not folds and not is_test:
@@ -114,10 +129,24 @@ def _of_split(task: Task, split: str, known: set[Path]) -> Iterator[str]:
             yield f"{file}: fold {number}: {problem}. BIDSsplit_40_10_50 and its like keep subjects together."
 
 
+def _malformed(file: Path, content: object) -> Iterator[str]:
+    """Yield which folds are not as a training needs them."""
+    if not isinstance(content, list) or not any(isinstance(fold, dict) for fold in content):
+        return
+    for number in range(len(content)):
+        try:
+            stored_fold(file, content, number)
+        except DataError as error:
+            yield str(error)
+
+
 def _test_of(task: Task, split: str) -> list[Path]:
     """Return the test cases that belong to a split by its name."""
     file = task.folder / f"{split.replace('split_', 'TEST_')}.json"
     if split == file.stem or not file.is_file():
         return []
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = read_json(file)
+    except DataError:  # which is told of that file
+        return []
     return [reroot(path, task) for path in content if isinstance(path, str)] if isinstance(content, list) else []

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from asparagus.data import MAKERS
+from asparagus.data.files import NIFTI, TENSOR, read_json
 from asparagus.errors import DataError, did_you_mean
 from asparagus.storage.tasks import size_in_store
 
 DATASET_FILE = "dataset.json"
 PATHS_FILE = "paths.json"
 CARD_FILE, CARD_PAGE = "card.json", "card.html"
+CASE_SUFFIXES = (TENSOR, NIFTI)
 OTHER_FILES = (DATASET_FILE, PATHS_FILE, CARD_FILE)
 BACKUP = "backup_"
 NO_SPLITS = (BACKUP, ".")
@@ -38,6 +40,8 @@ class Task:
     shape: tuple[int, ...] | None = None
     """Spatial shape in voxels when all cases share one, else None."""
     class_names: tuple[str, ...] | None = None
+    files_root: str | None = None
+    """Where its cases lie when that is not its own folder (`asp data register`): their paths stay as they are."""
 
 
 def read_task(data_root: str | Path, name: str) -> Task:
@@ -49,7 +53,7 @@ def read_task(data_root: str | Path, name: str) -> Task:
     folder = Path(data_root).absolute() / name
     if not (folder / DATASET_FILE).is_file():
         raise DataError(_no_such_task(Path(data_root), name))
-    content = _read_json(folder / DATASET_FILE)
+    content = read_json(folder / DATASET_FILE)
     if not isinstance(content, dict):
         raise DataError(f"{folder / DATASET_FILE}: expected a JSON object, found {type(content).__name__}.")
     return _task(folder, name, content)
@@ -69,8 +73,20 @@ def named(data_root: str | Path, name: str) -> str:
 
 def known_splits(task: Task) -> list[str]:
     """Return the names of the splits that the task has, sorted."""
-    files = task.folder.glob("*.json")
-    return sorted(path.stem for path in files if path.name not in OTHER_FILES and not path.name.startswith(NO_SPLITS))
+    return sorted(path.stem for path in lists_of_paths(task.folder) if path.name not in OTHER_FILES)
+
+
+def lists_of_paths(folder: Path) -> list[Path]:
+    """Return the files of a task that list paths, `paths.json` among them: no backup, nor what is beside a case."""
+    there = {path.name for path in folder.iterdir()}
+    return sorted(
+        folder / name
+        for name in there
+        if name.endswith(".json")
+        and (name == PATHS_FILE or name not in OTHER_FILES)
+        and not name.startswith(NO_SPLITS)
+        and not any(f"{name.removesuffix('.json')}{suffix}" in there for suffix in CASE_SUFFIXES)
+    )
 
 
 def read_paths(task: Task) -> list[Path]:
@@ -82,7 +98,7 @@ def read_paths(task: Task) -> list[Path]:
     file = task.folder / PATHS_FILE
     if not file.is_file():
         raise DataError(f"{file}: missing. It lists the case files as absolute paths; convert the dataset again.")
-    return _paths(file, "", _read_json(file), task)
+    return _paths(file, "", read_json(file), task)
 
 
 def read_split(task: Task, split: str, fold: int) -> dict[str, list[Path]]:
@@ -93,17 +109,10 @@ def read_split(task: Task, split: str, fold: int) -> dict[str, list[Path]]:
     Raises:
         DataError: no such split, no such fold, a malformed file, or an empty part.
     """
-    file = task.folder / f"{split}.json"
-    if file.name in OTHER_FILES or not file.is_file():
-        raise DataError(_no_such_split(task, split))
-    folds = _read_json(file)
-    if not isinstance(folds, list) or not folds:
-        raise DataError(f"{file}: expected a list of folds, each {{'train': [...], 'val': [...]}}.")
+    file, folds = _folds(task, split)
     if not isinstance(fold, int) or not 0 <= fold < len(folds):
         raise DataError(f"data.fold: {fold!r} is not a fold. {file} holds folds 0 to {len(folds) - 1}.")
-    if not isinstance(folds[fold], dict):
-        raise DataError(f"{file}: fold {fold} is not a dict of 'train' and 'val'.")
-    return {part: _paths(file, f"fold {fold}, {part!r}", folds[fold].get(part), task) for part in PARTS}
+    return {part: [reroot(path, task) for path in listed] for part, listed in stored_fold(file, folds, fold).items()}
 
 
 def read_test(task: Task, test_split: str | None, split: str, fold: int) -> list[Path]:
@@ -127,7 +136,7 @@ def read_test(task: Task, test_split: str | None, split: str, fold: int) -> list
     file = task.folder / f"{test_name(test_split, split)}.json"
     if file.name in OTHER_FILES or not file.is_file():
         raise DataError(f"data.test_split: no file {file.name} with test cases in {task.folder}. {_tests(task, file)}")
-    content = _read_json(file)
+    content = read_json(file)
     has_folds = isinstance(content, list) and bool(content) and isinstance(content[0], dict)
     listed = _test_part(file, content, fold) if has_folds else content
     if test_split is None and not (has_folds and listed):
@@ -169,6 +178,8 @@ def reroot(stored: str, task: Task) -> Path:
 
 def inside(stored: str, task: Task) -> str:
     """Return a stored path relative to the task's folder, wherever that was then; a foreign one as it stands."""
+    if task.files_root is not None:
+        return stored
     _, known, after = stored.rpartition(f"/{task.name}/")
     return after if known else stored
 
@@ -181,13 +192,24 @@ def fingerprint(task: Task, split_name: str) -> str:
     Raises:
         DataError: the split cannot be read, or a case file that it names is missing.
     """
-    read_split(task, split_name, 0)
-    folds = _read_json(task.folder / f"{split_name}.json")
-    names = [{part: [inside(stored, task) for stored in fold[part]] for part in PARTS} for fold in folds]
+    file, folds = _folds(task, split_name)
+    stored = [stored_fold(file, folds, fold) for fold in range(len(folds))]
+    names = [{part: [inside(path, task) for path in fold[part]] for part in PARTS} for fold in stored]
     every = sorted({name for fold in names for part in PARTS for name in fold[part]})
     sizes = {name: _size(task.folder / name) for name in every}
-    content = [_read_json(task.folder / DATASET_FILE), names, sizes]
+    content = [read_json(task.folder / DATASET_FILE), names, sizes]
     return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def stored_fold(file: Path, folds: list[Any], fold: int) -> dict[str, list[str]]:
+    """Return the paths of one fold's `train` and `val` as they stand in the file.
+
+    Raises:
+        DataError: They do not stand there as they should.
+    """
+    if not isinstance(folds[fold], dict):
+        raise DataError(f"{file}: fold {fold} is not a dict of 'train' and 'val'.")
+    return {part: _stored(file, f"fold {fold}, {part!r}", folds[fold].get(part)) for part in PARTS}
 
 
 def canonical(content: Any) -> str:
@@ -209,6 +231,7 @@ def _task(folder: Path, name: str, content: Mapping[str, Any]) -> Task:
         dimensions=dimensions,
         shape=tuple(config["shape"]) if config.get("shape") else None,
         class_names=tuple(config["class_names"]) if config.get("class_names") else None,
+        files_root=config.get("files_root"),
     )
 
 
@@ -258,13 +281,28 @@ def _test_part(file: Path, folds: list[Any], fold: int) -> Any:
     return folds[fold].get("test")
 
 
+def _folds(task: Task, split: str) -> tuple[Path, list[Any]]:
+    """Return a split's file, and the folds in it."""
+    file = task.folder / f"{split}.json"
+    if file.name in OTHER_FILES or not file.is_file():
+        raise DataError(_no_such_split(task, split))
+    folds = read_json(file)
+    if not isinstance(folds, list) or not folds:
+        raise DataError(f"{file}: expected a list of folds, each {{'train': [...], 'val': [...]}}.")
+    return file, folds
+
+
 def _paths(file: Path, where: str, stored: Any, task: Task) -> list[Path]:
+    return [reroot(path, task) for path in _stored(file, where, stored)]
+
+
+def _stored(file: Path, where: str, stored: Any) -> list[str]:
     place = f"{file}: {where}" if where else str(file)
     if not isinstance(stored, list) or not all(isinstance(path, str) for path in stored):
         raise DataError(f"{place} is not a list of paths.")
     if not stored:
         raise DataError(f"{place} is empty: nothing to read. The task needs more cases, or another split.")
-    return [reroot(path, task) for path in stored]
+    return stored
 
 
 def _size(path: Path) -> int:
@@ -276,10 +314,3 @@ def _size(path: Path) -> int:
         raise DataError(
             f"{path}: the case file cannot be seen ({error.strerror}). Convert or copy it again."
         ) from error
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable as JSON: {error}.") from error

@@ -169,6 +169,7 @@ class CaseDataModule(pl.LightningDataModule):
             size,
             seed=self.seed,
             shuffle=shuffle,
+            even=shuffle and not once,
             rank=self.rank,
             world_size=self.world_size,
             samples_per_epoch=self.samples_per_epoch if shuffle and not once else None,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asparagus.data.files import replacing, write_json
-from asparagus.data.layout import BACKUP, DATASET_FILE, OTHER_FILES, PATHS_FILE, Task, inside, read_task
+from asparagus.data.files import read_json, replacing, write_json
+from asparagus.data.layout import BACKUP, DATASET_FILE, PATHS_FILE, Task, inside, lists_of_paths, read_task
 from asparagus.data.subjects import shown
 from asparagus.errors import DataError
 
@@ -32,8 +31,8 @@ def update_paths(data_root: Path, name: str) -> Updated:
     """
     task = read_task(data_root, name)
     was = _name_there(task)
-    files = [file for file in sorted(task.folder.glob("*.json")) if _lists_paths(file)]
-    before = {file: _read(file) for file in files}
+    files = lists_of_paths(task.folder)
+    before = {file: read_json(file) for file in files}
     after = {file: _rerooted(content, task, was) for file, content in before.items()}
     known = set(_paths(after[task.folder / PATHS_FILE]))
     if lost := sorted(path for path in known if not Path(path).is_file()):
@@ -50,22 +49,10 @@ def update_paths(data_root: Path, name: str) -> Updated:
     return Updated(changed, count)
 
 
-def _lists_paths(file: Path) -> bool:
-    is_other = file.name in OTHER_FILES and file.name != PATHS_FILE
-    return not is_other and not file.name.startswith((BACKUP, "."))
-
-
 def _name_there(task: Task) -> str:
     """Return the name under which the task was written: its folder may be called otherwise now."""
-    name = _read(task.folder / DATASET_FILE).get("name")
+    name = read_json(task.folder / DATASET_FILE).get("name")
     return name if isinstance(name, str) else task.name
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable as JSON: {error}.") from error
 
 
 def _rerooted(content: Any, task: Task, was: str) -> Any:
@@ -73,7 +60,7 @@ def _rerooted(content: Any, task: Task, was: str) -> Any:
         return {key: _rerooted(part, task, was) for key, part in content.items()}
     if isinstance(content, list):
         return [_rerooted(part, task, was) for part in content]
-    if not isinstance(content, str):
+    if not isinstance(content, str) or task.files_root is not None:
         return content
     for name in (task.name, was):
         _, known, after = content.rpartition(f"/{name}/")

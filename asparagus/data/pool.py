@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -65,9 +66,11 @@ def _until_broken(
                     yield job, error
     except BrokenProcessPool:
         pass
-    finally:
-        suspects.extend(running.values())
-        executor.shutdown(wait=True, cancel_futures=True)
+    except BaseException:  # Ctrl-C: who asks for an end does not want to wait for the cases that are under way
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    suspects.extend(running.values())
+    executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _executor(workers: int, *, alone: bool) -> Executor:
@@ -79,6 +82,7 @@ def _executor(workers: int, *, alone: bool) -> Executor:
 
 def _begin() -> None:
     """Be one of many: a single thread of computation, and an end with the parent's, however that comes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent says what comes of it
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -263,9 +263,16 @@ def _must_be_usable(array: Array, source: str, min_slices: int, dimensions: int)
     """Refuse, in upstream's order."""
     if array.ndim != dimensions + 1 or (dimensions == SPACE and len(array) > 1):
         shape = [*array.shape[1:], len(array)] if len(array) > 1 else list(array.shape[1:])
-        raise DataError(f"{source}: is not {dimensions}-D: its shape is {shape}.")
+        more = f" n_modalities={len(array)} takes its volumes as channels, patterns_PET averages them;"
+        raise DataError(
+            f"{source}: is not {dimensions}-D: its shape is {shape}.{more if len(array) > 1 else ''} "
+            "patterns_exclusion leaves it out."
+        )
     if min(array.shape[1:]) < min_slices:
-        raise DataError(f"{source}: its shape {list(array.shape[1:])} is below min_slices={min_slices}.")
+        raise DataError(
+            f"{source}: its shape {list(array.shape[1:])} is below min_slices={min_slices}. Lower that, or leave the "
+            "case out (patterns_exclusion)."
+        )
     if not array.any():
         raise DataError(f"{source}: is all zeros.")
     if not np.isfinite(array).all():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from asparagus.data.conversion import KINDS, NAME
 from asparagus.data.files import write_json
 from asparagus.data.layout import DATASET_FILE, PATHS_FILE, Task, read_task
+from asparagus.data.sources import files_below
 from asparagus.data.split import Division, Fold, Seeds, divide, plain_name, write_division
 from asparagus.data.subjects import SUBJECTS, shown, subjects_of
 from asparagus.errors import DataError, one_of
@@ -43,11 +45,18 @@ class Registration:
     val: Sequence[str] = ()
     test: Sequence[str] = ()
 
+    @cached_property
     def files(self) -> list[str]:
-        """Return every file, sorted."""
+        """Every file, sorted; hidden ones are nobody's cases, and links to folders are followed."""
         if self.folder is None:
             return sorted({*self.train, *self.val, *self.test})
-        return sorted(str(path.absolute()) for path in self.folder.rglob(f"*{self.extension}") if path.is_file())
+        return sorted(str(file) for file in files_below(self.folder.absolute(), (self.extension,)))
+
+    def files_root(self, task_folder: Path) -> str | None:
+        """Return where the files lie; None if that is the task's own folder, with which they may move."""
+        if all(Path(file).is_relative_to(task_folder) for file in self.files):
+            return None
+        return "/" if self.folder is None else str(self.folder.absolute())
 
 
 def register(data_root: Path, asked: Registration) -> Task:
@@ -60,11 +69,12 @@ def register(data_root: Path, asked: Registration) -> Task:
     if problems:
         raise DataError("\n".join(problems))
     folder = data_root.absolute() / asked.name
-    task = Task(asked.name, folder, asked.n_classes, asked.n_modalities, asked.dimensions)
+    root = asked.files_root(folder)
+    task = Task(asked.name, folder, asked.n_classes, asked.n_modalities, asked.dimensions, files_root=root)
     name, division = _division(asked, task)
-    write_json(folder / PATHS_FILE, asked.files())
+    write_json(folder / PATHS_FILE, asked.files)
     write_division(task, name, division)
-    write_json(folder / DATASET_FILE, _about(asked))
+    write_json(folder / DATASET_FILE, _about(asked, root))
     return read_task(data_root, asked.name)
 
 
@@ -104,7 +114,7 @@ def _of_folder(asked: Registration, folder: Path) -> Iterator[str]:
     if not folder.is_dir():
         yield f"--folder: {folder} is no folder."
         return
-    files = asked.files()
+    files = asked.files
     if len(files) < LEAST:
         yield f"--folder: {folder} holds {len(files)} files *{asked.extension}, and a task needs at least {LEAST}."
     yield from _of_files("--folder", files, asked)
@@ -138,20 +148,21 @@ def _division(asked: Registration, task: Task) -> tuple[str, Division]:
     if asked.folder is None:
         fold: Fold = {"train": list(asked.train), "val": list(asked.val)}
         return MANUAL, Division([fold], list(asked.test))
-    files = asked.files()
+    files = asked.files
     groups = subjects_of(files, asked.subjects, task) if asked.subjects else {file: [file] for file in files}
     seeds = Seeds(asked.seed, asked.seed + 1)
     return split_of(asked), divide(groups, asked.percents, seeds, folds=asked.n_folds)
 
 
-def _about(asked: Registration) -> dict[str, Any]:
+def _about(asked: Registration, files_root: str | None) -> dict[str, Any]:
     config = {
         "kind": asked.kind,
         "n_classes": asked.n_classes,
         "n_modalities": asked.n_modalities,
         "dimensions": asked.dimensions,
+        **({} if files_root is None else {"files_root": files_root}),
     }
-    total = len(asked.files())
+    total = len(asked.files)
     metadata = {
         "n_classes": asked.n_classes,
         "n_modalities": asked.n_modalities,

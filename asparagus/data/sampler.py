@@ -19,7 +19,7 @@ how often the index came before in its epoch."""
 class EpochSampler(Sampler[Key]):
     """Yields `(epoch, index, turn)` for one rank.
 
-    With `shuffle` (training) every rank gets the same number of items, wrapping around where they do not divide.
+    With `even` (training) every rank gets the same number of items, wrapping around where they do not divide.
     Without (validation, test) each item is seen by exactly one rank, so that sums over ranks are right.
     """
 
@@ -29,11 +29,14 @@ class EpochSampler(Sampler[Key]):
         *,
         seed: int,
         shuffle: bool,
+        even: bool | None = None,
         rank: int = 0,
         world_size: int = 1,
         samples_per_epoch: int | None = None,
     ) -> None:
         """Set up; `samples_per_epoch` is the total over all ranks, drawn with replacement when it exceeds `size`.
+
+        What is shuffled is `even` unless something else is said.
 
         Raises:
             DataError: nothing to draw from, or an epoch that leaves a rank without an item.
@@ -44,12 +47,13 @@ class EpochSampler(Sampler[Key]):
             raise DataError(
                 f"data.samples_per_epoch: {samples_per_epoch} is not a positive number; leave it out for all."
             )
-        if not shuffle and size < world_size:
+        even = shuffle if even is None else even
+        if not even and size < world_size:
             raise DataError(
                 f"data: {size} cases to validate or test on for {world_size} workers leave a worker without one. "
                 f"Ask for resources.workers of at most {size}, or use a split with more of them."
             )
-        self.size, self.seed, self.shuffle = size, seed, shuffle
+        self.size, self.seed, self.shuffle, self.even = size, seed, shuffle, even
         self.rank, self.world_size = rank, world_size
         self.total = size if samples_per_epoch is None else samples_per_epoch
         self.epoch = 0
@@ -60,7 +64,7 @@ class EpochSampler(Sampler[Key]):
 
     def __len__(self) -> int:
         """Return the number of items of this rank."""
-        if self.shuffle:
+        if self.even:
             return math.ceil(self.total / self.world_size)
         return len(range(self.rank, self.size, self.world_size))
 
@@ -73,13 +77,13 @@ class EpochSampler(Sampler[Key]):
             yield epoch, index, turn
 
     def _order(self, epoch: int) -> Indices:
-        """Return the epoch's items of all ranks, as many as divide evenly."""
+        """Return the epoch's items of all ranks; with `even`, as many as divide evenly."""
         rng = np.random.default_rng([self.seed, epoch])
         if self.total > self.size:
             drawn = rng.integers(0, self.size, size=self.total)
         else:
             drawn = rng.permutation(self.size)[: self.total]
-        return np.resize(drawn, len(self) * self.world_size)
+        return np.resize(drawn, len(self) * self.world_size) if self.even else drawn
 
 
 def _turns(order: Indices) -> Indices:

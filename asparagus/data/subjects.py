@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from itertools import combinations
+from pathlib import Path
 
 from asparagus.data.layout import Task, inside
 from asparagus.errors import DataError
@@ -89,5 +90,7 @@ def shown(names: list[str]) -> str:
 
 
 def _below(file: str, task: Task) -> str:
-    """Return a path from the task's folder on: what lies above is nobody's subject."""
+    """Return a path from the folder of the task's cases on: what lies above is nobody's subject."""
+    if task.files_root is not None:
+        return f"/{Path(file).relative_to(task.files_root)}" if Path(file).is_relative_to(task.files_root) else file
     return f"/{task.name}/{found}" if (found := inside(file, task)) != file else file
