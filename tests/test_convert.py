@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -320,6 +321,96 @@ def test_a_folder_with_two_series_is_refused(tmp_path):
         file.rename(tmp_path / "scan" / f"b{file.name}")
     with pytest.raises(DataError, match="holds 2 DICOM series"):
         read_volume(tmp_path / "scan")
+
+
+def changed(folder, change):
+    """Rewrite the slices of a series; what `change(number, dataset)` calls False is removed."""
+    for number, file in enumerate(sorted(folder.iterdir())):
+        one = pydicom.dcmread(file)
+        if change(number, one) is False:
+            file.unlink()
+        else:
+            one.save_as(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda i, _: i != 2, r"lie 4 to 8 mm apart: is one missing"),
+        (lambda i, one: setattr(one, "PatientID", "AB"[i > 1]), r"holds 2 DICOM patients"),
+        (lambda i, one: setattr(one, "ImagePositionPatient", [0, 0, i // 2]), r"2 of its 5 slices lie where another"),
+        (lambda _, one: setattr(one, "ImagePositionPatient", [0, 0, 7]), r"4 of its 5 slices lie where another"),
+        (lambda i, one: setattr(one, "ImageOrientationPatient", [1, 0, 0, 0, i > 2, i <= 2]), r"turned differently"),
+        (lambda _, one: setattr(one, "NumberOfFrames", 3), r"has 3 frames in one file"),
+        (lambda i, one: setattr(one, "PixelSpacing", [1 + i, 1]), r"different spacings"),
+        (lambda *_: False, r"holds no DICOM slices"),
+    ],
+)
+def test_slices_that_make_no_volume_are_refused(tmp_path, change, match):
+    series(tmp_path / "scan", np.ones((8, 9, 5), np.int16))
+    changed(tmp_path / "scan", change)
+    with pytest.raises(DataError, match=match):
+        read_volume(tmp_path / "scan")
+
+
+def test_slices_are_put_in_order_by_where_they_lie(tmp_path):
+    """Their numbers may run the other way, be mixed, or be missing; Hounsfield units come from the header."""
+    values = np.random.default_rng(0).integers(0, 1000, (8, 9, 5)).astype(np.int16)
+    for name, number in (("up", lambda i: i + 1), ("mixed", lambda i: (3 * i) % 5), ("none", lambda _: None)):
+        series(tmp_path / name, values)
+        (tmp_path / name / "DICOMDIR").write_bytes(b"a list of what is there")
+        for i, file in enumerate(sorted((tmp_path / name).glob("*.dcm"))):
+            one = pydicom.dcmread(file)
+            one.InstanceNumber, one.RescaleSlope, one.RescaleIntercept = number(i), 2, -1024
+            one.save_as(file)
+        volume = read_volume(tmp_path / name)
+        assert np.array_equal(volume.array[0], 2.0 * values - 1024)
+        assert np.allclose(volume.affine, np.diag([-2, -3, 4, 1]))
+
+
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [("left-posterior-superior", (-1, -1, 1)), ("LPS", (-1, -1, 1)), ("RAS", (1, 1, 1)), ("LAS", (-1, 1, 1))],
+)
+def test_a_nrrd_is_placed_by_its_space_however_that_is_written(tmp_path, space, signs):
+    header = {"space": space, "space directions": np.diag([2.0, 3, 1.5]), "space origin": [1, 2, 3]}
+    nrrd.write(str(tmp_path / "a.nrrd"), np.ones((6, 7, 8), np.float32), header)
+    expected = np.diag([*signs, 1.0]) @ [[2, 0, 0, 1], [0, 3, 0, 2], [0, 0, 1.5, 3], [0, 0, 0, 1]]
+    assert np.allclose(read_volume(tmp_path / "a.nrrd").affine, expected)
+
+
+def test_a_nrrd_without_directions_and_one_with_colours_are_read(tmp_path):
+    values = np.random.default_rng(0).random((6, 7, 8)).astype(np.float32)
+    nrrd.write(str(tmp_path / "plain.nrrd"), values, {"spacings": [1, 2, 3]})
+    volume = read_volume(tmp_path / "plain.nrrd")
+    assert (volume.spacing, volume.affine) == ((1, 2, 3), None)
+    header = {"space": "LPS", "space directions": np.array([[np.nan] * 3, *np.diag([1.0, 2, 3])])}
+    nrrd.write(str(tmp_path / "list.nrrd"), np.stack([values, values + 1]), {**header, "space origin": [0, 0, 0]})
+    volume = read_volume(tmp_path / "list.nrrd")
+    assert np.array_equal(volume.array, np.stack([values, values + 1]))
+    assert volume.spacing == (1, 2, 3)
+
+
+def test_channels_that_itk_writes_as_a_fifth_axis_are_channels(tmp_path):
+    values = np.random.default_rng(0).random((6, 7, 8, 1, 3)).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
+    assert np.array_equal(read_volume(tmp_path / "a.nii").array, np.moveaxis(values[..., 0, :], -1, 0))
+
+
+@pytest.mark.parametrize(
+    ("at", "layout", "values", "match"),
+    [
+        (280, "<4f", (0, 0, 0, 0), r"voxels are \[0.0, 1.0, 1.0\] mm wide. Mend the header"),
+        (40, "<4h", (3, 30000, 30000, 30000), r"cannot be read \("),
+        (40, "<4h", (3, -6, 7, 8), r"cannot be read \("),
+    ],
+)
+def test_a_header_that_lies_is_refused_by_name(tmp_path, at, layout, values, match):
+    raw = bytearray(saved(tmp_path / "a.nii", (6, 7, 8)).read_bytes())
+    struct.pack_into(layout, raw, at, *values)
+    (tmp_path / "a.nii").write_bytes(raw)
+    with pytest.raises(DataError, match=rf"a.nii: .*{match}"):
+        read_volume(tmp_path / "a.nii")
 
 
 def broken_files(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 import warnings
 import zlib
 from collections.abc import Callable
@@ -12,13 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
+from asparagus.data.series import read_series
 from asparagus.errors import DataError
 
 Array = np.ndarray[Any, Any]
 
 SPACE = 3
 CHUNK = 1 << 22
-BROKEN = (OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, UserWarning, zlib.error)
+BROKEN = (
+    *(OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, UserWarning, zlib.error),
+    *(MemoryError, OverflowError, RuntimeError, AssertionError, struct.error),  # headers that lie about sizes
+)
 """What the readers raise over files that are cut off, not what they are called, or of another make."""
 
 
@@ -52,9 +57,18 @@ def read_volume(path: Path) -> Volume:
         raise DataError(f"{path}: {error.name} reads such files and is not installed: pip install it.") from error
     except BROKEN as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error}). Is it whole?") from error
+    _must_lie_somewhere(path, spacing, affine)
     if array.dtype.fields is not None or np.iscomplexobj(array):
         raise DataError(f"{path}: its voxels are {array.dtype}, not single numbers. Convert it to real values first.")
     return Volume(_as_float32(array), tuple(float(length) for length in spacing), affine, str(path))
+
+
+def _must_lie_somewhere(path: Path, spacing: Any, affine: Array | None) -> None:
+    lengths = np.asarray(spacing, float)
+    if not np.isfinite(lengths).all() or (lengths <= 0).any():
+        raise DataError(f"{path}: its header says that voxels are {lengths.tolist()} mm wide. Mend the header.")
+    if affine is not None and not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:SPACE, :SPACE])) > 0):
+        raise DataError(f"{path}: its header gives voxels no place in space: {affine.tolist()}. Mend the header.")
 
 
 def is_readable(path: Path) -> bool:
@@ -109,35 +123,39 @@ def _must_be_whole(path: Path) -> None:
 
 
 def _nrrd(path: Path) -> Read:
-    from monai.data.image_reader import NrrdReader
+    """Read a NRRD; an axis that is none of space (colours, points in time) holds channels."""
+    import nrrd
     from nrrd.errors import NRRDError
 
-    reader = NrrdReader()
     try:
-        array, about = reader.get_data(reader.read(path))
+        array, header = nrrd.read(str(path))
     except NRRDError as error:
         raise ValueError(str(error)) from error
-    return _in_space(array, np.asarray(about["original_affine"]))
+    if (directions := header.get("space directions")) is None:
+        return _channels_first(array, SPACE), np.nan_to_num(header.get("spacings", np.ones(array.ndim)), nan=1.0), None
+    directions = np.asarray(directions, float)
+    others = np.flatnonzero(np.isnan(directions).any(axis=1))
+    array, directions = np.moveaxis(array, others, range(-len(others), 0)), np.delete(directions, others, axis=0)
+    spacing = np.linalg.norm(directions, axis=1)
+    signs = _to_ras(str(header.get("space", "left-posterior-superior")))
+    if signs is None or directions.shape != (SPACE, SPACE):
+        return _channels_first(array, SPACE), spacing, None
+    affine = np.eye(SPACE + 1)
+    affine[:SPACE, :SPACE] = signs[:, None] * directions.T
+    affine[:SPACE, SPACE] = signs * np.asarray(header.get("space origin", np.zeros(SPACE)))
+    return _channels_first(array, SPACE), spacing, affine
+
+
+def _to_ras(space: str) -> Array | None:
+    """Return which axes of a NRRD's space are mirrored in RAS; None for one that is no anatomy's."""
+    words = space.lower().split("-")
+    letters = "".join(word[0] for word in words[:SPACE]) if len(words) >= SPACE else words[0]
+    known = {"ras": (1, 1, 1), "las": (-1, 1, 1), "lps": (-1, -1, 1)}
+    return np.array(known[letters], float) if letters in known else None
 
 
 def _dicom(path: Path) -> Read:
-    import pydicom
-    from monai.data.image_reader import PydicomReader
-
-    reader = PydicomReader()
-    try:
-        slices = reader.read(path)
-    except pydicom.errors.InvalidDicomError as error:
-        raise ValueError(str(error)) from error
-    if isinstance(slices, list):
-        series = {str(getattr(one, "SeriesInstanceUID", "")) for one in slices}
-        if len(series) > 1:
-            raise DataError(f"{path}: holds {len(series)} DICOM series; a folder is read as one. Give each its own.")
-    try:
-        array, about = reader.get_data(slices)
-    except (NotImplementedError, RuntimeError) as error:
-        raise ValueError(str(error)) from error  # compressed in a way that pydicom does not know
-    return _in_space(array, np.asarray(about["original_affine"]))
+    return _in_space(*read_series(path))
 
 
 def _picture(path: Path) -> Read:
@@ -161,12 +179,11 @@ def _in_space(array: Array, affine: Array) -> Read:
 
 def _channels_first(array: Array, axes: int) -> Array:
     """Return [C, ...]: what stands after the axes in space are channels; those of length 1 there are none."""
-    while array.ndim > axes and array.shape[-1] == 1:
-        array = array[..., 0]
+    array = array.reshape((*array.shape[:axes], *(length for length in array.shape[axes:] if length > 1)))
     if array.ndim <= axes:
         return array[None]
     if array.ndim > axes + 1:
-        raise ValueError(f"has {array.ndim} axes {array.shape}")
+        raise ValueError(f"{array.ndim} axes are too many: {list(array.shape)}")
     return np.moveaxis(array, -1, 0)
 
 
