@@ -47,6 +47,7 @@ from asparagus.errors import ConfigError, DataError
 from tests.converting import NAME, convert_here, split_here
 from tests.dying import die_of_two
 
+REPOSITORY = Path(__file__).parents[1]
 PLAIN = Preprocessing(crop_to_nonzero=False, min_slices=5)
 HERE = in_processes(1)
 
@@ -919,6 +920,42 @@ def test_a_conversion_that_is_wrong_is_told_before_anything_is_written(at_home, 
     assert run("data", ["convert", "mine.py", "--num_workers", "1"]) == 2
     assert re.search(match, capsys.readouterr().err)
     assert not (at_home / "data").exists()
+
+
+def test_a_data_folder_that_is_a_file_is_named(at_home, capsys):
+    sources(at_home, 1)
+    (at_home / "mine.py").write_text(CONVERSION)
+    (at_home / "data").write_text("no folder")
+    assert run("data", ["convert", "mine.py", "--num_workers", "1"]) == 2
+    assert re.search(r"data/mine: Not a directory. A part of that path is a file", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_an_interrupted_conversion_ends_at_once_and_goes_on_with_other_processes(at_home):
+    for i in range(6):
+        saved(at_home / f"raw/c{i}0.nii.gz", (60, 60, 60), i, affine=np.diag([2.0, 2, 2, 1]))
+    settings = "min_slices=5, target_spacing=(1.0, 1.0, 1.0)"
+    (at_home / "mine.py").write_text(CONVERSION.replace("min_slices=5", settings).replace("image.parent.name[-1]", "0"))
+    command = [sys.executable, "-c", "import sys; from asparagus.cli.main import main; main('data', sys.argv[1:])"]
+    options = {"cwd": at_home, "env": {**os.environ, "PYTHONPATH": str(REPOSITORY)}, "start_new_session": True}
+    words = ["convert", "mine.py", "--num_workers"]
+    with (at_home / "err").open("w") as err:
+        going = subprocess.Popen([*command, *words, "2"], stderr=err, **options)
+        until = time.monotonic() + 240
+        while not list((at_home / "data").rglob("*.pt")) and time.monotonic() < until:
+            time.sleep(0.05)
+        children = psutil.Process(going.pid).children(recursive=True)
+        os.killpg(going.pid, signal.SIGINT)  # as a terminal does: all of them
+        assert going.wait(60) == 130
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    told = (at_home / "err").read_text()
+    assert told == "interrupted: mine: the cases that were done are kept. The same command goes on from there.\n"
+    done = len(list((at_home / "data/mine").rglob("*.pt")))
+    assert 0 < done < 6
+    assert run("data", [*words, "1"]) == 0
+    assert problems_of(at_home / "data", "mine") == []
+    assert not list((at_home / "data").rglob("*.tmp"))
 
 
 def test_a_conversion_that_there_is_not_is_answered_with_the_nearest(at_home):

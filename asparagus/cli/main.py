@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import importlib
 import os
 import sys
@@ -49,6 +50,18 @@ asp COMMAND --help says more. Each is also installed as asp-COMMAND.
 """
 
 
+OF_DISKS = {
+    errno.EACCES: "Whose is it? ls -l; or set another folder.",
+    errno.EPERM: "Whose is it? ls -l; or set another folder.",
+    errno.EROFS: "Set another folder.",
+    errno.ENOTDIR: "A part of that path is a file: move it, or set another folder.",
+    errno.ENOSPC: "Make some room (asp gc shows what can go), and say the same again.",
+    errno.EDQUOT: "Make some room (asp gc shows what can go), and say the same again.",
+    errno.ENAMETOOLONG: "Give it a shorter name.",
+}
+"""What to do about a disk that does not take what is written."""
+
+
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit status: 0 done, 2 wrong request, 3 failed run, 130 interrupted."""
     module, _, function = COMMANDS[name][0].partition(":")
@@ -70,8 +83,10 @@ def status_of(command: Command, arguments: Sequence[str]) -> int:
     except AsparagusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    except PermissionError as error:
-        print(f"error: {error.filename}: {error.strerror}. Whose is it? ls -l; or set another folder.", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in OF_DISKS:
+            raise
+        print(f"error: {error.filename}: {error.strerror}. {OF_DISKS[error.errno]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -98,6 +98,6 @@ def _along(path: Path, slices: Sequence[Any]) -> list[int]:
         )
     if gaps.max() - gaps.min() > UNEVEN * usual:
         raise DataError(
-            f"{path}: its slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart: is one missing? Complete the series."
+            f"{path}: its slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart: is one missing? Complete it."
         )
     return [int(index) for index in order]
