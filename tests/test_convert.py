@@ -627,6 +627,19 @@ def test_a9_of_many_directions_those_nearest_the_axes_are_averaged():
     assert shells(np.array([0.0, 700.0, 700.0]), np.eye(3)) == {"0": (0,)}
 
 
+def test_a_case_that_went_into_another_nodes_folder_is_a_failure(tmp_path):
+    """Of a disk that is not shared: the other node was content."""
+    sources(tmp_path, 3)
+
+    def away(_, jobs):
+        yield from ((job, None) for job in jobs)
+
+    done = converted(tmp_path, pool=away)
+    assert done.made == 1
+    assert len(done.failures) == 2
+    assert all("is that the same folder on every node?" in failure.reason for failure in done.failures)
+
+
 def test_a_millimetre_is_the_same_however_it_is_written(tmp_path):
     sources(tmp_path, 1)
     converted(tmp_path, preprocessing=dataclasses.replace(PLAIN, target_spacing=(1.0, 1.0, 1.0)))
@@ -920,6 +933,19 @@ def test_a_conversion_that_is_wrong_is_told_before_anything_is_written(at_home, 
     assert run("data", ["convert", "mine.py", "--num_workers", "1"]) == 2
     assert re.search(match, capsys.readouterr().err)
     assert not (at_home / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--bidsify"], r"--bidsify: cases are named by the conversion"),
+        (["--save_dset_metadata"], r"--save_dset_metadata: what is known of all cases is always written, to card.json"),
+        (["--num_workers", "0"], r"--num_workers: 0 is not at least 1"),
+    ],
+)
+def test_options_that_mean_nothing_here_are_answered(at_home, capsys, words, match):
+    assert run("data", ["convert", "mine.py", *words]) == 2
+    assert re.search(match, capsys.readouterr().err)
 
 
 def test_a_data_folder_that_is_a_file_is_named(at_home, capsys):

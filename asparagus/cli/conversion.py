@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from asparagus.data.convert import Converted
 
 
+OF_UPSTREAM = {
+    "--bidsify": "cases are named by the conversion: cases() yields RawCase([...], name='sub-01/ses-01/t1').",
+    "--save_dset_metadata": "what is known of all cases is always written, to card.json; of each, to JSON beside it.",
+}
+"""Options of upstream's that have no meaning here, and what does it instead."""
+
+
 def new(arguments: Sequence[str]) -> int:
     """Run `asp data new-conversion TASK`."""
     parser = argparse.ArgumentParser("asp data new-conversion", description=SUBCOMMANDS["new-conversion"][1])
@@ -34,6 +41,7 @@ def new(arguments: Sequence[str]) -> int:
 def convert(arguments: Sequence[str]) -> int:
     """Run `asp data convert TASK`, which goes on where it was interrupted."""
     options = _parser().parse_args(arguments)
+    _must_be_ours(options)
 
     from asparagus.cli.screen import counted
     from asparagus.data.card import write_card
@@ -92,7 +100,22 @@ def _parser() -> argparse.ArgumentParser:
         "--ray", nargs="?", const="auto", metavar="ADDRESS", help="as Ray tasks, on the cluster at an address"
     )
     parser.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+    for word in OF_UPSTREAM:
+        parser.add_argument(word, action="store_true", help=argparse.SUPPRESS)
     return parser
+
+
+def _must_be_ours(options: argparse.Namespace) -> None:
+    """Answer what upstream's command takes besides, where a conversion of its own does the work."""
+    from asparagus.errors import ConfigError
+
+    problems = [
+        f"{word}: {answer}" for word, answer in OF_UPSTREAM.items() if getattr(options, word.removeprefix("--"))
+    ]
+    if options.num_workers < 1:
+        problems.append(f"--num_workers: {options.num_workers} is not at least 1.")
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _pool(options: argparse.Namespace) -> AbstractContextManager[Any]:
@@ -102,7 +125,7 @@ def _pool(options: argparse.Namespace) -> AbstractContextManager[Any]:
         return on_ray(options.ray)
     from asparagus.data.pool import in_processes
 
-    return nullcontext(in_processes(max(1, options.num_workers)))
+    return nullcontext(in_processes(options.num_workers))
 
 
 def _tell(task: str, done: Converted, card: Path, *, as_json: bool) -> None:

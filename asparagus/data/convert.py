@@ -29,6 +29,7 @@ from asparagus.errors import DataError, RequestError
 log = logging.getLogger(__name__)
 
 LOCK = ".converting.lock"
+ELSEWHERE = "was converted, but not into {folder} as it is seen here: is that the same folder on every node?"
 IDENTITY = ("preprocessing_config", "saving_config", "dataset_config")
 """Sections of dataset.json that must be the same, or a folder would be a mix."""
 
@@ -93,9 +94,13 @@ def convert(
         todo = [job for job in jobs if not is_there(recipe, job)]
         kept = len(jobs) - len(todo)
         for number, (job, error) in enumerate(_all(partial(convert_case, recipe), todo, pool), start=1):
-            failures += [Failure(job.images[0], _reason(error))] if error is not None else []
+            if error is not None:
+                failures.append(Failure(job.images[0], _reason(error)))
+            elif not is_there(recipe, job):
+                failures.append(Failure(job.images[0], ELSEWHERE.format(folder=folder)))
             if progress:
                 progress(kept + number, len(jobs))
+        clear(folder)  # of processes and nodes that died on the way
         failures.sort()
         made = [job for job in jobs if is_there(recipe, job)]
         if not made:

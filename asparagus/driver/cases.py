@@ -9,6 +9,7 @@ from typing import Any
 
 from asparagus.data.pool import AHEAD, Ended, Job, Pool, Work
 from asparagus.driver.on_ray import connect, worker_environment
+from asparagus.errors import PlanError
 from asparagus.spec import Site
 
 
@@ -22,7 +23,13 @@ def on_ray(address: str) -> Iterator[Pool[Any]]:
     site = Site(address=address)
     environment = worker_environment(site)
     os.environ.update(environment)
-    connect(site, environment)
+    try:
+        connect(site, environment)
+    except PlanError as error:
+        raise PlanError(
+            f"--ray: no Ray cluster answers at {address!r}. Start one (ray start --head), give its address "
+            "(--ray host:port), or leave --ray out: --num_workers processes of this machine."
+        ) from error
     import ray
 
     try:
