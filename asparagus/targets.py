@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from asparagus.errors import ConfigError, did_you_mean
 
+TENSOR = re.compile(r"(?:typing\.)?(?:Optional\[)?(?:torch\.)?Tensor\]?(?: \| None)?")
+"""How an annotation is written that means a tensor, or None."""
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 """Keys of a section that are Hydra's, not arguments; values are always plain, whatever `_convert_` says."""
 
@@ -17,6 +20,7 @@ SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 def instantiate(config: Mapping[str, Any], *, key: str, extra: Mapping[str, Any] | None = None) -> Any:
     """Call `_target_` with the section's other entries; nested sections with a `_target_` are built first.
 
+    A list of numbers becomes a tensor where the target is annotated to take nothing else (`weight` of a loss).
     `_args_` are passed by position, `_partial_: true` returns the callable with its arguments bound, `_recursive_:
     false` passes nested sections on as they are.
 
@@ -34,6 +38,7 @@ def instantiate(config: Mapping[str, Any], *, key: str, extra: Mapping[str, Any]
     arguments = {name: build(value, f"{key}.{name}") for name, value in config.items() if name not in SPECIAL}
     arguments |= extra or {}
     positional = build(list(config.get("_args_", ())), f"{key}._args_")
+    arguments |= _tensors(factory, arguments)
     partial = bool(config.get("_partial_"))
     _check_names(factory, target, len(positional), arguments, key, whole=not partial)
     if partial:
@@ -92,6 +97,33 @@ def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter
         return inspect.signature(factory).parameters
     except ValueError:
         return {}
+
+
+def _tensors(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the lists of numbers among some arguments as tensors, where a parameter is a tensor or None."""
+    parameters = parameters_of(factory)
+    lists = {name: value for name, value in arguments.items() if name in parameters and _is_numbers(value)}
+    meant = {name: value for name, value in lists.items() if TENSOR.fullmatch(_annotation(parameters[name]))}
+    if not meant:
+        return {}
+    import torch
+
+    return {name: torch.tensor(value, dtype=torch.get_default_dtype()) for name, value in meant.items()}
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(number) in (int, float) for number in value)
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    given = parameter.annotation
+    return (
+        given
+        if isinstance(given, str)
+        else getattr(given, "__name__", str(given))
+        if isinstance(given, type)
+        else str(given)
+    )
 
 
 def _as_it_is(value: Any, key: str) -> Any:  # noqa: ARG001 - stands in for `_resolved`

@@ -36,6 +36,7 @@ from asparagus.archive import (
 )
 from asparagus.archive.container import write
 from asparagus.archive.kept import kept_by
+from asparagus.archive.pyfunc import ArrayModel, _load_pyfunc
 from asparagus.checkpoint.folder import STATE, Manifest, digest_of, seal
 from asparagus.cli.main import run as command
 from asparagus.errors import AsparagusError, ConfigError, DataError, RecordError
@@ -45,6 +46,7 @@ from asparagus.record.run_folder import create
 from asparagus.secrets import reveal
 from asparagus.spec import Parent as Parental
 from asparagus.spec import Paths, Spec
+from asparagus.stages.seg import SegModule
 from tests.helpers import quiet_trainer
 
 DIGITS = "experiment/digits"
@@ -737,6 +739,8 @@ def test_exporting_and_importing_are_commands(here, tmp_path, capsys):
     assert "run 2 · finetune_cls" in out
     assert "  from run 1 · train_cls" in out
     assert imported["init_from"] in out
+    with pytest.raises(ConfigError, match=f"init_from: {file} is an archive: asp model import {file} takes it apart"):
+        asparagus.plan_of(DIGITS, ["stage=finetune_cls", f"init_from=file:{file}"])
     plan = asparagus.plan_of(DIGITS, ["stage=finetune_cls", f"init_from={imported['init_from']}"])
     assert plan.parent.checkpoint == imported["init_from"].removeprefix("file:")
 
@@ -759,6 +763,10 @@ def test_what_cannot_be_exported_or_imported_exits_with_2_and_one_line(here, tmp
 def test_an_import_that_was_changed_is_not_taken_for_whole(here, tmp_path):
     imported = import_archive(here.home / "first.asparagus", tmp_path / "models")
     assert sorted(path.name for path in (tmp_path / "models" / "imported").iterdir()) == [imported.index.digest]
+    changed = tmp_path / "changed.asparagus"
+    changed.write_bytes((here.home / "first.asparagus").read_bytes().replace(b"stage: ", b"stagE: "))
+    with pytest.raises(RecordError, match=r"changed.asparagus: model_config.yaml is not as it was written"):
+        import_archive(changed, tmp_path / "models")  # the unchanged one is there already
     imported.weights.write_bytes(b"rot")
     with pytest.raises(RecordError, match=r"model_weights.ckpt in it is not as it was written"):
         import_archive(here.home / "first.asparagus", tmp_path / "models")
@@ -782,12 +790,21 @@ def test_mlflow_loads_a_run_and_asks_it_with_arrays(here, tmp_path, capsys):
 
 
 def test_the_mlflow_flavour_takes_an_archive_of_any_model(tmp_path):
-    from asparagus.archive.pyfunc import _load_pyfunc
-
     model = Net({"width": 3})
     served = _load_pyfunc(str(model.save_to(tmp_path / "x")))
     cases = np.ones((2, 3), dtype=np.float32)
     assert np.array_equal(served.predict(cases), model(torch.from_numpy(cases)).detach().numpy())
+
+
+def test_a_segmentation_is_served_as_it_was_validated_through_its_window():
+    torch.manual_seed(0)
+    net = torch.nn.Conv2d(1, 2, 5, padding="same")  # at a border of a window it knows less
+    model = SegModule(net, {}, n_classes=2, patch_size=[8, 8])
+    cases = np.random.default_rng(0).random((1, 1, 20, 20), dtype=np.float32)
+    whole = torch.from_numpy(cases)
+    with torch.inference_mode():
+        assert np.array_equal(ArrayModel(model).predict(cases), model.predict_whole(whole).numpy())
+        assert not torch.equal(model.predict_whole(whole), model(whole))
 
 
 def test_secrets_stay_out_of_what_is_given_away_and_are_looked_up_again(tmp_path, monkeypatch):

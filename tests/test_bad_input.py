@@ -93,7 +93,7 @@ BAD = {
     ),
     "unknown loss": (
         ["train_cls", "task=Task001_Digits", "model=mlp", "data=images", "loss._target_=torch.nn.CrossEntropyLos"],
-        ["loss._target_", "torch.nn has no 'CrossEntropyLos'"],
+        ["loss._target_", "torch.nn has no 'CrossEntropyLos'", "Did you mean 'CrossEntropyLoss'"],
     ),
     "unknown optimizer": ([DIGITS, "optim.name=adamm"], ["optim.name", "Did you mean 'adam"]),
     "no learning rate": ([DIGITS, "optim.lr=null"], ["optim.lr: is missing"]),
@@ -383,7 +383,7 @@ VALUES = {
     "loss without that argument": ([DIGITS, "loss.smoothing=3"], ["loss.smoothing", "Did you mean 'label_smoothing'"]),
     "loss that is not there": (
         [DIGITS, "loss._target_=torch.nn.MSELos"],
-        ["loss._target_", "torch.nn has no 'MSELos'"],
+        ["loss._target_", "torch.nn has no 'MSELos'", "Did you mean 'MSELoss'"],
     ),
     "loss with an argument of the wrong type": (
         [DIGITS, "loss.label_smoothing=much"],
@@ -621,7 +621,13 @@ RUN = {
     "plugin that is a number": ([DIGITS, "plugins.mine=3"], ["plugins.mine: 3", "section"]),
     "plugin without its network": (
         ["pretrain", "task=Task001_Digits", "+plugins=seg_Task997"],
-        ["model.plugin_seg_net", "seg_Task997.yaml"],
+        [
+            "plugins.online_segmentation.net: ",
+            "plugin_seg_net",
+            "model=unet_b_lw_dec",
+            "or give plugins.online_segmentation.net",
+            "seg_Task997.yaml",
+        ],
     ),
     "logger that is a number": ([DIGITS, "logger.mine=3"], ["logger.mine: 3", "section"]),
     "logger that is not there": (

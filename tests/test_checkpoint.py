@@ -213,6 +213,15 @@ class Evil:
         return print, ("executed",)
 
 
+def test_norms_and_biases_alone_are_nothing_to_start_from_unless_asked_for():
+    wide, narrow = (torch.nn.Sequential(torch.nn.Linear(4, n), torch.nn.Linear(n, 3)) for n in (8, 6))
+    before = {name: weight.clone() for name, weight in narrow.state_dict().items()}
+    with pytest.raises(RunError, match=r"no kernel of parent fits this network, but norms and biases.*\n.*1 of 4"):
+        transfer(narrow, wide.state_dict(), source="parent")
+    assert all(torch.equal(before[name], weight) for name, weight in narrow.state_dict().items())
+    assert transfer(narrow, wide.state_dict(), Transfer(include=["bias"]), source="parent").taken == ["1.bias"]
+
+
 def test_a_file_that_would_execute_code_is_refused(tmp_path, capsys):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(RunError, match="cannot be read as weights"):

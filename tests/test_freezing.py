@@ -142,6 +142,15 @@ def test_b27_a_frozen_part_stays_in_training_mode_and_is_thawed_whole():
     assert all(weight.requires_grad for weight in train({"encoder": -1})[0].parameters())  # at the end, too
 
 
+@pytest.mark.parametrize("inner_first", [True, False])
+def test_b27_what_is_thawed_leaves_a_part_inside_it_frozen_that_is_named_as_well(inner_first):
+    """Also where both begin with the same step, and whatever their order."""
+    modules = {"encoder": 3, "encoder.0": -1}
+    _, watch = train(dict(reversed(modules.items())) if inner_first else modules, depth=2)
+    assert frozen_steps(watch, "encoder.0") == list(range(1, STEPS + 1))
+    assert frozen_steps(watch, "encoder.1") == [1, 2, 3]
+
+
 def test_b28_it_may_be_switched_off():
     _, watch = train({"encoder": -1}, enabled=False)
     assert frozen_steps(watch, "encoder") == []

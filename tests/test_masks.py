@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -13,7 +14,8 @@ from asparagus.data.transforms import unit_interval
 from asparagus.errors import ConfigError
 from asparagus.stages.losses import AnnotatedBCE
 from asparagus.stages.masks import MaskModule
-from tests.helpers import quiet_trainer
+from tests.helpers import quiet_trainer, two_ranks
+from tests.two_ranks_masks import LOGITS, TARGETS
 
 NAN = math.nan
 
@@ -40,6 +42,20 @@ def test_e23_a_batch_without_any_annotation_is_zero_with_zero_gradients():
     loss.backward()
     assert loss.detach() == 0
     assert logits.grad.tolist() == [[[0.0, 0.0]]]
+
+
+def test_e23_on_two_ranks_the_mean_is_over_the_annotated_voxels_of_both(tmp_path):
+    two_ranks("tests.two_ranks_masks", tmp_path)
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    weight = torch.ones(1, requires_grad=True)
+    logits, targets = torch.tensor(LOGITS), torch.tensor(TARGETS)
+    whole = AnnotatedBCE()(weight * logits, targets)
+    whole.backward()
+    assert sum(rank["loss"] for rank in ranks) / 2 == pytest.approx(float(whole.detach()))
+    assert [rank["gradient"] for rank in ranks] == pytest.approx([float(weight.grad)] * 2)
+    alone = [float(AnnotatedBCE()(*pair)) for pair in zip(logits, targets, strict=True)]
+    assert [rank["alone"] for rank in ranks] == pytest.approx(alone)
+    assert sum(alone) / 2 != pytest.approx(float(whole.detach()), rel=0.05)
 
 
 def test_e26_raw_intensities_are_floats_from_zero_to_one_and_zero_where_there_are_none():

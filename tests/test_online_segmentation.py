@@ -211,7 +211,7 @@ def test_two_dimensions_are_taken_from_the_pretraining(root):
         (
             {"dimensions": "2D"},  # norms and biases have the same shapes in both
             RunError,
-            "plugins.online_segmentation.net: no kernel of the pretraining fits this network.",
+            "plugins.online_segmentation.net: no kernel of the pretraining fits this network",
         ),
     ],
 )

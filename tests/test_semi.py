@@ -390,6 +390,39 @@ def test_d2_the_teacher_follows_optimizer_steps_not_batches(accumulate, steps):
     assert torch.allclose(module.teacher.head.weight, mean)
 
 
+def test_d2_a_noisy_student_learns_from_a_teacher_that_stays_what_it_began_as():
+    """Noisy student (Xie et al. 2020): with `init_from`, the teacher is the network of an earlier run."""
+    trained = module_of()
+    fitted(trained)
+    head = FixMatch("views", teacher_backbone="backbone_ema", threshold=0.0)
+    module = module_of({"noisy": {"head": head}}, ema_decay=1)
+    module.load_state_dict(trained.state_dict(), strict=False)
+    fitted(module, epochs=2)
+    assert module.teacher is not None
+    assert same(module.teacher.backbone, trained.net)
+    assert same(module.teacher.head, trained.head)
+    assert not same(module.net, trained.net)
+
+
+def test_d2_several_views_are_answered_by_the_mean_of_their_softmaxes():
+    """Test-time augmentation: a loader section whose collate_fn makes views."""
+    flipped = {"_target_": "torch.flip", "_partial_": True, "dims": [-1]}
+    views = {"_target_": "asparagus.stages.semi.collation.Views", "transforms": [None, flipped]}
+    stripes, module = Stripes(20, 9, noise=1.5), module_of()
+    data = LoaderDataModule(TRAIN, {"dataset": stripes, "batch_size": 8, "collate_fn": views}, seed=3)
+    trainer = fitted(module, data)
+    module.eval()
+    with torch.no_grad():
+        mean = sum(module(view).softmax(1) for view in (stripes.x, stripes.x.flip(-1))) / 2
+        plain = module(stripes.x).softmax(1)
+    loss = -mean[torch.arange(20), stripes.y].log().mean()
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(float(loss), rel=1e-5)
+    assert float(trainer.callback_metrics["val/top1"]) == pytest.approx(
+        float((mean.argmax(1) == stripes.y).float().mean())
+    )
+    assert not torch.allclose(mean, plain, atol=1e-3)
+
+
 def test_d2_a_training_begins_with_a_teacher_that_is_its_student():
     module = module_of(both_heads(), ema_decay=1.0)
     with torch.no_grad():
@@ -734,6 +767,37 @@ def test_batches_that_do_not_fit_are_refused_before_the_first_step():
     wide.out_features = 7
     with pytest.raises(ConfigError, match=r"gives \[8, 36\] for 8 images.*\[8, 7\]"):
         fitted(module_of(backbone=wide))
+
+
+class Classes(Stripes):
+    """The same, with the names of its classes, and maybe labels beyond them."""
+
+    def __init__(self, size, names, most=None):
+        super().__init__(size)
+        self.classes = names
+        self.y[-1] = len(names) - 1 if most is None else most
+
+
+@pytest.mark.parametrize(
+    ("part", "dataset", "said"),
+    [
+        (
+            "train",
+            Classes(16, ["a", "b", "c"]),
+            r"2, and data.train.supervised has 3 classes: a, b, c. Set it to 3",
+        ),
+        ("train", Classes(16, ["a", "b"], 5), r"2 are the classes 0 to 1, and data.train.supervised has the label 5"),
+        ("val", Classes(16, ["a", "b"], -1), r"2 are the classes 0 to 1, and data.val has the label -1"),
+    ],
+)
+def test_labels_that_are_no_class_of_the_model_are_refused_by_their_key(part, dataset, said):
+    data = {"train": {**TRAIN, "supervised": {"dataset": Stripes(16), "batch_size": 16}}, "val": VAL}
+    if part == "train":
+        data["train"]["supervised"]["dataset"] = dataset
+    else:
+        data["val"] = {"dataset": dataset, "batch_size": 16}
+    with pytest.raises(ConfigError, match=f"model.module.n_classes: {said}"):
+        fitted(module_of(), LoaderDataModule(**data))
 
 
 # the shipped experiment

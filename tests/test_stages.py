@@ -166,6 +166,17 @@ def test_a_loss_is_changed_or_replaced(root):
         module_for(root, "train_seg", SEG, loss={"lambda_se": 3.0})
 
 
+@pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss", "monai.losses.DiceCELoss"])
+def test_classes_are_weighed_by_a_list_and_the_weights_are_no_weights_of_the_network(root, loss):
+    given = {"_target_": loss, "weight": [1, 2, 3, 4, 5]}
+    module = module_for(root, "train_seg", SEG, loss=given)
+    (weight,) = (buffer for name, buffer in module.loss.named_buffers())
+    assert weight.tolist() == [1, 2, 3, 4, 5]
+    assert not [name for name in module.state_dict() if name.startswith("loss.")], "a finetuning would take them over"
+    with pytest.raises(ConfigError, match=r"loss.weight: 2 weights, and there are 5 classes\. Give one for each"):
+        module_for(root, "train_seg", SEG, loss={**given, "weight": [1, 2]})
+
+
 class Depths(torch.nn.Conv3d):
     """As many channels as it is told, at several depths of a network."""
 

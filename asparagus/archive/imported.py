@@ -45,13 +45,13 @@ def import_archive(path: Path | str, models: Path | str) -> Imported:
     with opened(Path(path)) as archive:
         index = archive.index
         final = Path(models) / PLACE / index.digest
-        if final.exists():
-            _must_be_whole(final, index)
-            return Imported(final, index)
         writing = final.with_name(f"{WRITING}{index.digest}-{os.getpid()}")
         writing.mkdir(parents=True, exist_ok=True)
         try:
-            archive.extract(index.members, writing)
+            archive.extract(index.members, writing)  # which compares the digests: of what is there already as well
+            if final.exists():
+                _must_be_whole(final, index)
+                return Imported(final, index)
             (writing / INDEX).write_text(index.to_json(), encoding="utf-8")
             _take_name(writing, final)
         finally:

@@ -1,4 +1,4 @@
-"""What lies in an archive under which name, and what its index says of it. Standard library only."""
+"""What lies in an archive under which name, and what its index says of it; without torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from asparagus.checkpoint.folder import ARCHIVES
 from asparagus.errors import RecordError
 
 FORMAT = 1
 """Of archives that are written here; those with a higher one are refused."""
-SUFFIX = ".asparagus"
+SUFFIX = ARCHIVES
 CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
 INDEX = "archive.json"

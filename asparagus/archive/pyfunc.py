@@ -13,6 +13,7 @@ from asparagus.archive.kept import kept_by
 from asparagus.archive.layout import RUN
 from asparagus.archive.restoring import restore
 from asparagus.errors import DataError
+from asparagus.stages.voxelwise import VoxelwiseModule
 
 
 class ArrayModel:
@@ -30,6 +31,8 @@ class ArrayModel:
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002 - MLflow passes them
         """Return what the model says of each case: its logits or its reconstruction, as `forward` returns them.
 
+        A segmentation looks at cases larger than a patch through the sliding window of its validation and test.
+
         Args:
             data: [N, C, *spatial], or what numpy makes such an array of.
             params: MLflow's; there are none.
@@ -38,8 +41,9 @@ class ArrayModel:
             DataError: The array has another shape, or does not hold numbers.
         """
         weight = next(self.model.parameters(), torch.zeros(()))
+        answer = self.model.predict_whole if isinstance(self.model, VoxelwiseModule) else self.model
         with torch.inference_mode():
-            return _arrays(self.model(torch.from_numpy(self._checked(data)).to(weight)))
+            return _arrays(answer(torch.from_numpy(self._checked(data)).to(weight)))
 
     def _checked(self, data: Any) -> np.ndarray[Any, Any]:
         try:

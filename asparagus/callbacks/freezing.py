@@ -17,7 +17,8 @@ class FreezeUpdates(Callback):
     """Freeze parts by the number of the optimizer step, from 1; with accumulation, all batches of a step share it.
 
     A frozen part gets no gradients, not zeros: no momentum and no weight decay moves it. It stays in training mode, so
-    running means and dropout go on as in every other part. When its range ends, all of its weights need gradients.
+    running means and dropout go on as in every other part. When its range ends, all of its weights need gradients, but
+    those of a part that is named as well and still frozen.
 
     Args:
         modules: Which part is frozen when. A part is a dotted path in the module, or in its network: `encoder: 200`.
@@ -45,10 +46,12 @@ class FreezeUpdates(Callback):
             ConfigError: Nothing is left to train.
         """
         step = trainer.global_step + 1
-        for name, (first, last) in self._ranges.items():
-            frozen = first <= step and (last == TO_THE_END or step <= last)
-            if frozen != (name in self._frozen):
-                self._set(name, frozen=frozen)
+        frozen = {name for name, range_ in self._ranges.items() if _is_in(step, range_)}
+        if frozen != self._frozen:
+            for name in self._frozen - frozen:
+                self._set(name, frozen=False)
+            for name in frozen:  # those that were so already, too: a part of theirs or around them was just thawed
+                self._set(name, frozen=True)
         if self._frozen and not any(weight.requires_grad for weight in pl_module.parameters()):
             raise ConfigError(
                 f"freeze_updates: at step {step} all weights are frozen ({', '.join(sorted(self._frozen))}), and "
@@ -66,6 +69,11 @@ class FreezeUpdates(Callback):
             if frozen:
                 weight.grad = None
         (self._frozen.add if frozen else self._frozen.discard)(name)
+
+
+def _is_in(step: int, range_: tuple[int, int]) -> bool:
+    first, last = range_
+    return first <= step and (last == TO_THE_END or step <= last)
 
 
 def _part(module: pl.LightningModule, name: str) -> nn.Module:

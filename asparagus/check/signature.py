@@ -7,6 +7,7 @@ run time, a compiled module, an unknown decorator) is `None`, and is judged wher
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.machinery
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from asparagus.errors import did_you_mean
 
 EMPTY = ("object", "ABC", "Generic", "Protocol")
 """Bases that say nothing about arguments."""
+ANY_NAME = "__all__"
+"""Stands for the name after the path of a module that is looked for as such."""
 MAX_HOPS = 24
 """Re-exports and base classes followed before giving up."""
 
@@ -198,8 +201,7 @@ def _find_elsewhere(module: Module, names: list[str], hops: int) -> Place | None
                 raise
             except TargetMissingError:
                 continue
-    known = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
-    known |= {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    known = _defined(body)
     assigned = {
         node.id
         for statement in body
@@ -208,15 +210,42 @@ def _find_elsewhere(module: Module, names: list[str], hops: int) -> Place | None
     }
     if "__getattr__" in known or names[0] in assigned:
         return None
-    where = module.package or module.file.stem
-    raise TargetMissingError(f"{where} has no {names[0]!r}. {did_you_mean(names[0], known)}".strip())
+    where = ".".join(part for part in (module.package, module.file.stem) if part and part != "__init__")
+    near = did_you_mean(names[0], known | _through_stars(module, hops))
+    raise TargetMissingError(f"{where} has no {names[0]!r}. {near}".strip())
+
+
+def _defined(body: list[ast.stmt]) -> set[str]:
+    """Return the names that the statements of a module define or import, star imports aside."""
+    known = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    return known | {
+        alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+
+
+def _through_stars(module: Module, hops: int) -> set[str]:
+    """Return the names that a module has from star imports (`torch.nn` has all of its layers and losses so)."""
+    found: set[str] = set()
+    for node in _body(module.file) if hops else []:
+        if not isinstance(node, ast.ImportFrom) or node.names[0].name != "*":
+            continue
+        with contextlib.suppress(TargetMissingError):
+            other, _ = _find_module([*_path_of(module, node), ANY_NAME])
+            if other is not None:
+                found |= _defined(_body(other.file)) | _through_stars(other, hops - 1)
+    return found
 
 
 def _follow(module: Module, node: ast.ImportFrom, names: list[str], hops: int) -> Place | None:
+    path = [*_path_of(module, node), *names]
+    return find_path(path, hops - 1) if all(path) else None
+
+
+def _path_of(module: Module, node: ast.ImportFrom) -> list[str]:
+    """Return the path of the module that a statement imports from."""
     base = module.package.split(".") if node.level else []
     base = base[: len(base) - node.level + 1] if node.level else []
-    path = [*base, *(node.module.split(".") if node.module else []), *names]
-    return find_path(path, hops - 1) if all(path) else None
+    return [*base, *(node.module.split(".") if node.module else [])]
 
 
 def _inside(place: Place | None, names: list[str], hops: int) -> Place | None:

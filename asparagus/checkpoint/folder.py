@@ -28,6 +28,8 @@ REMOVING = ".removing-"
 TORN = ".torn-"
 """How the names of folders begin that look like a checkpoint and are none: half there, half gone, or damaged."""
 NAME = re.compile(r"epoch=\d+-step=\d+(-v\d+)?")
+ARCHIVES = ".asparagus"
+"""How files of `asparagus.archive` end."""
 SAVED_BY_TORCH = (b"PK", b"\x80")
 """How files of weights begin: as a zip archive, before torch 1.6 as a pickle."""
 
@@ -72,6 +74,8 @@ def no_weights(path: Path) -> str:
             begins = file.read(2)
     except OSError as error:
         return f"{state} cannot be read ({error.strerror})."
+    if state.suffix == ARCHIVES:
+        return f"{state} is an archive: asp model import {state} takes it apart and prints what init_from takes."
     return "" if begins.startswith(SAVED_BY_TORCH) else f"{state} is no file that torch.save wrote."
 
 

@@ -197,7 +197,8 @@ def transfer(
         source: What to call the source in the report.
 
     Raises:
-        RunError: Nothing fits, or `options.strict` and something does not.
+        RunError: Nothing fits, or norms and biases alone that nobody asked for by `options.include`; or
+            `options.strict` and something does not.
     """
     asked = options or Transfer()
     target = module.state_dict()
@@ -210,9 +211,19 @@ def transfer(
     report = TransferReport(source, sorted(taken), left, sorted(set(target) - set(taken)), changed)
     if not taken:
         raise RunError(f"init_from: no weight of {source} fits this network.\n{report.describe()}")
+    if not asked.include and any(map(_is_kernel, offered.values())) and not any(map(_is_kernel, taken.values())):
+        raise RunError(
+            f"init_from: no kernel of {source} fits this network, but norms and biases: those of networks that are no "
+            f"kin have the same shapes. Give the model section that it was trained with.\n{report.describe()}"
+        )
     _must_be_whole(report, strict=asked.strict)
     module.load_state_dict(taken, strict=False)
     return report
+
+
+def _is_kernel(weight: Tensor) -> bool:
+    """Tell a kernel, a matrix or an embedding from a norm, a bias or a counter."""
+    return is_lazy(weight) or weight.ndim > 1
 
 
 def _grouped(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:

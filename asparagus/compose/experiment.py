@@ -34,6 +34,11 @@ PIPELINE = "pipeline"
 EVAL_BOX = "eval_box"
 """The section of an experiment that judges checkpoints by several."""
 
+NAMES = frozenset({"name", "_target_"})
+"""Keys that say what a section is."""
+MANDATORY = "???"
+"""How OmegaConf writes a value that somebody has to give."""
+
 DATA_PATHS = ("root", "datasplit_path")
 """Of the section `data`, what is a path."""
 
@@ -79,7 +84,8 @@ def typed_last(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for place, override in enumerate(overrides):
         value = written(config, typed[place])
         if isinstance(value, dict) and "={" not in override:
-            continue  # a group
+            _chosen(config, typed[place], typed[place + 1 :])
+            continue
         for old, section in older_of(typed[place]).items():
             inside = old.startswith(f"{typed[place]}.")  # task={name: x} says it itself
             if not inside and old not in typed[place:] and written(config, section) is not None:
@@ -88,6 +94,26 @@ def typed_last(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             if old not in typed[place:] and written(config, old) is not None:
                 OmegaConf.update(config, old, left, merge=False, force_add=True)
     return config
+
+
+def _chosen(config: DictConfig, group: str, later: Sequence[str]) -> None:
+    """Have a group that was typed (`optim=adam`) win over what a file chose under another name for the same section.
+
+    Raises:
+        ConfigError: What follows on the command line sets keys of the other one.
+    """
+    from omegaconf import OmegaConf
+
+    for old in older_of(group):
+        theirs = written(config, old)
+        if theirs != MANDATORY and not (isinstance(theirs, dict) and NAMES.intersection(theirs)):
+            continue
+        if also := [key for key in later if f"{key}.".startswith(f"{old}.")]:
+            raise ConfigError(
+                f"{also[0]}: is of the {old} that {group}=... takes the place of. Spell it {group}"
+                f"{also[0].removeprefix(old)}, or leave {group}=... out."
+            )
+        OmegaConf.update(config, old, None, force_add=True)
 
 
 def spec_of(config: DictConfig, request: Request | None = None) -> Spec:

@@ -20,6 +20,14 @@ INTERPOLATION = re.compile(r"\$\{(\.*)([A-Za-z_][\w./\-]*)(?=[}\[$])")
 FROM_ENVIRONMENT = re.compile(r"\$\{\s*(oc\.env|secret)\s*:")
 OPEN, CLOSE = "\x02", "\x03"
 """Stand for `${` and `}` of a reference to a secret while all else is resolved."""
+NOT_FOUND = re.compile(r"Interpolation key '([^']+)' not found")
+GIVEN_BY: dict[str, str] = {
+    "model.plugin_seg_net": (
+        "the plugin trains the model's plugin_seg_net, and this model has none. Take model=unet_b_lw_dec, or "
+        "give plugins.online_segmentation.net={_target_: ...} with the layers of model.pretrain_net"
+    ),
+}
+"""What shipped files refer to and only some of their neighbours have: what to do about it."""
 PLAIN = re.compile(r"[\w./:@\- \x02\x03]+")
 UNSET = object()
 RESOLVERS = (
@@ -131,6 +139,8 @@ def _unresolved(full: str, error: Exception) -> str:
         elif name[1] == "version":
             near = "Run numbers are drawn by the launcher, in order; run.id=N asks for one."
         return f"{full}: ${{{name[1]}:...}} is no resolver. {near} Known: {known}.".replace("  ", " ")
+    if (absent := NOT_FOUND.search(text)) and absent[1] in GIVEN_BY:
+        return f"{full}: {GIVEN_BY[absent[1]]}."
     if "ConfigError raised" in text:
         text = text.partition("ConfigError raised while resolving interpolation: ")[2]
     return f"{full}: {text}. Check the name between ${{ and }}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ from asparagus.optim.groups import parameter_groups
 from asparagus.optim.schedules import lightning_schedules
 from asparagus.stages.shown import Shown
 from asparagus.targets import instantiate
+
+Loss = TypeVar("Loss")
+LIBRARIES = ("torch", "monai")
+"""Whose losses learn nothing: their buffers are settings."""
 
 
 class StageModule(pl.LightningModule):
@@ -67,12 +71,21 @@ class StageModule(pl.LightningModule):
             extra: Arguments that the stage needs of any loss.
 
         Raises:
-            ConfigError: There is no such loss, or it does not take these arguments.
+            ConfigError: There is no such loss, it does not take these arguments, or weighs another number of classes.
         """
         section = dict(given or {})
         chosen = section if "_target_" in section else {**self.default_loss, **section}
         loss: nn.Module = instantiate(chosen, key="loss", extra=extra)
-        return loss
+        self._check_weights(loss)
+        return constants_left_out(loss)
+
+    def _check_weights(self, loss: nn.Module) -> None:
+        for part in loss.modules():
+            weight = part.weight if isinstance(part, nn.CrossEntropyLoss) else None
+            if weight is not None and len(weight) != self.n_classes:
+                raise ConfigError(
+                    f"loss.weight: {len(weight)} weights, and there are {self.n_classes} classes. Give one for each."
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's output for [B, C, ...]."""
@@ -149,6 +162,18 @@ class StageModule(pl.LightningModule):
     def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the predictions file says of all test cases together; nothing where a stage adds nothing."""
         return {}
+
+
+def constants_left_out(loss: Loss) -> Loss:
+    """Let what a section says of a loss of torch's or MONAI's (`weight`) be no weight of the module.
+
+    It would be saved with the weights, and another training that starts from them would take it over.
+    """
+    for part in loss.modules() if isinstance(loss, nn.Module) else ():
+        if type(part).__module__.partition(".")[0] in LIBRARIES:
+            for name, value in list(part.named_buffers(recurse=False)):
+                part.register_buffer(name, value, persistent=False)
+    return loss
 
 
 def by_case(batch: Mapping[str, Any], found: Iterable[Any]) -> dict[str, Any] | None:

@@ -15,6 +15,8 @@ from PIL import Image
 
 import asparagus
 from asparagus.cli.main import run
+from asparagus.compose.composer import Request
+from asparagus.compose.experiment import compose
 from asparagus.compose.sesemi import TARGETS
 from asparagus.compose.tree import get
 from asparagus.errors import ConfigError
@@ -299,6 +301,22 @@ def test_d30_info_shows_where_each_key_of_a_custom_config_comes_from(mine, capsy
 )
 def test_d16_a_key_is_typed_in_either_spelling(word, key, value, mine):
     assert get(plan(mine, word).spec.to_dict(), key) == value
+
+
+ATOMMIC = "defaults: [/train_cls, {override /model: mlp}]\nmodel: {optim: {name: sgd, lr: 0.5, momentum: 0.9}}\n"
+
+
+def test_d16_a_group_that_is_typed_wins_over_what_the_file_calls_otherwise(mine, home):
+    optim = plan(mine, "optim=adam").spec.optim
+    assert (optim["name"], optim["lr"], optim.keys() & {"_target_", "momentum"}) == ("adam", 1e-3, set())
+    assert optim["sched"]["_target_"].endswith("PolynomialLR"), "the schedule is a section of its own there"
+    assert plan(mine, "optim=adam", "optim.lr=0.3").spec.optim["lr"] == 0.3
+    later = problems_of(mine, "optim=adam", "learner.hparams.optimizer.lr=0.3")
+    assert "learner.hparams.optimizer.lr: " in later
+    assert "optim.lr" in later
+    (home / "configs" / "old.yaml").write_text(ATOMMIC)
+    spec = compose(Request(str(home / "configs" / "old.yaml"), ("task=T", "optim=adam")))
+    assert (spec.optim["name"], "momentum" in spec.optim) == ("adam", False)
 
 
 def schedule(**more: Any) -> str:

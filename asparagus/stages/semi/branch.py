@@ -85,7 +85,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, student: Branch) -> None:
-        """Take one step after the student's."""
+        """Take one step after the student's; with a decay of 1, none: its buffers stay as well."""
+        if self.decay == 1:
+            return
         theirs = chain(student.backbone.parameters(), student.head.parameters())
         for mean, weight in zip(self.parameters(), theirs, strict=True):
             mean.lerp_(weight, 1 - self.decay)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import log_softmax
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from asparagus.errors import ConfigError, one_of
-from asparagus.stages.base import StageModule, by_case
+from asparagus.stages.base import StageModule, by_case, constants_left_out
 from asparagus.stages.semi import STUDENT, SUPERVISED, TEACHER
-from asparagus.stages.semi.batches import image_of, label_of
+from asparagus.stages.semi.batches import image_of, label_of, views_of
 from asparagus.stages.semi.branch import Branch, Teacher
 from asparagus.stages.semi.heads import LossHead
 from asparagus.stages.semi.neighbours import NearestNeighbours
@@ -26,6 +30,8 @@ BEST = "semi_best_top1"
 """What the best accuracy so far is called in a checkpoint."""
 
 Section = Mapping[str, Any]
+
+log = logging.getLogger("asparagus")
 
 
 class SemiModule(StageModule):
@@ -57,8 +63,9 @@ class SemiModule(StageModule):
             supervised_loss: `callable`, cross entropy where it is left out, and `reduction`, `scheduler`,
                 `scale_factor`.
             regularization_loss_heads: By name: `head`, a `LossHead`, and `reduction`, `scheduler`, `scale_factor`.
-            ema_decay: How much of itself the teacher keeps at each step.
-            predict_with: `backbone` or `backbone_ema`: who validates, tests and predicts.
+            ema_decay: How much of itself the teacher keeps at each step; 1 is a teacher that stays what it began as.
+            predict_with: `backbone` or `backbone_ema`: who validates, tests and predicts. Several views of an image are
+                answered by the mean of their softmaxes (test-time augmentation).
             neighbours: Whether labels can be read off the features alone, measured at each validation.
 
         Raises:
@@ -69,7 +76,7 @@ class SemiModule(StageModule):
         self.head = nn.Linear(int(backbone.out_features), classes)  # type: ignore[arg-type]
         given = {"callable": nn.CrossEntropyLoss(), **(supervised_loss or {})}
         self.weighting = Weighting.of(given, f"{WHERE}.supervised_loss", beside=["callable"])
-        self.loss = _checked_loss(given["callable"])
+        self.loss = constants_left_out(_checked_loss(given["callable"]))
         heads = {name: _head(name, regularization_loss_heads) for name in natural(regularization_loss_heads or ())}
         self.weightings = {name: weighting for name, (_, weighting) in heads.items()}
         self.predict_with = _checked_branch(f"{WHERE}.predict_with", predict_with)
@@ -81,6 +88,7 @@ class SemiModule(StageModule):
         self.accuracy, self.mean_loss = MulticlassAccuracy(max(classes, 2), average="micro"), MeanMetric()
         self.neighbours = neighbours
         self.best_top1 = 0.0
+        self._looked_at: set[str] = set()
 
     @property
     def student(self) -> Branch:
@@ -100,10 +108,11 @@ class SemiModule(StageModule):
         """Refuse loaders that heads name and nobody gives; let the teacher begin.
 
         Raises:
-            ConfigError: An `input_data` is no loader, or none is `supervised`.
+            ConfigError: An `input_data` is no loader, or none is `supervised`, or that has more classes.
         """
         wanted = {f"{HEADS}.{name}.head.input_data": head.input_data for name, head in self._heads()}
         _check_loaders(self.trainer.train_dataloader, {"the supervised loss": SUPERVISED, **wanted})
+        _check_classes(self.trainer.train_dataloader[SUPERVISED], self.n_classes)
         if self.neighbours is not None:
             _extra(self.trainer, self.neighbours.input_data)
         if self.teacher is not None and self.global_step == 0:
@@ -112,6 +121,7 @@ class SemiModule(StageModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Return the sum of the losses of `{loader: batch}`."""
         x, y = image_of(batch[SUPERVISED], SUPERVISED), label_of(batch[SUPERVISED], SUPERVISED)
+        self._look_at(y, f"data.train.{SUPERVISED}")
         logits = self.student.logits(x)
         self.check_channels(logits, y)
         branches = self.branches
@@ -184,6 +194,12 @@ class SemiModule(StageModule):
     def _log(self, values: Mapping[str, Any]) -> None:
         self.log_dict(dict(values), on_step=True, on_epoch=False, batch_size=1)  # of steps no mean is taken
 
+    def _look_at(self, labels: Tensor, where: str) -> None:
+        """Refuse labels that are no class: the first ones, and all that are on the CPU, where it makes nobody wait."""
+        if where not in self._looked_at or not labels.is_cuda:
+            _check_labels(labels, self.n_classes, where)
+            self._looked_at.add(where)
+
     def _ask(self, neighbours: NearestNeighbours) -> None:
         """Log `val/knn/top1`."""
         name = neighbours.input_data
@@ -194,15 +210,17 @@ class SemiModule(StageModule):
         neighbours.reset()
 
     def _count(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Count a batch; return its features, logits and labels."""
-        x, y = image_of(batch, "val"), label_of(batch, "val")
+        """Count a batch; return features (of the first view), logits (the mean answer of all) and labels."""
+        part = "test" if self.trainer.testing else "val"
+        views, y = views_of(batch, part), label_of(batch, part)
+        self._look_at(y, f"data.{part}")
         branch = self.branches[self.predict_with]
-        features = branch.features(x)
-        logits = branch.head(features)
+        features = [branch.features(view) for view in views]
+        logits = _mean_answer([branch.head(feature) for feature in features])
         self.check_channels(logits, y)
-        self.mean_loss.update(self.loss(logits, y).mean(), weight=len(x))
+        self.mean_loss.update(self.loss(logits, y).mean(), weight=len(y))
         self.accuracy.update(logits, y)
-        return features, logits, y
+        return features[0], logits, y
 
     def _log_counted(self, part: str) -> float:
         top1 = self.accuracy.compute()
@@ -210,6 +228,13 @@ class SemiModule(StageModule):
         self.accuracy.reset()
         self.mean_loss.reset()
         return float(top1)
+
+
+def _mean_answer(logits: list[Tensor]) -> Tensor:
+    """Return the logarithm of the mean softmax of several views; of one, its logits."""
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([log_softmax(one, dim=1) for one in logits]).logsumexp(0) - math.log(len(logits))
 
 
 def natural(names: Iterable[str]) -> list[str]:
@@ -279,6 +304,30 @@ def _extra(trainer: Any, name: str) -> Iterable[Any]:
         raise ConfigError(one_of(f"{WHERE}.neighbours.input_data", name, loaders, see="Name a loader of data.extra."))
     found: Iterable[Any] = loaders[name]
     return found
+
+
+def _check_labels(labels: Tensor, n_classes: int, where: str) -> None:
+    """Refuse labels that are no class; what is no whole number is the loss's."""
+    if labels.is_floating_point() or not labels.numel():
+        return
+    lowest, highest = (int(label) for label in labels.aminmax())
+    if lowest < 0 or highest >= n_classes:
+        raise ConfigError(
+            f"{WHERE}.n_classes: {n_classes} are the classes 0 to {n_classes - 1}, and {where} has the label "
+            f"{lowest if lowest < 0 else highest}. Set it to the number of classes, or mend the labels."
+        )
+
+
+def _check_classes(loader: Any, n_classes: int) -> None:
+    """Compare with the names of the classes, where a dataset has them, as folders of images do."""
+    dataset = getattr(loader, "dataset", None)
+    names = getattr(next(iter(getattr(dataset, "datasets", [dataset]))), "classes", None)
+    if not isinstance(names, list | tuple) or len(names) == n_classes:
+        return
+    told = f"{WHERE}.n_classes: {n_classes}, and data.train.{SUPERVISED} has {len(names)} classes: {', '.join(names)}"
+    if len(names) > n_classes:
+        raise ConfigError(f"{told}. Set it to {len(names)}.")
+    log.warning("%s; the other answers are never right", told)
 
 
 def _check_loaders(loaders: Any, wanted: Mapping[str, str]) -> None:
