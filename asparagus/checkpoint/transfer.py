@@ -211,7 +211,8 @@ def transfer(
     report = TransferReport(source, sorted(taken), left, sorted(set(target) - set(taken)), changed)
     if not taken:
         raise RunError(f"init_from: no weight of {source} fits this network.\n{report.describe()}")
-    if not asked.include and any(map(_is_kernel, offered.values())) and not any(map(_is_kernel, taken.values())):
+    both_have_kernels = all(any(map(_is_kernel, weights.values())) for weights in (offered, target))
+    if not asked.include and both_have_kernels and not any(map(_is_kernel, taken.values())):
         raise RunError(
             f"init_from: no kernel of {source} fits this network, but norms and biases: those of networks that are no "
             f"kin have the same shapes. Give the model section that it was trained with.\n{report.describe()}"

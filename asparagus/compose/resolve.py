@@ -26,6 +26,10 @@ GIVEN_BY: dict[str, str] = {
         "the plugin trains the model's plugin_seg_net, and this model has none. Take model=unet_b_lw_dec, or "
         "give plugins.online_segmentation.net={_target_: ...} with the layers of model.pretrain_net"
     ),
+    "model.plugin_seg_train_n_last_params": (
+        "this model does not say how many of the plugin's tensors are trained. Take model=unet_b_lw_dec, or "
+        "give plugins.online_segmentation.train_n_last_params=4, or another number"
+    ),
 }
 """What shipped files refer to and only some of their neighbours have: what to do about it."""
 PLAIN = re.compile(r"[\w./:@\- \x02\x03]+")
