@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
+from asparagus.callbacks.predictions import Predictions
 from asparagus.data.transforms import unit_interval
 from asparagus.errors import ConfigError
 from asparagus.stages.losses import AnnotatedBCE
@@ -127,3 +130,31 @@ def test_masks_are_learnt():
 def test_e27_a_mask_for_each_class_is_asked_for():
     with pytest.raises(ConfigError, match=r"gives \[3, 4, 4\] for a case, and the task has masks of \[2, 4, 4\]"):
         fitted(Net(3), [made(2, 0)], None)
+
+
+class Named(torch.utils.data.Dataset):
+    """Two cases of two masks, by name."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, number):
+        whole = made(1, number)
+        return {"image": whole["image"][0], "label": whole["label"][0], "case": f"sub-{number}.pt"}
+
+
+def test_masks_are_tested_case_by_case_and_written_as_volumes(tmp_path):
+    module = MaskModule(Net(), {"name": "sgd", "lr": 0.1}, n_classes=2, class_names=["nuc", "er"])
+    written = Predictions(tmp_path, "Task1", "last", maps=True)
+    trainer = quiet_trainer(callbacks=[written])
+    trainer.test(module, DataLoader(Named(), batch_size=2), verbose=False)
+    told = json.loads(written.file.read_text())
+    assert set(told) == {"sub-0.pt", "sub-1.pt", "mean"}
+    volume = nib.load(written.file.parent / told["sub-1.pt"]["file"])
+    assert volume.shape == (4, 4, 1, 2)
+    predicted, true = volume.get_fdata()[:, :, 0, 1] > 0, Named()[1]["label"][1].numpy() > 0
+    known = ~Named()[1]["label"][1].isnan().numpy()
+    of_er = told["sub-1.pt"]["1"]
+    assert (of_er["TP"], of_er["FP"]) == ((predicted & true & known).sum(), (predicted & ~true & known).sum())
+    assert of_er["total_pos_gt"] == (true & known).sum()
+    assert told["mean"]["1"]["TP"] == np.mean([told[f"sub-{i}.pt"]["1"]["TP"] for i in (0, 1)])

@@ -21,8 +21,8 @@ ODD = re.compile(r"[^\w.+=-]+")
 
 
 def map_file(folder: Path, case: str) -> Path:
-    """Return the file for a case's class map: its name, with `.nii.gz` in place of `.pt`."""
-    return folder / f"{ODD.sub('_', case.removesuffix('.pt'))}{SUFFIX}"
+    """Return the file for a case's class map: its name, with `.nii.gz` in place of `.pt` or what it has."""
+    return folder / f"{ODD.sub('_', case.removesuffix('.pt').removesuffix(SUFFIX))}{SUFFIX}"
 
 
 def write_map(file: Path, classes: Tensor, properties: Mapping[str, Any]) -> None:
@@ -30,14 +30,19 @@ def write_map(file: Path, classes: Tensor, properties: Mapping[str, Any]) -> Non
 
     Args:
         file: `<case>.nii.gz`; a reader sees the whole of it or none.
-        classes: Class indices [H, W] or [H, W, D].
+        classes: Class indices [H, W] or [H, W, D]; or boolean, a mask for each class before those axes: they stand last
+            in the file.
         properties: Of the case (`affine_of`).
     """
     import nibabel
 
-    volume = classes.to(torch.uint8 if int(classes.max()) <= torch.iinfo(torch.uint8).max else torch.int16).cpu()
-    volume = volume.reshape(*volume.shape, *(1 for _ in range(AXES - volume.ndim)))
-    image = nibabel.Nifti1Image(volume.numpy(), affine_of(properties, volume.shape))
+    masks = classes.movedim(0, -1) if classes.dtype == torch.bool else classes[..., None]
+    volume = masks.to(torch.uint8 if int(masks.max()) <= torch.iinfo(torch.uint8).max else torch.int16).cpu()
+    *inside, count = volume.shape
+    inside += [1] * (AXES - len(inside))
+    image = nibabel.Nifti1Image(
+        volume.reshape(*inside, *([count] if count > 1 else [])).numpy(), affine_of(properties, inside)
+    )
     image.header.set_xyzt_units("mm")
     file.parent.mkdir(parents=True, exist_ok=True)
     writing = file.with_name(f"writing.{file.name}")

@@ -67,6 +67,19 @@ def of_classes(predicted: Tensor, label: Tensor, n_classes: int) -> ByLabel:
     return {str(number): of_counts(tp, fp, tn, fn) for number, (tp, fp, tn, fn, _) in enumerate(rows)}
 
 
+def of_masks(predicted: Tensor, label: Tensor) -> ByLabel:
+    """Return the metrics of every mask of a case, over its annotated voxels.
+
+    Args:
+        predicted: Boolean [n_classes, ...].
+        label: What is true, of the same shape: 0, 1, and NaN where nobody annotated.
+    """
+    known, true = ~label.isnan(), label > 0
+    parts = (predicted & true, predicted & ~true, ~predicted & ~true, ~predicted & true)
+    counts = torch.stack([(part & known).flatten(1).sum(1) for part in parts], dim=1).tolist()
+    return {str(number): of_counts(*row) for number, row in enumerate(counts)}
+
+
 def mean_of(cases: Mapping[str, ByLabel]) -> ByLabel:
     """Return the mean of every metric of every class over the cases in which it is a number, to four decimals."""
     first = next(iter(cases.values()), {})

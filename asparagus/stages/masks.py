@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from asparagus.errors import ConfigError
+from asparagus.stages.base import by_case
+from asparagus.stages.case_metrics import mean_of, of_masks
 from asparagus.stages.shown import Masks, middle, names_of
 from asparagus.stages.voxelwise import VoxelwiseModule
 
@@ -45,10 +48,16 @@ class MaskModule(VoxelwiseModule):
         ]
         return [Masks(name, middle(image), *both) for (name, image), *both in zip(cases, *masks, strict=True)]
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Count overlaps, and log the loss."""
-        _, loss = self._predicted(batch)
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
+        """Count overlaps, log the loss, return the metrics of each case's masks and the masks, as segmentation does."""
+        predicted, loss = self._predicted(batch)
         self.log_test_loss(loss, 1)
+        found = by_case(batch, starmap(of_masks, zip(predicted, batch["label"], strict=True)))
+        return found and {**found, "predicted": predicted}
+
+    def summarize_cases(self, cases: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the mean over the cases."""
+        return {"mean": mean_of(cases)}
 
     def _predicted(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the masks of whole cases, boolean and counted, and their loss."""
