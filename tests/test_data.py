@@ -446,6 +446,17 @@ def test_e12_a_case_that_comes_twice_in_an_epoch_is_another_draw_whatever_the_nu
     assert not torch.equal(cases[1, 2, 0]["image"], cases[1, 2, 1]["image"])
 
 
+def test_a_validation_against_the_clock_gives_no_case_to_two_workers(root):
+    seen = []
+    for rank in range(2):
+        data = CaseDataModule(str(root), SEG, "seg", validation_time_limit=60.0, rank=rank, world_size=2)
+        data.setup()
+        assert data.val_set is not None
+        data.val_set.files, data.val_set.names = data.val_set.files[:3], data.val_set.names[:3]
+        seen += [name for batch in data.val_dataloader() for name in batch["case"]]
+    assert len(seen) == len(set(seen)) == min(3, len(data.val_set.files))
+
+
 def test_a_worker_without_a_validation_case_is_refused():
     with pytest.raises(DataError, match=r"resources.workers of at most 2"):
         EpochSampler(2, seed=0, shuffle=False, world_size=3)

@@ -465,7 +465,11 @@ def test_c2_workers_share_the_reading():
 
 
 @pytest.mark.parametrize(
-    "item", [torch.ones(2, dtype=torch.bfloat16), torch.tensor(3), np.float64(0.5), b"x", Path("a")]
+    "item",
+    [
+        *(torch.ones(2, dtype=torch.bfloat16), torch.tensor(3), np.float64(0.5), b"x", Path("a")),
+        np.array([np.ones(2), "b"], dtype=object),
+    ],
 )
 def test_c2_what_has_a_digest(item):
     assert digest.item_digest(item) == digest.item_digest(copy.deepcopy(item)) != digest.item_digest(None)

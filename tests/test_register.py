@@ -230,6 +230,25 @@ def test_registered_files_elsewhere_stay_as_they_are_named(files, tmp_path):
     assert update_paths(tmp_path / "data", NAME).files == []
 
 
+def test_a_task_without_its_list_of_cases_is_told_so(files, tmp_path, capsys):
+    register(tmp_path / "data", Registration(NAME, "pretrain", folder=files))
+    (tmp_path / "data" / NAME / "paths.json").unlink()
+    for command in ("update-paths", "check", "card"):
+        assert run("data", [command, NAME]) == 2
+        assert "paths.json: missing. It lists the case files" in capsys.readouterr().err
+
+
+def test_registering_by_files_warns_where_paths_name_subjects(tmp_path, caplog):
+    (tmp_path / "nii").mkdir()
+    for i in range(10):
+        torch.save(torch.rand(1, 8, 8, 8), tmp_path / f"nii/sub-{i}_t1.pt")
+    register(tmp_path / "data", Registration("A", "pretrain", folder=tmp_path / "nii", subjects="BIDS"))
+    assert not caplog.records
+    register(tmp_path / "data", Registration("B", "pretrain", folder=tmp_path / "nii"))
+    assert "paths name subjects (sub-0)" in caplog.text
+    assert "--subjects BIDS and its like keep subjects together" in caplog.text
+
+
 def test_update_paths_needs_tasks_or_all(capsys):
     for words in ([], ["--all", SEG]):
         assert run("data", ["update-paths", *words]) == 2

@@ -55,6 +55,9 @@ def _parts(item: Any) -> Iterable[bytes]:
         yield flat.view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
     elif isinstance(item, (np.ndarray, np.generic)) or hasattr(item, "__array_interface__"):
         array = np.asarray(item)
+        if array.dtype.hasobject:  # its bytes would be addresses
+            yield from _of_many(array.tolist())
+            return
         yield f"array {array.dtype.name} {list(array.shape)} ".encode()
         yield array.astype(array.dtype.newbyteorder("<")).tobytes()
     elif isinstance(item, (str, Path, bytes, int, float, complex)) or item is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asparagus.data.files import read_json, replacing, write_json
-from asparagus.data.layout import BACKUP, DATASET_FILE, PATHS_FILE, Task, inside, lists_of_paths, read_task
+from asparagus.data.layout import BACKUP, DATASET_FILE, PATHS_FILE, Task, inside, lists_of_paths, read_paths, read_task
 from asparagus.data.subjects import shown
 from asparagus.errors import DataError
 
@@ -30,6 +30,7 @@ def update_paths(data_root: Path, name: str) -> Updated:
         DataError: No such task, a malformed file, or cases that are not there; nothing of the task was changed.
     """
     task = read_task(data_root, name)
+    read_paths(task)  # there has to be a list of them
     was = _name_there(task)
     files = lists_of_paths(task.folder)
     before = {file: read_json(file) for file in files}

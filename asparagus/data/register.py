@@ -12,7 +12,7 @@ from asparagus.data.conversion import KINDS, NAME
 from asparagus.data.files import write_json
 from asparagus.data.layout import DATASET_FILE, PATHS_FILE, Task, read_task
 from asparagus.data.sources import files_below
-from asparagus.data.split import Division, Fold, Seeds, divide, plain_name, write_division
+from asparagus.data.split import Division, Fold, Seeds, divide, plain_name, warn_of_subjects, write_division
 from asparagus.data.subjects import SUBJECTS, shown, subjects_of
 from asparagus.errors import DataError, one_of
 
@@ -72,6 +72,8 @@ def register(data_root: Path, asked: Registration) -> Task:
     root = asked.files_root(folder)
     task = Task(asked.name, folder, asked.n_classes, asked.n_modalities, asked.dimensions, files_root=root)
     name, division = _division(asked, task)
+    if asked.subjects is None and asked.folder is not None:
+        warn_of_subjects(name, asked.files, task, "--subjects BIDS and its like keep")
     write_json(folder / PATHS_FILE, asked.files)
     write_division(task, name, division)
     write_json(folder / DATASET_FILE, _about(asked, root))

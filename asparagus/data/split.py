@@ -129,15 +129,17 @@ def make_split(data_root: str | Path, task_name: str, fn_name: str) -> Path:
     task = read_task(data_root, task_name)
     files = [str(path) for path in read_paths(task)]
     division = _divided(files, family, percents, task) if name != "split_80_20" else Division(split_80_20(files), [])
-    if family is None and patients(files, task):
-        log.warning(
-            "%s: the paths name subjects (%s), and a subject may now be in two parts. BIDSsplit_40_10_50 and its like "
-            "keep subjects together.",
-            name,
-            next(iter(patients(files, task))),
-        )
+    if family is None:
+        warn_of_subjects(name, files, task, "BIDSsplit_40_10_50 and its like keep")
     write_division(task, name, division)
     return task.folder / f"{name}.json"
+
+
+def warn_of_subjects(name: str, files: Sequence[str], task: Task, who: str) -> None:
+    """Warn that a split went by files, if their paths name subjects; `who` keeps them together."""
+    if found := patients(files, task):
+        text = "%s: the paths name subjects (%s), and a subject may now be in two parts. %s subjects together."
+        log.warning(text, name, next(iter(found)), who)
 
 
 def made_by(data_root: str | Path, task_name: str, fn_name: str) -> list[Path]:
@@ -194,7 +196,7 @@ def _checked(where: str, percents: Sequence[int]) -> tuple[int, int, int]:
     if len(percents) != len(USUAL) or sum(percents) != WHOLE or min(percents) < 0 or 0 in percents[:2]:
         raise DataError(
             f"{where}: {' '.join(map(str, percents))} is not train, val and test in percent: three whole numbers that "
-            "make 100, with something to train and to validate on. E.g. --vals 40 10 50."
+            "make 100, with something to train and to validate on. E.g. 40 10 50."
         )
     return percents[0], percents[1], percents[2]
 
