@@ -54,15 +54,15 @@ def make(arguments: Sequence[str]) -> int:
     from asparagus.data import MAKERS
 
     parser = argparse.ArgumentParser("asp data make", description=SUBCOMMANDS["make"][1])
-    parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(MAKERS)}")
+    parser.add_argument("task", metavar="TASK", nargs="?", help=f"one of {', '.join(MAKERS)}")
     parser.add_argument("--cases", type=int, help="how many (default: enough for the demo)")
-    if not arguments:
+    options = parser.parse_args(arguments)
+    if options.task is None:
         from asparagus.errors import DataError
 
         raise DataError(
             f"TASK is missing. Give one: asp data make {next(iter(MAKERS))}. There are {', '.join(MAKERS)}."
         )
-    options = parser.parse_args(arguments)
 
     from asparagus.data.made import SPLIT
     from asparagus.paths import get_paths, load_environment
