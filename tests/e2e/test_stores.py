@@ -21,6 +21,8 @@ from asparagus.data.digits import make_digits
 from asparagus.data.split import make_split
 from asparagus.driver import Outcome
 from asparagus.journal import JournalReader
+from asparagus.record.run_folder import RunFolder
+from asparagus.record.timing import timing_of
 from asparagus.storage import kept
 from asparagus.storage.names import working_copy
 from asparagus.storage.store import Store
@@ -102,6 +104,12 @@ def test_a_run_that_is_killed_goes_on_on_a_fresh_machine_and_its_child_is_traine
         assert child.parent.run_id == 1
         assert Path(child.parent.checkpoint).is_relative_to(tmp_path / "third")
         assert json.loads((Path(child.folder) / "transfer.json").read_text())["left"] == {}
+        parent = Path(child.parent.checkpoint).parents[1]
+        kept.see_run(parent, at_least=0)
+        killed, whole = timing_of(RunFolder(parent, "train_cls"), 1).attempts
+        assert [(one.number, one.launch) for one in (killed, whole)] == [(1, 1), (2, 2)]
+        assert killed.phases.keys() >= {"compose", "steps"}
+        assert whole.phases.keys() >= {"compose", "steps", "checkpoints", "end"}
     with machine(tmp_path / "first", uri):
         shown = asparagus.launch("experiment/digits", [*DIGITS, SLOW])
         assert (shown.run_id, shown.repeated, shown.metrics) == (1, False, resumed.metrics)

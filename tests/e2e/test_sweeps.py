@@ -19,6 +19,7 @@ from asparagus.checkpoint.transfer import read_weights
 from asparagus.journal import JournalReader
 from asparagus.record.store import RUN_ID, TAG, Store
 from asparagus.record.sweeps import best_run
+from asparagus.record.timing import timing_of_sweep
 from tests.conftest import ASP
 from tests.counts import watched, within
 from tests.e2e.test_exactly_once import below, kill, processes
@@ -75,6 +76,9 @@ def test_a_sweep_is_recorded_shown_extended_and_stood_upon(asp, home):
     within("processes of a sweep's trials, one at a time", seen.counted()["trials"], seen.told("trials"))
 
     store, sweep_id = store_of(home), first["sweep_id"]
+    times = timing_of_sweep(home / "models", sweep_id)
+    assert (len(times.trials), times.untold) == (2, 0)
+    assert times.total.keys() >= {"record", "imports", "data", "first step", "steps", "checkpoints", "sweep"}
     children = children_of(store, sweep_id)
     assert [run.info.status for run in children] == ["FINISHED"] * 2
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {first["mlflow_run_id"]}
