@@ -48,7 +48,7 @@ class Attempt:
     def take(self, event: Mapping[str, Any], between: Phase) -> None:
         """Add what one process tells; `between` is what was done since the one before it."""
         if event["began"] > self.ended:
-            self.book(between, event["began"] - self.ended)
+            self.book(str(between), event["began"] - self.ended)
         for phase, seconds in event["phases"].items():
             self.book(phase, seconds)
         self.ended = event["ended"]
