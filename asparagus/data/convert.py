@@ -91,15 +91,8 @@ def convert(
             write_json(folder / UNFINISHED_FILE, about)
         clear(folder)
         jobs, failures = _jobs(found.sources)
-        todo = [job for job in jobs if not is_there(recipe, job)]
-        kept = len(jobs) - len(todo)
-        for number, (job, error) in enumerate(_all(partial(convert_case, recipe), todo, pool), start=1):
-            if error is not None:
-                failures.append(Failure(job.images[0], _reason(error)))
-            elif not is_there(recipe, job):
-                failures.append(Failure(job.images[0], ELSEWHERE.format(folder=folder)))
-            if progress:
-                progress(kept + number, len(jobs))
+        kept = sum(is_there(recipe, job) for job in jobs)
+        failures += _tried(recipe, jobs, pool, progress)
         clear(folder)  # of processes and nodes that died on the way
         failures.sort()
         made = [job for job in jobs if is_there(recipe, job)]
@@ -116,6 +109,20 @@ def convert(
 def listed(failures: list[Failure]) -> str:
     """Return each failed case with its reason, a line each."""
     return "\n".join(reason if source in reason else f"{source}: {reason}" for source, reason in failures)
+
+
+def _tried(
+    recipe: Recipe, jobs: list[Job], pool: Pool[Job], progress: Callable[[int, int], None] | None
+) -> Iterator[Failure]:
+    """Do what is not there yet, and yield what could not be done."""
+    todo = [job for job in jobs if not is_there(recipe, job)]
+    for number, (job, error) in enumerate(_all(partial(convert_case, recipe), todo, pool), start=1):
+        if error is not None:
+            yield Failure(job.images[0], _reason(error))
+        elif not is_there(recipe, job):
+            yield Failure(job.images[0], ELSEWHERE.format(folder=recipe.folder))
+        if progress:
+            progress(len(jobs) - len(todo) + number, len(jobs))
 
 
 def _all(work: Callable[[Job], None], todo: list[Job], pool: Pool[Job]) -> Iterator[tuple[Job, BaseException | None]]:
