@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import psutil
+from tests.e2e.test_exactly_once import processes
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def within(what: str, count: float, details: str = "") -> None:
     )
 
 
-LOOK_S = 0.2
+LOOK_S = 0.5
+"""What lives for less is not counted: a look costs some ten milliseconds."""
 KINDS = {
     "of Ray's own": r"gcs_server|raylet/raylet|dashboard|log_monitor|autoscaler|runtime_env/agent",
     "trials": r"ray::(_Inner|Trial)",
@@ -97,15 +98,12 @@ def _kind(names: list[str]) -> str:
 @contextmanager
 def watched() -> Iterator[Processes]:
     """Watch what this process starts from now on, and all that is started by that."""
-    seen, over = Processes(), threading.Event()
-    me = psutil.Process(os.getpid())
-    before = {child.pid for child in me.children()}  # servers that other tests share
+    seen, over, me = Processes(), threading.Event(), os.getpid()
+    before = {pid for pid, (parent, _) in processes().items() if parent == me}  # servers that other tests share
 
     def watch() -> None:
         while not over.wait(LOOK_S):
-            for child in me.children():
-                if child.pid not in before:
-                    _look(child, seen)
+            _look(me, before, seen)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -116,16 +114,13 @@ def watched() -> Iterator[Processes]:
         thread.join()
 
 
-def _look(root: psutil.Process, seen: Processes) -> None:
-    try:
-        every = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for one in every:
-        try:
-            name = " ".join(one.cmdline()).strip()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        names = seen.commands.setdefault(one.pid, [])
+def _look(root: int, without: set[int], seen: Processes) -> None:
+    every, children = processes(), defaultdict[int, list[int]](list)
+    for pid, (parent, _) in every.items():
+        children[parent].append(pid)
+    found = [pid for pid in children[root] if pid not in without]
+    for pid in found:
+        found += children[pid]
+        names, name = seen.commands.setdefault(pid, []), every[pid][1].strip()
         if name and name not in names:
             names.append(name)
