@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
 import time
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 import psutil
 
@@ -21,6 +23,9 @@ from benchmarks.commands import Asked, Failed, LeftOut
 from benchmarks.figures import Measured, Section, kept_with, load, replace, save
 from benchmarks.parts import Part
 from benchmarks.report import page, section_lines
+
+LEAVE_S = 30.0
+"""For a process that has answered, or was interrupted."""
 
 
 def measure_all(chosen: Sequence[Part], asked: Asked, order: Sequence[str]) -> tuple[list[Section], list[str]]:
@@ -39,16 +44,12 @@ def measure_all(chosen: Sequence[Part], asked: Asked, order: Sequence[str]) -> t
         print(f"\n[{place}/{len(chosen)}] {part.name}: {part.about}", flush=True)
         started = time.monotonic()
         try:
-            section = stamped(part, measured(part, asked), asked)
+            section = measured(part, asked)
         except LeftOut as reason:
             print(f"{part.name} is left out: {reason}", flush=True)
             continue
         except Failed as error:
             print(f"{part.name} failed: {error}", flush=True)
-            failed.append(part.name)
-            continue
-        except Exception:  # noqa: BLE001 - a bug in one part, told in full, must not cost the figures of the others
-            traceback.print_exc()
             failed.append(part.name)
             continue
         sections = kept_with(section, load(asked.into), order)
@@ -59,15 +60,43 @@ def measure_all(chosen: Sequence[Part], asked: Asked, order: Sequence[str]) -> t
     return made, failed
 
 
-def measured(part: Part, asked: Asked) -> Measured:
-    """Measure a part in a fresh process: threads, memory and imports of one are not the next one's."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, part, asked).result()
+def measured(part: Part, asked: Asked) -> Section:
+    """Measure a part in a fresh process: threads, memory and imports of one are not the next one's.
+
+    Raises:
+        Failed: It could not be measured, with why.
+        LeftOut: There is nothing to measure it on.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(part, asked, theirs))
+    process.start()
+    theirs.close()
+    try:
+        told = ours.recv()
+    except EOFError:
+        process.join()
+        raise Failed(f"its process ended with {process.exitcode}") from None
+    except KeyboardInterrupt:
+        os.kill(process.pid or 0, signal.SIGINT)  # a terminal has told it too; who kills by number has not
+        raise
+    finally:
+        process.join(timeout=LEAVE_S)
+        process.kill()
+    if isinstance(told, Exception):
+        raise told
+    return cast("Section", told)
 
 
-def _measure(part: Part, asked: Asked) -> Measured:
-    found: Measured = getattr(import_module(part.module), part.function)(asked)
-    return found
+def _measure(part: Part, asked: Asked, answer: Connection) -> None:
+    try:
+        answer.send(stamped(part, getattr(import_module(part.module), part.function)(asked), asked))
+    except (Failed, LeftOut) as error:
+        answer.send(error)
+    except KeyboardInterrupt:
+        return
+    except Exception:  # noqa: BLE001 - a bug in one part, told in full, must not cost the figures of the others
+        answer.send(Failed(traceback.format_exc()))
 
 
 def stamped(part: Part, found: Measured, asked: Asked) -> Section:

@@ -35,6 +35,11 @@ BUGGY = """
 def measure(asked):
     return {}["nothing"]
 """
+DYING = """
+import os
+def measure(asked):
+    os._exit(9)
+"""
 AWAY = """
 from benchmarks.commands import LeftOut
 def measure(asked):
@@ -45,10 +50,11 @@ def measure(asked):
 @pytest.fixture
 def parts(tmp_path, monkeypatch) -> dict[str, Part]:
     monkeypatch.syspath_prepend(tmp_path)
-    for name, code in (("good", GOOD), ("bad", BAD), ("buggy", BUGGY), ("away", AWAY)):
+    for name, code in (("good", GOOD), ("bad", BAD), ("buggy", BUGGY), ("dying", DYING), ("away", AWAY)):
         (tmp_path / f"bench_{name}.py").write_text(code)
     made = [
-        Part(name, f"bench_{name}", f"What {name} does", name, ("ray",)) for name in ("bad", "good", "buggy", "away")
+        Part(name, f"bench_{name}", f"What {name} does", name, ("ray",))
+        for name in ("bad", "good", "buggy", "dying", "away")
     ]
     return {part.name: part for part in made}
 
@@ -63,12 +69,13 @@ def old(part: str) -> Section:
 def test_a_part_that_fails_costs_no_other_its_figures_and_ends_with_3(parts, tmp_path, capfd):
     save(tmp_path, [old("bad"), old("good"), old("gone")])
     assert main(["--into", str(tmp_path)], parts) == A_PART_FAILED
-    out, err = capfd.readouterr()
+    out = capfd.readouterr().out
     assert "ended with 7" in out
     assert "no disk" in out
-    assert "KeyError: 'nothing'" in err
+    assert "KeyError: 'nothing'" in out
+    assert "dying failed: its process ended with 9" in out
     assert "away is left out: there is no GPU here" in out
-    assert "failed, see above: bad, buggy." in out
+    assert "failed, see above: bad, buggy, dying." in out
     kept = {section.part: section for section in load(tmp_path)}
     assert list(kept) == ["bad", "good", "gone"]
     assert kept["bad"] == old("bad")
@@ -77,7 +84,7 @@ def test_a_part_that_fails_costs_no_other_its_figures_and_ends_with_3(parts, tmp
     assert kept["good"].command == "python -m benchmarks --only good"  # and no folder of this machine
     written = (tmp_path / "RESULTS.md").read_text()
     assert "3 of 4 goals are met. Missed:\n\n- good: slow: 3.000x, the goal is <= 2.5x\n" in written
-    assert "Not measured yet: away, buggy." in written
+    assert "Not measured yet: away, buggy, dying." in written
 
 
 def test_the_one_table_has_ratio_goal_and_verdict_of_what_was_measured_now(parts, tmp_path, capsys):
