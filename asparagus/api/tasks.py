@@ -14,7 +14,7 @@ def make_task(name: str, *, cases: int | None = None, split: str = "split_80_20"
 
     Args:
         name: What `asp data make` takes, e.g. `Task001_Digits` or `Task997_LauritSynSeg`.
-        cases: How many; enough for the demo unless said.
+        cases: How many, where it is not there yet; enough for the demo unless said.
         split: What `asp-split --fn` takes.
 
     Returns:
@@ -23,8 +23,11 @@ def make_task(name: str, *, cases: int | None = None, split: str = "split_80_20"
     Raises:
         DataError: There is no such task or split, or a folder of that name holds something else.
     """
+    from asparagus.data.layout import DATASET_FILE
     from asparagus.data.made import make
     from asparagus.paths import get_paths, load_environment
 
     load_environment()
-    return make(name, Path(get_paths().data), cases=cases, split=split)
+    root = Path(get_paths().data)
+    there = (root / name / DATASET_FILE).is_file()
+    return make(name, root, cases=None if there else cases, split=split)

@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("asparagus.cli.record:record", "restore the tracking store from the run folders"),
     "gc": ("asparagus.cli.gc:gc", "show which checkpoints can go, and free them"),
     "rm": ("asparagus.cli.rm:rm", "move runs to the trash, bring them back, empty it"),
-    "ui": ("asparagus.cli.runs:ui", "open the MLflow UI on the store"),
+    "ui": ("asparagus.cli.ui:ui", "open the MLflow UI on the store"),
     "doctor": ("asparagus.cli.doctor:doctor", "look at the environment, and say what to mend"),
     "logs": ("asparagus.cli.jobs:logs", "show what a job or a run said, -f also what comes"),
     "stop": ("asparagus.cli.jobs:stop", "end a job or a run; the same command goes on"),

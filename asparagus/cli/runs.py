@@ -1,13 +1,11 @@
-"""`asp runs`, `asp ui`, `asp getid`: looking at the record."""
+"""`asp runs`, `asp getid`: looking at the record."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -146,23 +144,6 @@ def _must_be_measured(sort: str, found: Sequence[RunSummary]) -> None:
     measured = {name for run in found for name in run.metrics}
     if found and sort not in SORTS and sort not in measured:
         raise RecordError(one_of("--sort", sort, [*SORTS, *measured], see="A metric is one that the runs measured."))
-
-
-def ui(arguments: Sequence[str]) -> int:
-    """Run `asp ui`: the MLflow UI on the store, until Ctrl-C."""
-    parser = argparse.ArgumentParser("asp ui", description="Start the MLflow UI on the store of your runs.")
-    parser.add_argument("--port", type=int, default=5000, help="on this port of this machine (default 5000)")
-    options = parser.parse_args(arguments)
-    from asparagus.secrets import without_passwords
-
-    uri = tracking_uri()
-    if "://" in uri and not uri.startswith("sqlite"):
-        print(f"The store is a server, and has its UI itself: {without_passwords(uri)}")
-        return 0
-    print(f"MLflow on {uri}\nOpen http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(options.port)]
-    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def tracking_uri() -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asparagus.data import MAKERS
+from asparagus.data.layout import DATASET_FILE
 from asparagus.errors import DataError, one_of
 from asparagus.storage.tasks import put_task
 
@@ -37,7 +39,7 @@ def make(
     Args:
         name: One of `MAKERS`.
         root: The data folder.
-        cases: How many; the maker's default unless said.
+        cases: How many; unless said as many as it was made with before, or the maker's default.
         split: Its name, as `asp-split --fn` takes it.
         progress: Called with (done, in all).
 
@@ -50,9 +52,20 @@ def make(
     split_named(split)
     module, _, function = MAKERS[name].rpartition(".")
     maker: Callable[..., Task] = getattr(importlib.import_module(module), function)
+    cases = _cases_there(root / name) if cases is None else cases
     asked = {} if cases is None else {"cases": cases}
     folder = Path(maker(root, progress=progress, **asked).folder)
     if not (folder / f"{split}.json").is_file():
         make_split(root, name, split)
     put_task(root, name)
     return folder
+
+
+def _cases_there(folder: Path) -> int | None:
+    """Return how many cases a task was made with before; None where it was not, or by somebody else."""
+    try:
+        content = json.loads((folder / DATASET_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = content.get("preprocessing_config", {}).get("cases") if isinstance(content, dict) else None
+    return found if isinstance(found, int) else None
