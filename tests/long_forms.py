@@ -4,6 +4,9 @@ from __future__ import annotations
 
 LONG_FORMS = (
     "tests/test_masks.py::test_e23_on_two_ranks_the_mean_is_over_the_annotated_voxels_of_both",
+    "tests/test_notebooks.py::test_pretrain_finetune_and_lineage",
+    "tests/test_notebooks.py::test_a_sweep_and_its_plots",
+    # the quick look is run, and what the others call is looked at
     "tests/seeds/test_atommic_training.py::test_b7_a_projects_file_trains_and_is_recorded",
     # many seconds of training, beside a test of the same promise on one run
     "tests/seeds/test_runs.py::test_a29_a_number_that_is_not_there_and_one_with_two_folders_are_refused",

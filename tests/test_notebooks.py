@@ -45,6 +45,18 @@ def test_each_notebook_is_run_here():
     assert [path.stem for path in NOTEBOOKS if f'run_cells("{path.stem}")' not in mine] == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_calls_is_there_and_what_it_launches_composes(path, empty):
+    """The short form of running it."""
+    text = path.read_text()
+    for name in set(re.findall(r"\basparagus\.(\w+)", text)):
+        assert name in asparagus.__all__, name
+    for task in re.findall(r'make_task\("(\w+)"', text):
+        asparagus.make_task(task, cases=8)
+    for experiment in re.findall(r'"(experiment/\w+)"', text):
+        assert asparagus.plan_of(experiment).describe()
+
+
 @pytest.mark.e2e
 def test_a_quick_look(empty, capsys):
     found = run_cells("quick_look")

@@ -233,9 +233,12 @@ def _check(plan: Plan, request: Request, *, as_json: bool) -> int:
     import dataclasses
     import sys
 
+    from asparagus.cli.screen import waiting
     from asparagus.compose.origins import located
     from asparagus.submit.package import package_of
-    from asparagus.worker.rehearsal import rehearse
+
+    with waiting("importing torch and Lightning"):
+        from asparagus.worker.rehearsal import rehearse
 
     findings = []
     for seen in rehearse(plan.spec, plan.parent):

@@ -155,7 +155,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _store() -> Store:
     """Open the store of the runs; looking must not make one."""
-    from asparagus.cli.runs import tracking_uri
+    from asparagus.cli.runs import open_store, tracking_uri
     from asparagus.record.tracking import SQLITE
 
     uri = tracking_uri()
@@ -163,9 +163,7 @@ def _store() -> Store:
         from asparagus.errors import RecordError
 
         raise RecordError(f"{uri}: nothing has been recorded there yet. Train something: asp-launch experiment/digits.")
-    from asparagus.record.store import Store
-
-    return Store(uri)
+    return open_store(uri)
 
 
 def _print_table(found: Sequence[Version]) -> None:

@@ -23,15 +23,14 @@ def record(arguments: Sequence[str]) -> int:
     made.add_argument("--json", action="store_true", help="the last line of standard output is one JSON list")
     options = parser.parse_args(arguments)
 
-    from asparagus.cli.runs import tracking_uri
+    from asparagus.cli.runs import open_store, tracking_uri
     from asparagus.paths import get_paths
 
     uri, paths = tracking_uri(), get_paths()
     from asparagus.record.rebuild import rebuild
-    from asparagus.record.store import Store
 
     found = []
-    for one in rebuild(Store(uri, Path(paths.results) / "mlartifacts"), Path(paths.models)):
+    for one in rebuild(open_store(uri, Path(paths.results) / "mlartifacts"), Path(paths.models)):
         line = f"{'ok' if one.ok else 'bad':<4} {one.what:<10} {one.found}"
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
         found.append(dataclasses.asdict(one))

@@ -106,10 +106,9 @@ def _config_of(run_id: int, folder: Path) -> Path:
     try:
         return find_folder(Path(get_paths().models), run_id) / "config.yaml"
     except RecordError as error:
-        from asparagus.cli.runs import tracking_uri
-        from asparagus.record.store import Store
+        from asparagus.cli.runs import open_store, tracking_uri
 
-        fetched = Store(tracking_uri()).fetch(run_id, "config.yaml", folder)
+        fetched = open_store(tracking_uri()).fetch(run_id, "config.yaml", folder)
         if fetched is None:
             raise
         print(f"{error}\nIt is repeated from what MLflow keeps of it.")

@@ -75,7 +75,6 @@ def _lines(moved: Iterable[Moved], what: str) -> Iterator[str]:
 
 def _store() -> Store:
     """Reach the store, before anything is moved."""
-    from asparagus.cli.runs import tracking_uri
-    from asparagus.record.store import Store
+    from asparagus.cli.runs import open_store, tracking_uri
 
-    return Store(tracking_uri())
+    return open_store(tracking_uri())

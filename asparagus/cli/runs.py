@@ -19,6 +19,7 @@ from asparagus.record.tracking import STATES
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from asparagus.record.store import Store
     from asparagus.record.summary import RunSummary
 
 WIDE = 160
@@ -152,6 +153,16 @@ def tracking_uri() -> str:
 
     load_environment()
     return get_tracking_uri(get_paths())
+
+
+def open_store(uri: str, artifacts: Path | None = None) -> Store:
+    """Open the store to change it: MLflow takes seconds to import, in which something moves on a terminal."""
+    from asparagus.cli.screen import waiting
+
+    with waiting("opening the record"):
+        from asparagus.record.store import Store
+
+        return Store(uri, artifacts)
 
 
 def _print_table(found: Sequence[RunSummary], columns: Sequence[str]) -> None:

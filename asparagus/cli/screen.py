@@ -61,6 +61,15 @@ class Screen:
 
 
 @contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something is done whose length nobody knows: a line that moves in a terminal, nothing elsewhere."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield what to call with (done, in all): a bar in a terminal, nothing elsewhere."""
     from rich.console import Console

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from typing import IO
 
 from asparagus.errors import RecordError
 from asparagus.reach import unreachable
@@ -46,25 +48,29 @@ def _serve(uri: str, port: int) -> int:
     """Run the server in a process group of its own: Ctrl-C is ours to answer, it would print where it stood."""
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    command += ["--workers", "1"]  # each one imports MLflow; one person looks
     for number in (signal.SIGTERM, signal.SIGHUP):  # a terminal that is closed ends it too
         signal.signal(number, signal.default_int_handler)
-    server = subprocess.Popen(command, env=environment, process_group=0)
-    try:
-        _wait_for(server, port)
-        print(f"Open http://{LOOPBACK}:{port} (Ctrl-C ends it)", flush=True)
-        return server.wait()
-    finally:
-        _end(server)
+    with tempfile.TemporaryFile() as said:
+        server = subprocess.Popen(command, env=environment, process_group=0, stdout=said, stderr=said)
+        try:
+            _wait_for(server, port, said)
+            print(f"Open http://{LOOPBACK}:{port} (Ctrl-C ends it)", flush=True)
+            return server.wait()
+        finally:
+            _end(server)
 
 
-def _wait_for(server: subprocess.Popen[bytes], port: int) -> None:
+def _wait_for(server: subprocess.Popen[bytes], port: int, said: IO[bytes]) -> None:
     """Wait until the server answers, with something that moves on a terminal."""
-    from rich.console import Console
+    from asparagus.cli.screen import waiting
 
-    with Console(stderr=True).status("starting, some seconds"):
+    with waiting("starting, some seconds"):
         while unreachable(f"{LOOPBACK}:{port}"):
             if server.poll() is not None:
-                raise RecordError(f"MLflow ended by itself (status {server.returncode}); why, it says above.")
+                said.seek(0)
+                told = said.read().decode(errors="replace").strip()
+                raise RecordError(f"MLflow ended by itself (status {server.returncode}), and said:\n{told}")
             time.sleep(LOOK_S)
 
 

@@ -28,7 +28,7 @@ def test_the_ui_serves_the_store_that_runs_are_recorded_in(home, asp):
         start_new_session=True,
     )
     try:
-        wait_for_port(port, timeout=60)
+        wait_for_port(port, timeout=120)
         url = f"http://127.0.0.1:{port}"
         with urllib.request.urlopen(url) as page:
             assert b"<title>MLflow</title>" in page.read()
