@@ -1,7 +1,5 @@
 """What a random crop of a Zarr volume costs: read by us, and by cellmap-data, out of the same files.
 
-python benchmarks/crops.py [TURNS]    5 turns of each by default, in turn; writes into benchmarks/RESULTS.md
-
 cellmap-data needs zarr 2, and so a folder of its own, which CELLMAP_DATA names:
 
     pip install --no-deps --target FOLDER cellmap-data zarr==2.18.7 numcodecs==0.15.1 asciitree fasteners deprecated \
@@ -10,7 +8,6 @@ cellmap-data needs zarr 2, and so a folder of its own, which CELLMAP_DATA names:
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -21,9 +18,14 @@ from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-BATCH, ITEMS, CLASSES = 2, 120, ["nuc", "er"]
+if TYPE_CHECKING:
+    from benchmarks.commands import Asked
+    from benchmarks.figures import Measured, Row
+
+TURNS = 5
+BATCH, ITEMS, CLASSES = 2, 40, ["nuc", "er"]
 VOXELS, CHUNK, DATASETS, CROPS = 256, 64, 2, 3
 TURNED: dict[str, dict[str, Any]] = {
     "mirrored and transposed": {
@@ -90,7 +92,7 @@ def cellmap(root: Path, shape: list[int], turned: dict[str, Any]) -> Loader:
         CellMapDataset(raw, labels, CLASSES, {"input": arrays}, {"output": arrays}, spatial_transforms=turned, pad=True)
         for _, raw, labels in rows
     ]
-    data = CellMapMultiDataset(CLASSES, {"input": arrays}, {"output": arrays}, sets)
+    data = CellMapMultiDataset(sets, CLASSES, {"input": arrays}, {"output": arrays})
     sampler = RandomSampler(data, replacement=True, num_samples=ITEMS)
     loader: Loader = CellMapDataLoader(data, CLASSES, batch_size=BATCH, sampler=sampler).loader
     return loader
@@ -119,65 +121,63 @@ WAYS: dict[str, Callable[..., Loader]] = {
 }
 
 
-def measure(way: str, root: Path, shape: str, turned: str) -> dict[str, float]:
-    """Take two epochs in this process, the second one counted; returns milliseconds for each crop."""
+def milliseconds(way: str, root: Path, shape: str, turned: str) -> float:
+    """Take two epochs in this process; returns the CPU time of a crop of the second."""
     import torch
 
     torch.set_num_threads(1)
     loader = WAYS[way](root, SHAPES[shape], TURNED[turned])
     for _ in range(2):
-        wall, cpu, items = time.perf_counter(), time.process_time(), 0
-        for batch in loader:
-            items += len(next(iter(batch.values())))
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    assert items == ITEMS
-    return {"cpu": cpu * 1000 / items, "wall": wall * 1000 / items}
+        begun = time.process_time()
+        items = sum(len(next(iter(batch.values()))) for batch in loader)
+        taken = time.process_time() - begun
+    return taken * 1000 / items
 
 
-def measured(way: str, *words: str, side: str | None) -> dict[str, float]:
-    """Do so in a process of its own: two versions of zarr do not live in one."""
+def apart(way: str, *words: str, side: str | None) -> float:
+    """Measure in a process of its own: two versions of zarr do not live in one."""
     paths = [side] if way == CELLMAP and side else []
     path = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, __file__, "--measure", way, *words]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    command = [sys.executable, __file__, way, *words]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{way}: {done.stderr[-2000:]}")
+    return float(done.stdout.splitlines()[-1])
 
 
-def main(turns: int) -> None:
-    from report import report
+def measure(asked: Asked) -> Measured:
+    """Cut the same kind of crops by every way, in turns."""
+    from benchmarks.figures import Measured
 
-    side = os.environ.get("CELLMAP_DATA")
+    side, turns = os.environ.get("CELLMAP_DATA"), asked.turns(TURNS)
     ways = [way for way in WAYS if way != CELLMAP or side]
-    found: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    found: dict[tuple[str, str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
         for turn, shape, turned, way in product(range(turns), SHAPES, TURNED, ways):
-            now = measured(way, folder, shape, turned, side=side)
-            found.setdefault((shape, turned, way), []).append(now)
-            print(f"{turn + 1}/{turns}  {shape}, {turned}: {now['cpu']:.1f} ms CPU, {way}", flush=True)
-    rows = [
-        "| crops | what | ms CPU each | cellmap-data's over it | smallest, largest | ms wall |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (shape, turned, way), runs in found.items():
-        cpu, wall = (statistics.median(run[key] for run in runs) for key in ("cpu", "wall"))
-        others = found.get((shape, turned, CELLMAP), []) if way != CELLMAP else []
-        ratios = [other["cpu"] / run["cpu"] for run, other in zip(runs, others, strict=bool(others))]
-        over = f"{statistics.median(ratios):.1f}x | {min(ratios):.1f}, {max(ratios):.1f}" if ratios else " | "
-        rows.append(f"| {shape}, {turned} | {way} | {cpu:.1f} | {over} | {wall:.1f} |")
-    missing = "" if side else " cellmap-data was not there: CELLMAP_DATA names no folder with it."
+            found.setdefault((shape, turned, way), []).append(now := apart(way, folder, shape, turned, side=side))
+            print(f"{turn + 1}/{turns}  {shape}, {turned}: {now:.1f} ms CPU, {way}", flush=True)
     about = (
         f"{DATASETS} images of {VOXELS}^3 voxels (8 bits, OME-NGFF 0.4, chunks of {CHUNK}^3), each with {CROPS} crops "
-        f"of 128^3 with {len(CLASSES)} classes; batches of {BATCH}, one process, one thread, the second {ITEMS} crops. "
-        f"Medians of {turns} turns.{missing}"
+        f"of 128^3 with {len(CLASSES)} classes; batches of {BATCH}, one process, one thread, CPU time of the second "
+        f"{ITEMS} crops. Medians of {turns} turns."
     )
-    report("What a crop of a Zarr volume costs", f"python benchmarks/crops.py {turns}", about, ("torch", "zarr"), rows)
+    remarks = (
+        () if side else ("cellmap-data was not measured: CELLMAP_DATA names no folder with it (benchmarks/crops.py).",)
+    )
+    return Measured(about, tuple(row(*key, runs, found) for key, runs in found.items()), remarks)
+
+
+def row(shape: str, turned: str, way: str, runs: list[float], found: dict[tuple[str, str, str], list[float]]) -> Row:
+    from benchmarks.figures import Row
+
+    what, middle, rivals = f"{way}: {shape}, {turned}", statistics.median(runs), found.get((shape, turned, CELLMAP))
+    if way == CELLMAP or not rivals:
+        return Row(what, middle, "ms")
+    ratios = [run / other for run, other in zip(runs, rivals, strict=True)]
+    return Row(what, middle, "ms", CELLMAP, statistics.median(ratios))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        name, place, *words = sys.argv[2:]
-        print(json.dumps(measure(name, Path(place), *words)))
-    else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    name, place, *kind = sys.argv[1:]
+    print(milliseconds(name, Path(place), *kind))

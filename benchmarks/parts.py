@@ -41,7 +41,11 @@ PARTS = {
         ),
         Part(
             "data", "benchmarks.data", "How fast patches come",
-            "beside MONAI's CacheDataset and cellmap-data", ("asparagus", "torch", "monai"),
+            "beside MONAI's CacheDataset", ("asparagus", "torch", "monai"),
+        ),
+        Part(
+            "crops", "benchmarks.crops", "What a crop of a Zarr volume costs",
+            "beside cellmap-data, where CELLMAP_DATA names its folder", ("asparagus", "torch", "zarr"), usual=False,
         ),
         Part(
             "lineage", "benchmarks.many_runs", "How fast a full record answers",
