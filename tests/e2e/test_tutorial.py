@@ -48,4 +48,4 @@ def answer(line: str, folder: Path) -> str:
 
 def begins_with(shown: str) -> list[str]:
     """Return the first words of each line that is shown: what follows may be a time, or another processor's number."""
-    return [" ".join(line.split()[:2]) for line in shown.splitlines() if line != "..."]
+    return [" ".join(line.partition("...")[0].split()[:2]) for line in shown.splitlines()]
