@@ -46,7 +46,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
     """Return the parser that a command makes."""
     with _stopping(lambda parser, _, words: Stopped(parser, words)):
         try:
-            command([])
+            command(["--help"])  # some say what is missing before they parse
         except Stopped as stopped:
             return stopped.parser
     raise AssertionError("it has no parser")
