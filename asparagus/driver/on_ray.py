@@ -28,7 +28,7 @@ from asparagus.storage.follow import followed
 from asparagus.storage.store import TRAVELLING
 
 if TYPE_CHECKING:
-    from ray.train import Result, ScalingConfig
+    from ray.train import Result, RunConfig, ScalingConfig
 
 STORAGE_NAME = "checkpoints"
 """Ray Train's run folder is `<run folder>/checkpoints`: a checkpoint is written once, where it stays."""
@@ -215,7 +215,7 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None, desk
         RunError: The training failed.
     """
     from ray.exceptions import RayError
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
+    from ray.train import TrainingFailedError
 
     from asparagus.driver.trainer import OurTrainer
     from asparagus.driver.watch import Watch
@@ -224,12 +224,11 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None, desk
     folder = Path(assignment.folder)
     # Ray's own snapshot knows no config and breaks easily; what to go on from is ours to choose, from digests.
     (folder / STORAGE_NAME / SNAPSHOT).unlink(missing_ok=True)
-    asked = plan.spec.resources
     trainer = OurTrainer(
         train_loop,
         watch=Watch(assignment, plan.bundle),
         folder=str(folder),
-        resources=asked,
+        resources=plan.spec.resources,
         patience_s=plan.spec.site.start_timeout_s,
         ray_ends_with_run=plan.spec.site.address == LOCAL,
         placement_group=placement_group,
@@ -239,17 +238,7 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None, desk
             "desk": desk,
         },
         scaling_config=_scaling(plan),
-        run_config=RunConfig(
-            worker_runtime_env={"env_vars": _of_workers(plan.spec.site)},
-            name=STORAGE_NAME,
-            storage_path=str(folder),
-            failure_config=FailureConfig(
-                max_failures=plan.spec.run.max_failures,
-                # Nodes that come and go may be gone again before a group has started on them.
-                controller_failure_limit=20 if asked.is_elastic else 3,
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=None),  # the worker's rule removes, for all ways of running
-        ),
+        run_config=_running(plan, folder),
     )
     try:
         with (
@@ -263,6 +252,23 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None, desk
         raise failure(assignment, error, hint=_auth_hint()) from error
     outcome: dict[str, Any] = result.return_value
     return outcome
+
+
+def _running(plan: Plan, folder: Path) -> RunConfig:
+    """Return where Ray Train keeps its own, and how often it tries again."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+
+    return RunConfig(
+        worker_runtime_env={"env_vars": _of_workers(plan.spec.site)},
+        name=STORAGE_NAME,
+        storage_path=str(folder),
+        failure_config=FailureConfig(
+            max_failures=plan.spec.run.max_failures,
+            # Nodes that come and go may be gone again before a group has started on them.
+            controller_failure_limit=20 if plan.spec.resources.is_elastic else 3,
+        ),
+        checkpoint_config=CheckpointConfig(num_to_keep=None),  # the worker's rule removes, for all ways of running
+    )
 
 
 def _scaling(plan: Plan) -> ScalingConfig:
