@@ -583,6 +583,11 @@ RUN = {
     "cluster without workers": ([DIGITS, "site=cluster"], ["resources.workers: 0", "is a cluster"]),
     "no site nodes": ([DIGITS, "site.nodes=0"], ["site.nodes: 0 is too small"]),
     "host without a port": ([DIGITS, "site.address=localhost"], ["site.address: 'localhost'", "host:port"]),
+    "a ray that stays for no time": ([DIGITS, "site.idle_minutes=0"], ["site.idle_minutes: 0", "positive"]),
+    "a cluster that is to end when idle": (
+        [DIGITS, "site=cluster", "resources.workers=1", "site.idle_minutes=5"],
+        ["site.idle_minutes: 5", "site=local-warm"],
+    ),
     "poll that never comes": ([DIGITS, "site.poll_interval_s=0"], ["site.poll_interval_s", "positive"]),
     "environment that is a list": ([DIGITS, "site.env=[a]"], ["site.env"]),
     "tracking store of no kind": ([DIGITS, "site.tracking_uri=ftp://x"], ["site.tracking_uri", "http://..."]),

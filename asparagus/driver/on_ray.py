@@ -153,7 +153,7 @@ def start_own(site: Site, runtime_env: dict[str, Any]) -> str:
     os.environ.setdefault("RAY_enable_worker_prestart", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     try:
-        with on_loopback():
+        with on_loopback(), _lean():
             context = ray.init(
                 address=LOCAL,
                 num_cpus=site.cpus_per_node,
@@ -170,6 +170,28 @@ def start_own(site: Site, runtime_env: dict[str, Any]) -> str:
             "train in this process: resources.workers=0."
         ) from error
     return str(context.address_info["gcs_address"])
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """Have Ray start without what asks for machines, passes on logs and collects statistics: nobody listens to them.
+
+    Each is a Python process beside those that the launch waits for; Ray has no setting for it.
+    """
+    from ray._private.node import Node
+
+    def no_server(node: Any, **_: Any) -> None:
+        node._webui_url = ""  # noqa: SLF001 - as it is without a dashboard
+
+    without = {"start_monitor": lambda _: None, "start_log_monitor": lambda _: None, "start_api_server": no_server}
+    before = {name: getattr(Node, name) for name in without}
+    for name, function in without.items():
+        setattr(Node, name, function)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(Node, name, function)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,10 +83,11 @@ class Place:
         self.path.mkdir(parents=True, exist_ok=True)
         self.path.chmod(0o700)
         if not self.token.is_file():
-            writing = self.path / f".token.{os.getpid()}"
-            writing.touch(0o600)
-            writing.write_text(secrets.token_hex(32), encoding="ascii")
-            writing.replace(self.token)
+            with tempfile.NamedTemporaryFile("w", dir=self.path, encoding="ascii") as file:  # for this user alone
+                file.write(secrets.token_hex(32))
+                file.flush()
+                with contextlib.suppress(FileExistsError):  # another launch was first
+                    self.token.hardlink_to(file.name)
 
     def authentication(self) -> dict[str, str]:
         """Return the environment variables that let a process in."""
