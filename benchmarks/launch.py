@@ -42,6 +42,11 @@ CASES = (
     Case(PLAIN, script("plain_lightning.py")),
     Case("asp-launch, in-process", digits(), PLAIN, "launch in-process"),
     Case(OURS_1, digits("resources=one_worker"), PLAIN, "launch on Ray"),
+    Case(
+        "asp-launch, 1 Ray worker, site=local-warm, second launch",
+        digits("resources=one_worker", "site=local-warm"),
+        PLAIN,
+    ),
     Case("asp-launch, 2 Ray workers", digits("resources=two_workers"), PLAIN, "launch on Ray"),
     Case(RAY_1, script("ray_documented.py", "1"), PLAIN),
     Case(NOTHING, [sys.executable, "-c", "pass"]),

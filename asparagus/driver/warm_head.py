@@ -62,6 +62,8 @@ def _keep(place: Place, idle_s: float) -> None:
     since, ready = time.monotonic(), _Ready(idle_s)
     while True:
         time.sleep(LOOK_S)
+        if not place.path.is_dir():  # removed with its home: nobody will find it any more
+            return
         door = place.lock("door")
         if not _may_enter(door) or in_use(place):
             since = time.monotonic()
