@@ -96,7 +96,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         *("--sort", "--reverse", "--columns", "--limit", "--all", "--json", "--jobs"),
     ),
     "logs": (*HELP, "--follow", "-f", "--rank", "--attempt", "--address"),
-    "stop": (*HELP, "--no-wait", "--address"),
+    "stop": (*HELP, "--no-wait", "--address", "--ray"),
     "lineage": (*HELP, "--json", "--html", "--all"),
     "show": (*HELP, "--timing", "--json"),
     "diff": (*HELP, "--json"),

@@ -277,7 +277,7 @@ def fit(plan: Plan, assignment: Assignment, *, placement_group: Any = None, desk
 
 
 def _running(plan: Plan, folder: Path) -> RunConfig:
-    """Return where Ray Train keeps its own, and how often it tries again."""
+    """Return where a run lies, how often it is tried again, and what its workers start with."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig
 
     return RunConfig(
