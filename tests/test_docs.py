@@ -25,6 +25,7 @@ from asparagus.data import MAKERS
 from asparagus.data.digits import make_digits
 from asparagus.data.split import make_split
 from asparagus.data.synthetic import make_synthetic
+from asparagus.errors import AsparagusError
 from asparagus.record.numbers import claim
 from asparagus.record.run_folder import create
 from asparagus.spec import Spec
@@ -132,7 +133,7 @@ def test_every_documented_command_is_parsed(capsys):
     for line in COMMAND_LINES:
         try:
             must_be_parsed(*what_is_meant(*split(line)))
-        except (SystemExit, AssertionError, KeyError) as error:
+        except (SystemExit, AssertionError, KeyError, AsparagusError) as error:
             wrong[line] = error, capsys.readouterr().err
     assert wrong == {}
 
@@ -158,6 +159,7 @@ def split(line: str) -> tuple[str, list[str]]:
 def what_is_meant(program: str, words: list[str]) -> tuple[str, list[str]]:
     """Return the command that a line stands for: asp_test_cls is asp test, asp_pretrain asp-launch pretrain."""
     if program == "asp":
+        assert words[0] in COMMANDS, f"asp has no {words[0]}"
         program, *words = (f"asp-{words[0]}", *words[1:])
     name = re.sub(r"^asp[-_]", "", program)
     if name.startswith(("test_", "eval_box_")):
