@@ -114,6 +114,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         *("--n_classes", "--n_modalities", "--dimensions", "--subjects", "--dataset", "-d", "--dry-run", "--use-s3"),
         *("--classes", "--validate-ratio", "--datasets", "--crops", "--search-path", "--raw-name", "--crop-name"),
         *("--csv-path", "--force-all-classes", "--force-all-classes-train", "--force-all-classes-validate"),
+        *("--scale", "-s"),
     ),
 }
 """Options of the commands that do not train; a command that is not listed has its help alone."""

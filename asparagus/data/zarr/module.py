@@ -155,7 +155,7 @@ class CropDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the epoch's random crops; every rank has as many batches."""
         assert self.train_set is not None, "setup() comes first"
-        sampler = self._sampler(self.train_set, shuffle=True)
+        sampler = self._sampler(self.train_set, shuffle=True, even=True)
         sampler.set_epoch(coming_epoch(self.trainer))
         return DataLoader(self.train_set, sampler=sampler, **self._options)
 
@@ -164,7 +164,7 @@ class CropDataModule(pl.LightningDataModule):
         if self.val_set is None:
             return []
         limited = self.validation_time_limit is not None or few_validation_batches(self.trainer)
-        sampler = self._sampler(self.val_set, shuffle=limited)
+        sampler = self._sampler(self.val_set, shuffle=limited, even=False)
         if self.validation_time_limit is None:
             return DataLoader(self.val_set, sampler=sampler, **self._options)
         return TimeLimitedLoader(self.val_set, seconds=self.validation_time_limit, sampler=sampler, **self._options)
@@ -177,9 +177,11 @@ class CropDataModule(pl.LightningDataModule):
             "persistent_workers": bool(self.workers["num_workers"]),
         }
 
-    def _sampler(self, data: Dataset[Any], *, shuffle: bool) -> EpochSampler:
+    def _sampler(self, data: Dataset[Any], *, shuffle: bool, even: bool) -> EpochSampler:
         size = len(data)  # type: ignore[arg-type]
-        return EpochSampler(size, seed=self.seed, shuffle=shuffle, rank=self.rank, world_size=self.world_size)
+        return EpochSampler(
+            size, seed=self.seed, shuffle=shuffle, even=even, rank=self.rank, world_size=self.world_size
+        )
 
 
 def _windows(image: Mapping[str, Any] | None, target: Mapping[str, Any] | None, classes: Sequence[str]) -> Windows:
