@@ -20,6 +20,7 @@ from tests.helpers import free_port, make_bucket, s3_server, wait_for_port
 from tests.long_forms import LONG_FORMS, LONG_TABLES, ROWS_PER_SHORT_ROW
 
 ASP = Path(sys.executable).parent
+LONG = set(LONG_FORMS)
 RAY_CPUS = 2
 
 
@@ -29,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         table = item.nodeid.partition("[")[0]
         rows[table] += 1
-        if item.nodeid in LONG_FORMS or (table in LONG_TABLES and rows[table] % ROWS_PER_SHORT_ROW):
+        if {item.nodeid, table} & LONG or (table in LONG_TABLES and rows[table] % ROWS_PER_SHORT_ROW):
             item.add_marker(pytest.mark.slow)
 
 

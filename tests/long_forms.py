@@ -169,6 +169,41 @@ LONG_FORMS = (
     "tests/e2e/test_failures_by_kind.py::test_the_first_rank_that_failed_is_named_and_all_have_said_their_last",
     "tests/test_rebuild.py::test_what_a_store_could_not_be_told_is_told_while_the_next_run_is_recorded",
     "tests/test_strategies.py::test_either_strategy_goes_on_from_the_others_file_and_trains_the_same[ddp-4-resumed]",
+    # two processes that import torch, beside tests of the same rules in one
+    "tests/test_strategies.py::test_either_strategy_goes_on_from_the_others_file_and_trains_the_same",
+    "tests/test_strategies.py::test_a_sharded_checkpoint_is_one_file_of_plain_tensors",
+    "tests/test_strategies.py::test_each_rank_trains_its_share_and_unequal_validation_ends",
+    "tests/test_freezing.py::test_b29_two_ranks_freeze_the_same_steps_bit_for_bit_also_after_a_resume",
+    "tests/test_freezing.py::test_b29_two_ranks_end_a_training_of_two_halves_as_one_that_was_not_interrupted",
+    "tests/test_freezing.py::test_b20_on_two_ranks_the_schedule_ends_with_the_last_step_of_the_real_world_size",
+    # whole launches, beside parts of the same, or the same in another spelling
+    "tests/test_reg.py::test_a22_reg_is_trained_finetuned_and_tested_and_the_record_says_on_what",
+    "tests/test_timing.py::test_in_process_the_phases_are_the_whole_wall_time_and_a_resumed_run_has_two_attempts",
+    "tests/seeds/test_asparagus.py::test_a49_a_module_of_ones_own_trains_as_the_readme_names_it",
+    "tests/seeds/test_asparagus.py::test_a18_the_readmes_line_trains_and_tries_the_plugin",
+    "tests/seeds/test_asparagus.py::test_a24_random_draws_between_its_bounds_and_anew_each_time",
+    "tests/test_desk.py::test_a_trial_goes_on_from_another_ones_state_with_settings_of_its_own",
+    "tests/test_desk.py::test_workers_of_a_trial_wait_after_each_epoch_until_they_are_let_on_and_again_in_the_next_attempt",
+    "tests/seeds/test_cellmap.py::test_e32_load_best_is_matched_by_the_recorded_epoch_and_metric_and_never_by_position",
+    "tests/test_check_space.py::test_a_problem_is_told_once_and_with_the_values_that_it_comes_with",
+    "tests/test_stages.py::test_classifying_digits_never_imports_monai",
+    "tests/test_completion.py::test_tab_on_a_terminal",
+    "tests/test_rehearsal.py::test_a_metric_of_a_validation_that_never_happens_is_found",
+    "tests/test_rehearsal.py::test_a_script_that_could_not_train_is_found",
+    "tests/test_rehearsal.py::test_a_schedule_that_waits_for_what_nobody_logs_is_found",
+    "tests/seeds/test_atommic_training.py::test_b15_b22_the_documented_blocks_train_together_by_value",
+    "tests/seeds/test_atommic_training.py::test_b6_a_launch_leaves_nothing_where_it_was_called",
+    "tests/test_query.py::test_a_long_line_of_descent_is_no_trouble",
+    "tests/seeds/test_hydra_lightning.py::test_c8_a_runs_checkpoint_loads_without_arguments",
+    "tests/test_models.py::test_the_mlp_is_built_without_monai",
+    "tests/test_study.py::test_the_dashboard_shows_a_study_while_it_runs",
+    "tests/seeds/test_sesemi.py::test_d3_a_loader_section_takes_every_documented_key",
+    "tests/seeds/test_atommic.py::test_b1_val_check_interval_validates_within_an_epoch",
+    "tests/test_doctor.py::test_a_server_that_hangs_is_given_up_and_holds_nothing_up",
+    # on Ray, beside one of each promise
+    "tests/test_eval_box.py::test_a_box_is_trained_recorded_shown_again_and_not_repeated",
+    "tests/test_figures.py::test_e25_two_workers_draw_once_and_each_case_has_one_map",
+    "tests/e2e/test_failures.py::test_a_killed_driver_leaves_no_run_that_runs_for_ever",
 )
 
 LONG_TABLES = (
@@ -195,5 +230,5 @@ LONG_TABLES = (
     "tests/seeds/test_cellmap.py::test_e3_to_e22_a_documented_name_sets_a_key_of_ours",
     "tests/seeds/test_sesemi.py::test_d26_d27_cases_are_counted_by_the_plan",
 )
-"""Tables of many rows that are alike, each of which composes an experiment: every fifth of them is their short form."""
-ROWS_PER_SHORT_ROW = 5
+"""Tables of many like rows, each of which composes an experiment: every eighth of them is their short form."""
+ROWS_PER_SHORT_ROW = 8
