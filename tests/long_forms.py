@@ -204,6 +204,7 @@ LONG_FORMS = (
     "tests/test_eval_box.py::test_a_box_is_trained_recorded_shown_again_and_not_repeated",
     "tests/test_figures.py::test_e25_two_workers_draw_once_and_each_case_has_one_map",
     "tests/e2e/test_failures.py::test_a_killed_driver_leaves_no_run_that_runs_for_ever",
+    "tests/e2e/test_warm.py::test_launches_share_one_until_it_is_killed_or_ended",
 )
 
 LONG_TABLES = (
