@@ -16,9 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Asparagus needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	@echo "setting up $(VENV): some 2 GB, a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	@# --no-compile: of 30,000 files of Python, those that are used are compiled when they first are
-	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP)  ## make data, pretrain, finetune twice, show runs and lineage (in ./demo; under 4 minutes on 2 cores)
