@@ -193,6 +193,10 @@ LONG_FORMS = (
     "tests/test_rehearsal.py::test_a_schedule_that_waits_for_what_nobody_logs_is_found",
     "tests/seeds/test_atommic_training.py::test_b15_b22_the_documented_blocks_train_together_by_value",
     "tests/seeds/test_atommic_training.py::test_b6_a_launch_leaves_nothing_where_it_was_called",
+    "tests/test_desk.py::test_values_that_make_no_experiment_are_refused_by_name",
+    "tests/test_api.py::test_registered_module_data_callback_and_script_train_and_are_recorded_by_their_paths",
+    "tests/test_doctor_books.py::test_a_store_of_a_newer_mlflow_is_said_and_nothing_is_changed",
+    "tests/test_storage.py::test_credentials_that_are_unknown_and_ones_that_may_only_read",
     "tests/test_query.py::test_a_long_line_of_descent_is_no_trouble",
     "tests/seeds/test_hydra_lightning.py::test_c8_a_runs_checkpoint_loads_without_arguments",
     "tests/test_models.py::test_the_mlp_is_built_without_monai",
@@ -204,6 +208,7 @@ LONG_FORMS = (
     "tests/test_eval_box.py::test_a_box_is_trained_recorded_shown_again_and_not_repeated",
     "tests/test_figures.py::test_e25_two_workers_draw_once_and_each_case_has_one_map",
     "tests/e2e/test_failures.py::test_a_killed_driver_leaves_no_run_that_runs_for_ever",
+    "tests/test_secrets.py::test_on_a_ray_worker_a_secret_is_there_and_stays_there",
     "tests/e2e/test_warm.py::test_launches_share_one_until_it_is_killed_or_ended",
 )
 
