@@ -62,6 +62,7 @@ def test_a_stopped_process_is_described_and_ended(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     time.sleep(0.5)
     process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)  # the signal has arrived: a busy machine takes its time
     end_silent(process.pid, str(tmp_path / "stack.txt"))
     assert process.wait(timeout=10) in (-signal.SIGKILL, -signal.SIGUSR2)
     told = (tmp_path / "stack.txt").read_text()
