@@ -20,6 +20,7 @@ from asparagus.driver.one_run import Engine, failure
 from asparagus.driver.wall_time import leaving_in_time
 from asparagus.errors import AsparagusError, LeftError, PlanError, RunError
 from asparagus.failure import Kind
+from asparagus.paths import variables_set
 from asparagus.plan import Plan
 from asparagus.record.run_folder import RunFolder
 from asparagus.secrets import CARRIED, Sealed, WithoutSecrets, references, reveal
@@ -199,14 +200,12 @@ def on_loopback() -> Iterator[None]:
     """Have Ray take a loopback address at its word: elsewhere than on laptops, it listens on all networks instead."""
     from ray._private import ray_constants
 
-    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        yield
+        with variables_set({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-        os.environ.pop(name)
 
 
 def use_token_if_there_is_one() -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from asparagus.driver import warm
 from asparagus.driver.on_ray import QUIET, connected, must_fit, on_loopback, worker_environment
 from asparagus.driver.wall_time import leaving_in_time
+from asparagus.paths import variables_set
 from asparagus.plan import Plan
 from asparagus.spec import Site
 
@@ -40,7 +41,7 @@ def connected_to_warm(plan: Plan, ahead: threading.Thread) -> Iterator[None]:
     """
     site, place = plan.spec.site, warm.Place.of()
     place.make()
-    with _for_a_while(place.authentication()):
+    with variables_set(place.authentication()):
         ahead.start()
         with warm.shared(site) as head:
             if head is not None:
@@ -97,14 +98,3 @@ def _say_if_it_waits(plan: Plan) -> None:
     lacking = [kind for kind, each in plan.bundle.items() if free.get(kind, 0) < each * plan.spec.resources.fewest]
     if lacking:
         log.warning("site=local-warm: other launches use its %s; this one waits for them", " and ".join(lacking))
-
-
-@contextmanager
-def _for_a_while(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

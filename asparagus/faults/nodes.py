@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import secrets
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
 
 from asparagus.errors import RunError
+from asparagus.paths import variables_set
 from asparagus.plan import Plan
 
 LOOPBACK = "127.0.0.1"
@@ -100,22 +100,10 @@ def simulated(plan: Plan, spare: int) -> Iterator[Nodes]:
     # Ray notes its newest cluster in this folder, where `address: auto` finds it; the user's own note is elsewhere.
     with (
         tempfile.TemporaryDirectory(prefix="asp-", ignore_cleanup_errors=True) as folder,
-        _set({**variables, "RAY_TMPDIR": folder}),
+        variables_set({**variables, "RAY_TMPDIR": folder}),
         ray_nodes({"num_cpus": 0}, *[node] * (places // together + spare)) as nodes,
     ):
         yield nodes
-
-
-@contextmanager
-def _set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have some environment variables for a while: Ray's processes, and ours, inherit them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
+from asparagus.paths import variables_set
 from asparagus.sweep.limits import INTERRUPTED, Limits
 from asparagus.sweep.reminding import measured, remind
 from asparagus.sweep.study import Proposal, Study
@@ -358,16 +358,8 @@ def _settings(pending: int | None) -> Iterator[None]:
     wanted = SETTINGS if pending is None else {**SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(pending)}
     # It looks for files that Tune's own loggers would have written.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
+    with variables_set(wanted):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _as_it_was(study: Study, proposal: Proposal) -> Proposal:
