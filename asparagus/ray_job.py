@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import logging
@@ -34,6 +33,8 @@ def note_run(run_id: int, folder: str) -> None:
     mine = job_id()
     if mine is None:
         return
+    import asyncio
+
     from ray.exceptions import RayError
 
     try:

@@ -57,9 +57,13 @@ class LeftOut(Exception):  # noqa: N818
 
 
 def environment(home: Path, **own: str) -> dict[str, str]:
-    """Return the environment of a command that lives in a home of its own."""
+    """Return the environment of a command that lives in a home of its own.
+
+    It finds compiled code as any second command of a user does, whatever this process was told of writing it.
+    """
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**os.environ, "ASPARAGUS_HOME": str(home), **quiet, **own}
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**usual, "ASPARAGUS_HOME": str(home), **quiet, **own}
 
 
 def with_rivals() -> dict[str, str]:

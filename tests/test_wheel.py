@@ -145,8 +145,8 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_environment(wheel, tmp_path):
     assert Path(where.strip()).is_relative_to(environment)
     demo = run("asp", "demo")
     assert "run 1 pretrain Task998_LauritSyn" in demo.stdout
-    dice = re.search(r"run 2 finetune_seg Task997_LauritSynSeg · finished · val/dice (\S+)", demo.stdout)
-    assert dice and float(dice[1]) > 0.9, demo.stdout
+    [dice] = re.findall(r"run 2 finetune_seg Task997_LauritSynSeg · finished · val/dice (\S+)", demo.stdout)
+    assert float(dice) > 0.9
     noise = [line for line in demo.stderr.splitlines() if re.search("warning|deprecat|traceback", line, re.IGNORECASE)]
     assert noise == []
     for site in sorted((ROOT / "launch" / "site").glob("*.yaml")):

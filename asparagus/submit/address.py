@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +58,9 @@ def _has_token() -> bool:
 
 def must_answer(address: str) -> None:
     """Ask for the version with a short patience; whether we are let in is asked later."""
+    import urllib.error
+    import urllib.request
+
     url = f"{address}/api/version"
     nobody = (
         f"no Ray cluster answers at {address} (asked {url}, %s). Is it up, and is this its dashboard's port (8265)? "
