@@ -46,6 +46,7 @@ CASES = (
         "asp-launch, 1 Ray worker, site=local-warm, second launch",
         digits("resources=one_worker", "site=local-warm"),
         PLAIN,
+        "launch on a Ray that stays up",
     ),
     Case("asp-launch, 2 Ray workers", digits("resources=two_workers"), PLAIN, "launch on Ray"),
     Case(RAY_1, script("ray_documented.py", "1"), PLAIN),

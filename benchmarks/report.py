@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from benchmarks.figures import Row, Section
@@ -12,6 +13,8 @@ HEAD = """# Figures
 Written by `make bench` from figures.json: medians, each beside its rivals in the same run. Each part keeps its newest
 figures, with the machine, versions and date that stand in its section.
 """
+QUOTED = re.compile(r"(<!-- figures of (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+"""Where another page shows the table of a part."""
 VERDICTS = {True: "met", False: "**missed**", None: ""}
 
 
@@ -68,8 +71,29 @@ def shown(row: Row) -> str:
     return ratio(row) if row.aim and row.aim.of == "ratio" else f"{number(row.value)} {row.unit}"
 
 
+def quoted_in(text: str, sections: Iterable[Section]) -> str:
+    """Return a page with the newest table in each place that quotes a part's figures; others stay as they are."""
+    known = {section.part: section for section in sections}
+
+    def with_table(found: re.Match[str]) -> str:
+        begin, part, end = found.groups()
+        if part not in known:
+            return found[0]
+        return "\n".join([begin, *section_table(known[part]), "", end])
+
+    return QUOTED.sub(with_table, text)
+
+
 def section_lines(section: Section) -> list[str]:
     """Return a section as RESULTS.md has it."""
+    versions = ", ".join(f"{name} {version}" for name, version in section.versions.items())
+    where = f"`{section.command}` on {section.date}: {section.machine}, {versions}."
+    remarks = [line for remark in section.measured.remarks for line in ("", remark)]
+    return [f"## {section.title}", "", where, section.measured.about, "", *section_table(section), *remarks]
+
+
+def section_table(section: Section) -> list[str]:
+    """Return the table of a section."""
     measured = section.measured
     units = {row.unit for row in measured.rows}
     columns = list(dict.fromkeys(name for row in measured.rows for name in row.also))
@@ -83,11 +107,7 @@ def section_lines(section: Section) -> list[str]:
         )
         for row in measured.rows
     ]
-    head = ("what", unit, "over", "ratio", "goal", "", *columns)
-    versions = ", ".join(f"{name} {version}" for name, version in section.versions.items())
-    where = f"`{section.command}` on {section.date}: {section.machine}, {versions}."
-    remarks = [line for remark in measured.remarks for line in ("", remark)]
-    return [f"## {section.title}", "", where, measured.about, "", *table(head, rows), *remarks]
+    return table(("what", unit, "over", "ratio", "goal", "", *columns), rows)
 
 
 def page(sections: Sequence[Section], parts: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ import psutil
 from benchmarks.commands import Asked, Failed, LeftOut
 from benchmarks.figures import Measured, Section, kept_with, load, replace, save
 from benchmarks.parts import Part
-from benchmarks.report import page, section_lines
+from benchmarks.report import page, quoted_in, section_lines
 
 LEAVE_S = 30.0
 """For a process that has answered, or was interrupted."""
@@ -53,11 +53,20 @@ def measure_all(chosen: Sequence[Part], asked: Asked, order: Sequence[str]) -> t
             failed.append(part.name)
             continue
         sections = kept_with(section, load(asked.into), order)
-        save(asked.into, sections)
-        replace(asked.into / "RESULTS.md", page(sections, order))
+        keep(asked.into, sections, order)
         made.append(section)
         print("\n".join(["", *section_lines(section), "", f"in {time.monotonic() - started:.0f} s"]), flush=True)
     return made, failed
+
+
+def keep(folder: Path, sections: Sequence[Section], order: Sequence[str]) -> None:
+    """Write figures.json and RESULTS.md, and the tables that the README beside the folder quotes."""
+    save(folder, sections)
+    replace(folder / "RESULTS.md", page(sections, order))
+    readme = folder.parent / "README.md"
+    before = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if (now := quoted_in(before, sections)) != before:
+        replace(readme, now)
 
 
 def measured(part: Part, asked: Asked) -> Section:

@@ -15,7 +15,7 @@ from benchmarks.__main__ import A_PART_FAILED, DONE, main
 from benchmarks.figures import Measured, Row, Section, load, save
 from benchmarks.goals import GOALS
 from benchmarks.parts import PARTS, Part
-from benchmarks.report import page
+from benchmarks.report import page, quoted_in
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "benchmarks"
@@ -143,6 +143,19 @@ def test_a_row_is_compared_or_not_and_its_goal_is_one_of_ours():
 def test_the_page_of_results_is_what_the_kept_figures_say():
     assert (HERE / "RESULTS.md").read_text() == page(load(HERE), PARTS), "write it anew: make bench ONLY=..."
     assert {section.part for section in load(HERE)} <= PARTS.keys()
+    readme = (ROOT / "README.md").read_text()
+    assert readme == quoted_in(readme, load(HERE))
+    assert "| asp-launch, in-process" in readme
+
+
+def test_a_page_beside_the_folder_quotes_the_newest_figures_of_a_part(parts, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("above\n<!-- figures of good -->\nold\n<!-- end of figures -->\nbelow\n")
+    assert main(["--only", "good", "--into", str(tmp_path / "figures")], parts) == DONE
+    lines = readme.read_text().splitlines()
+    assert (lines[:2], lines[-2:]) == (["above", "<!-- figures of good -->"], ["<!-- end of figures -->", "below"])
+    assert "| ours " in readme.read_text()
+    assert "old" not in lines
 
 
 def test_every_part_has_its_function_and_every_goal_is_somebodys():
