@@ -93,15 +93,17 @@ def split(arguments: Sequence[str]) -> int:
     which.add_argument("--vals", nargs="+", type=int, metavar="PERCENT", help="train, val and test: 40 10 50")
     options = parser.parse_args(arguments)
 
-    from asparagus.data.split import made_by, plain_name
+    from asparagus.cli.screen import waiting
     from asparagus.paths import get_paths, load_environment
     from asparagus.storage.tasks import fetch_task, put_task
 
     load_environment()
-    name = options.fn if options.vals is None else plain_name(options.vals)
     root = Path(get_paths().data)
-    fetch_task(root, options.task)
-    made = made_by(root, options.task, name)
-    put_task(root, options.task)
+    with waiting(f"splitting {options.task}"):  # mostly, scikit-learn is imported
+        from asparagus.data.split import made_by, plain_name
+
+        fetch_task(root, options.task)
+        made = made_by(root, options.task, options.fn if options.vals is None else plain_name(options.vals))
+        put_task(root, options.task)
     print("\n".join(map(str, made)))
     return 0
