@@ -79,9 +79,9 @@ def test_a_constraint_over_a_key_that_is_not_there_holds():
     ],
 )
 def test_what_cannot_be_worked_out_does_not_hold_and_takes_no_time(constraint):
-    start = time.monotonic()
+    start = time.process_time()
     assert not holds(constraint, VALUES)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

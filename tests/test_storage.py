@@ -340,6 +340,7 @@ def test_who_was_silent_for_long_has_lost_the_run_and_who_was_killed_here_at_onc
     run_folder.hold(RunFolder(models / RUN, "train_cls")).release()
     assert 1.5 < time.monotonic() - started < 10
 
+    monkeypatch.setattr(holder, "LEASE_S", 30.0)  # far more than a busy machine takes for what is done at once
     process = SPAWN.Process(target=_hold, args=(str(models / RUN),))
     process.start()
     while not (models / RUN / ".driver").is_file() or not run_folder.is_running(RunFolder(elsewhere / RUN, "")):
@@ -348,7 +349,7 @@ def test_who_was_silent_for_long_has_lost_the_run_and_who_was_killed_here_at_onc
     process.join()
     started = time.monotonic()
     run_folder.hold(RunFolder(elsewhere / RUN, "train_cls")).release()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 10
 
 
 def _hold(folder: str) -> None:
@@ -365,7 +366,7 @@ def test_a_store_that_is_away_delays_nothing_and_what_it_lacks_is_put_by_the_nex
     a_checkpoint(folder, 5, b"PK")
     started = time.monotonic()
     kept.push_all(folder, patience_s=8)
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 20
     assert "not all of it is in s3://" in caplog.text
     assert "nobody answers there" in caplog.text
     assert "checkpoints/epoch=5-step=5" in caplog.text
