@@ -19,6 +19,7 @@ from typing import cast
 
 import psutil
 
+from benchmarks.chart import draw
 from benchmarks.commands import Asked, Failed, LeftOut
 from benchmarks.figures import Measured, Section, kept_with, load, replace, save
 from benchmarks.parts import Part
@@ -60,8 +61,9 @@ def measure_all(chosen: Sequence[Part], asked: Asked, order: Sequence[str]) -> t
 
 
 def keep(folder: Path, sections: Sequence[Section], order: Sequence[str]) -> None:
-    """Write figures.json and RESULTS.md, and the tables that the README beside the folder quotes."""
+    """Write figures.json, the picture and RESULTS.md, and the tables that the README beside the folder quotes."""
     save(folder, sections)
+    draw(folder, sections)
     replace(folder / "RESULTS.md", page(sections, order))
     readme = folder.parent / "README.md"
     before = readme.read_text(encoding="utf-8") if readme.is_file() else ""

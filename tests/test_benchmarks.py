@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import A_PART_FAILED, DONE, main
+from benchmarks.chart import SHOWN, bars
 from benchmarks.figures import Measured, Row, Section, load, save
 from benchmarks.goals import GOALS
 from benchmarks.parts import PARTS, Part
@@ -146,6 +147,9 @@ def test_the_page_of_results_is_what_the_kept_figures_say():
     readme = (ROOT / "README.md").read_text()
     assert readme == quoted_in(readme, load(HERE))
     assert "| asp-launch, in-process" in readme
+    picture = (HERE / "figures.svg").read_text()
+    drawn = [row for section in load(HERE) if section.part in SHOWN for row in bars(section)]
+    assert [row.what for row in drawn if row.what not in picture or f">{row.value:.3g}<" not in picture] == []
 
 
 def test_a_page_beside_the_folder_quotes_the_newest_figures_of_a_part(parts, tmp_path):
