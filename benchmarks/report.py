@@ -36,7 +36,12 @@ def goal(row: Row) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table whose columns stand below each other on a screen too, without those that are empty."""
+    """Return a Markdown table whose columns stand below each other on a screen too, without those that are empty.
+
+    Without rows there is no table.
+    """
+    if not rows:
+        return []
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *rows)]
     columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
     widths = [max(len(cell) for cell in column) for column in columns]

@@ -72,15 +72,18 @@ def trials_and_best(way: Way, printed: str) -> tuple[int, float]:
     return len(finished), max(trial["metrics"]["val/accuracy"] for trial in finished)
 
 
-def sweep(way: Way, trials: int, environment: dict[str, str], folder: Path) -> float:
-    """Return how long a sweep of so many trials took, in seconds."""
+def sweep(way: Way, trials: int, environment: dict[str, str], folder: Path) -> tuple[float, int]:
+    """Return how long a sweep took, in seconds, and its trials.
+
+    Processes that share a study may train one more each: none sees what the others are about to begin.
+    """
     command = [word.format(trials) if "{}" in word else word for word in way.command]
     seconds, printed = timed(command, environment, cwd=folder)
     finished, best = trials_and_best(way, printed)
-    if finished != trials or best < LEARNED:
+    if not trials <= finished < trials + way.at_a_time or best < LEARNED:
         raise Failed(f"{way.name}: {finished} of {trials} trials finished, the best with {best}:\n{printed[-4000:]}")
-    print(f"{way.name:<50} {trials:>4} trials {seconds:8.2f} s", flush=True)
-    return seconds
+    print(f"{way.name:<50} {finished:>4} trials {seconds:8.2f} s", flush=True)
+    return seconds, finished
 
 
 def why_no_sweeper() -> str:
@@ -116,8 +119,8 @@ class Taken:
 def taken(way: Way, asked: Asked, home: Path, environment: dict[str, str]) -> Taken:
     """Sweep twice, briefly and longer."""
     cheap, expensive = (FEW_TRIALS, FEW_EXPENSIVE) if asked.quick else (TRIALS, EXPENSIVE)
-    few, many = expensive if way.expensive else cheap
-    short, long = (sweep(way, trials, environment, home) for trials in (few, many))
+    numbers = expensive if way.expensive else cheap
+    (short, few), (long, many) = (sweep(way, trials, environment, home) for trials in numbers)
     return Taken(many, long / many, (long - short) / (many - few))
 
 

@@ -152,6 +152,11 @@ def test_the_page_of_results_is_what_the_kept_figures_say():
     assert [row.what for row in drawn if row.what not in picture or f">{row.value:.3g}<" not in picture] == []
 
 
+def test_figures_that_nothing_is_compared_with_make_a_page_too():
+    alone = Section("alone", "Alone", "", "", "", {}, Measured("One.", (Row("ours", 2.0, "s"),)))
+    assert "| ours | 2.00 |" in page([alone], [])
+
+
 def test_a_page_beside_the_folder_quotes_the_newest_figures_of_a_part(parts, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("above\n<!-- figures of good -->\nold\n<!-- end of figures -->\nbelow\n")
