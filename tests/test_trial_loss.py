@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from ray.exceptions import ActorDiedError, LocalRayletDiedError, RayTaskError
 
@@ -60,3 +62,22 @@ def test_who_is_stopped_says_nothing_more():
     trial, gate = Failing(StoppedError()), Gate()
     trial._carry_out(gate, None)
     assert gate.reports.empty()
+
+
+def test_what_stays_between_trials_is_not_looked_through_again():
+    trial, before = Failing(StoppedError()), gc.get_freeze_count()
+    try:
+        assert not trial._worn()
+        assert gc.get_freeze_count() == before  # nothing is there yet that stays
+        trial._done, trial._memory = 1, 10**12
+        assert not trial._worn()
+        frozen = gc.get_freeze_count()
+        assert frozen > before
+        trial._done = 2
+        cycle = []
+        cycle.append(cycle)
+        del cycle
+        assert not trial._worn()
+        assert gc.get_freeze_count() <= frozen  # what came since can still be collected
+    finally:
+        gc.unfreeze()

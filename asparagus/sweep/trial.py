@@ -207,7 +207,9 @@ class Trial(Trainable):
         """Tell whether this process has failed, has grown, or has done enough."""
         if not self._done:
             return False
-        gc.collect()
+        gc.collect()  # a GPU holds what the last trial left in cycles
+        if self._done == 1:
+            gc.freeze()  # torch and all else that stays: looked through after each trial, it took 0.15 s
         grown = _resident_bytes() - self._memory > self._terms.recycle_growth
         return self._tired or grown or self._done == self._terms.recycle_after
 
