@@ -29,7 +29,7 @@ LIMITS = {
     "modules imported by asp-launch --dry-run": Limit(
         456, 500, "the imports at the top of asparagus/{cli,compose,check}/"
     ),
-    "requests to MLflow per epoch": Limit(1, 1.5, "asparagus/record/book.py: catch_up"),
+    "requests to MLflow per epoch of 0.3 s": Limit(0.375, 0.63, "asparagus/record/book.py: catch_up"),
     "requests to MLflow per run, beside its epochs": Limit(
         31, 34, "asparagus/record/book.py: what opens and closes it"
     ),

@@ -29,6 +29,8 @@ from asparagus.record.store import RUN_ID, TAG, Store
 from asparagus.record.system_metrics import SystemReader, reached
 
 RETRY_S = 2.0
+HOLD_S = 1.0
+"""How long what is new waits for more: the store is told of all of it in one call."""
 BATCH = {"metrics": 1000, "params": 100}
 """MLflow's own limits for one call."""
 STATUS = {FINISHED: "FINISHED", INTERRUPTED: "KILLED", PRUNED: "KILLED"}
@@ -66,7 +68,7 @@ class Book:
         self._pending: list[tuple[int, Metric]] = []
         self._reached: dict[str, int] = {}
         self._written = 0
-        self._not_before = 0.0
+        self._not_before = self._held_until = 0.0
         # The recorder of a driver that was killed may still be writing its end; what it wrote is then to be seen here.
         self._lock = FileLock(self.folder.path / LOCK)
         self._lock.acquire(timeout=LEAVE_S)
@@ -122,10 +124,13 @@ class Book:
         return run_id
 
     def _experiment(self) -> str:
-        """Return the experiment that holds the runs of this task, described."""
-        experiment_id = self.store.experiment_id(self.record.task)
-        describe_experiment(self.store, experiment_id, self.record.task)
-        return experiment_id
+        """Return the experiment that holds the runs of this task, described; looked at once, for a sweep has many."""
+        known, task = self.store.described, self.record.task
+        if task not in known:
+            experiment_id = self.store.experiment_id(task)
+            describe_experiment(self.store, experiment_id, task)
+            known[task] = experiment_id
+        return known[task]
 
     def _describe(self, run_id: str) -> None:
         """Write all that is known of the run before it starts; may be done again."""
@@ -163,12 +168,19 @@ class Book:
         if datasets or models:
             self.store.client.log_inputs(run_id, datasets=datasets, models=models)
 
-    def catch_up(self) -> bool:
-        """Write what is new in the journal; returns whether nothing is left. A store that is away is tried again."""
+    def catch_up(self, *, at_once: bool = False) -> bool:
+        """Write what is new in the journal; returns whether nothing is left. A store that is away is tried again.
+
+        Args:
+            at_once: Without waiting whether more comes.
+        """
+        if not (self._pending or self._of_nodes):
+            self._held_until = time.monotonic() + HOLD_S
         for end, event in self._journal.numbered():
             self._take(end, event)
         self._of_nodes += self._system.read()
-        if not (self._pending or self._of_nodes) or time.monotonic() < self._not_before:
+        is_held = not at_once and len(self._pending) < BATCH["metrics"] and time.monotonic() < self._held_until
+        if not (self._pending or self._of_nodes) or is_held or time.monotonic() < self._not_before:
             return not (self._pending or self._of_nodes)
         try:
             while self._pending:
@@ -218,7 +230,7 @@ class Book:
 
     def _try_to_end(self, state: str, ended: float | None) -> bool:
         try:
-            if self.catch_up():
+            if self.catch_up(at_once=True):
                 self._end(state, ended)
                 return True
         except AWAY as error:

@@ -47,6 +47,8 @@ class Store:
         self.uri = uri
         self._artifacts = artifacts
         self._numbered: dict[int, str] = {}
+        self.described: dict[str, str] = {}
+        """Experiments that were found in order: by name, their ids."""
         try:
             if uri.startswith(SQLITE):
                 self.client = _open_sqlite(uri)

@@ -90,7 +90,8 @@ def test_metrics_arrive_once_each_whatever_an_attempt_repeats(uri, recorder, tmp
     assert history(uri, mlflow_run_id, "train/loss") == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
 
 
-EPOCHS, STEPS = 6, 23
+EPOCHS, STEPS, SHORT_S = 8, 23, 0.3
+"""Of a small training, whose epochs are shorter than the second for which news are held."""
 
 
 def test_a_run_asks_the_server_little(server, server_folder, tmp_path):
@@ -107,13 +108,14 @@ def test_a_run_asks_the_server_little(server, server_folder, tmp_path):
             for step in range(epoch * STEPS, (epoch + 1) * STEPS):
                 journal.append("metrics", flush=False, step=step, epoch=epoch, values={"train/loss": 1.0, "lr": 1e-3})
             journal.append("metrics", step=step, epoch=epoch, values={f"val/metric_{i}": 0.5 for i in range(9)})
-            wait_until(lambda: written(folder) == folder.journal.stat().st_size)
+            time.sleep(SHORT_S)
+        wait_until(lambda: written(folder) == folder.journal.stat().st_size)
         trained = len(asked())
         a_checkpoint(folder)
         journal.close()
         assert recorder.close(111, state="finished")
     every = asked()
-    within("requests to MLflow per epoch", (trained - opened) / EPOCHS, "\n".join(every[opened:trained]))
+    within("requests to MLflow per epoch of 0.3 s", (trained - opened) / EPOCHS, "\n".join(every[opened:trained]))
     outside = every[before:opened] + every[trained:]
     within("requests to MLflow per run, beside its epochs", len(outside), "\n".join(outside))
 
