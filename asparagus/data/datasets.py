@@ -241,10 +241,10 @@ class CaseDataset(Dataset[Item]):
     def _cut(self, case: Loaded, rng: np.random.Generator | None) -> tuple[Tensor, Tensor | None]:
         """Return image and segmentation label of the patch, the slice, or the whole case."""
         mask = case.label if self.kind == "seg" else None
+        if not self._is_cut(case):
+            return case.image, mask
         shape = tuple(case.image.shape[1:])
         size = self._size(shape)
-        if size == shape:
-            return case.image, mask
         starts = middle_starts(shape, size) if rng is None else random_starts(rng, shape, size, _voxel(rng, case))
         image = crop(case.image, starts, size)
         mask = None if mask is None else crop(mask, starts, size)
@@ -253,6 +253,8 @@ class CaseDataset(Dataset[Item]):
         return image[..., 0], None if mask is None else mask[..., 0]
 
     def _is_cut(self, case: Loaded) -> bool:
+        if self.patch is None and case.image.ndim == self.dimensions + 1:
+            return False  # of a small case, all that follows takes as long as the rest of an item
         shape = tuple(case.image.shape[1:])
         return self._size(shape) != shape
 

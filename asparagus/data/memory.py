@@ -26,8 +26,9 @@ class Memory(Generic[Case]):
             kind: How it is read.
             read: Reads it.
         """
-        about = file.stat() if file.is_file() else None
-        if about is None:
+        try:
+            about = file.stat()
+        except OSError:
             return read(file, kind)  # which says what is wrong
         stamp = about.st_mtime_ns, about.st_size
         folder = self._folders.setdefault((file.parent, kind), {})
