@@ -6,9 +6,10 @@ import dataclasses
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from asparagus.attempts import attempts
 from asparagus.driver import post_mortem
 from asparagus.driver.address import answering
 from asparagus.driver.cluster import here, must_hold
+from asparagus.driver.forking import fork_server, our_script
 from asparagus.driver.one_run import Engine, failure
 from asparagus.driver.wall_time import leaving_in_time
 from asparagus.errors import AsparagusError, LeftError, PlanError, RunError
@@ -35,6 +37,7 @@ STORAGE_NAME = "checkpoints"
 """Ray Train's run folder is `<run folder>/checkpoints`: a checkpoint is written once, where it stays."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 LOCAL = "local"
+THREADS = "OMP_NUM_THREADS"
 LOOPBACK = "127.0.0.1"
 QUIET = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
 
@@ -56,10 +59,33 @@ def ray_engine(plan: Plan) -> Iterator[Engine]:
         reached = connected_to_warm(plan, ahead)
     else:
         ahead.start()
-        reached = connected(plan)
+        reached = _connected(plan)
     with reached:
         ahead.join()
         yield lambda assignment: fit(plan, assignment)
+
+
+@contextmanager
+def _connected(plan: Plan) -> Iterator[None]:
+    """Connect to the site's Ray; to one of our own with workers that have imported what they need while it started."""
+    with fork_server(_at_import(plan)) if _forks(plan) else nullcontext(_nothing) as tell, connected(plan):
+        tell()
+        yield
+
+
+def _nothing() -> None:
+    """Nobody has to be told."""
+
+
+def _forks(plan: Plan) -> bool:
+    """Tell whether workers can be forked: Linux alone is safe for that, and a GPU wants a process of its own."""
+    return plan.spec.site.address == LOCAL and sys.platform == "linux" and not plan.gpus_per_worker
+
+
+def _at_import(plan: Plan) -> dict[str, str]:
+    """Return the environment in which workers import: their threads as Ray sets them, too late for some libraries."""
+    threads = {THREADS: str(max(1, int(plan.cpus_per_worker)))}
+    return {**threads, **os.environ, **worker_environment(plan.spec.site)}
 
 
 @contextmanager
@@ -154,7 +180,7 @@ def start_own(site: Site, runtime_env: dict[str, Any]) -> str:
     os.environ.setdefault("RAY_enable_worker_prestart", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     try:
-        with on_loopback(), _lean():
+        with on_loopback(), _lean(), our_script():
             context = ray.init(
                 address=LOCAL,
                 num_cpus=site.cpus_per_node,
@@ -177,22 +203,27 @@ def start_own(site: Site, runtime_env: dict[str, Any]) -> str:
 def _lean() -> Iterator[None]:
     """Have Ray start without what asks for machines, passes on logs and collects statistics: nobody listens to them.
 
-    Each is a Python process beside those that the launch waits for; Ray has no setting for it.
+    Each is a Python process beside those that the launch waits for; Ray has no setting for it. One has to be there, the
+    agent on each node: it gets as little to do as where `ray[default]` is not installed. It would also wait 3 s for a
+    port that another Ray on this machine has.
     """
+    from ray._private import utils
     from ray._private.node import Node
 
     def no_server(node: Any, **_: Any) -> None:
         node._webui_url = ""  # noqa: SLF001 - as it is without a dashboard
 
-    without = {"start_monitor": lambda _: None, "start_log_monitor": lambda _: None, "start_api_server": no_server}
-    before = {name: getattr(Node, name) for name in without}
-    for name, function in without.items():
-        setattr(Node, name, function)
-    try:
+    without = {
+        (Node, "start_monitor"): lambda _: None,
+        (Node, "start_log_monitor"): lambda _: None,
+        (Node, "start_api_server"): no_server,
+        (utils, "get_dashboard_dependency_error"): lambda: ImportError("there is no dashboard"),
+    }
+    with ExitStack() as changed:
+        for (owner, name), function in without.items():
+            changed.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, function)
         yield
-    finally:
-        for name, function in before.items():
-            setattr(Node, name, function)
 
 
 @contextmanager
