@@ -37,7 +37,7 @@ LIMITS = {
     "files of a submitted job, beside the user's": Limit(3, 3, "asparagus/submit/cargo.py: files_of"),
     "files per checkpoint": Limit(2, 2, "asparagus/checkpoint/folder.py"),
     "processes of a launch without Ray": Limit(2, 2, "asparagus/record/recorder.py, asparagus/worker/here.py"),
-    "processes of a local Ray itself": Limit(7, 7, "asparagus/driver/on_ray.py: what ray.init is asked for"),
+    "processes of a local Ray itself": Limit(7, 7, "asparagus/driver/own_ray.py: what ray.init is asked for"),
     "Ray workers of a launch with two": Limit(
         4, 4, "asparagus/driver/on_ray.py: two ranks, and two actors of Ray Train"
     ),

@@ -28,7 +28,7 @@ def ours() -> Iterator[None]:
     """A Ray of our own with a fork server."""
     import ray
 
-    from asparagus.driver.on_ray import start_own
+    from asparagus.driver.own_ray import start_own
 
     with fork_server({**os.environ, "OMP_NUM_THREADS": "1"}) as tell:
         start_own(Site(), {"env_vars": {"GIVEN": "by Ray"}})

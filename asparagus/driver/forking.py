@@ -15,6 +15,8 @@ from pathlib import Path
 from asparagus.paths import variables_set
 from asparagus.worker import ray_process
 
+THREADS = "OMP_NUM_THREADS"
+"""What Ray sets for a worker when it has its work: too late for libraries that are imported by then."""
 MODULE = "asparagus.worker.fork_server"
 
 

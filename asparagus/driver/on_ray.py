@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,12 @@ from asparagus.attempts import attempts
 from asparagus.driver import post_mortem
 from asparagus.driver.address import answering
 from asparagus.driver.cluster import here, must_hold
-from asparagus.driver.forking import fork_server, our_script
+from asparagus.driver.forking import THREADS, fork_server
 from asparagus.driver.one_run import Engine, failure
+from asparagus.driver.own_ray import LOCAL, QUIET, start_own
 from asparagus.driver.wall_time import leaving_in_time
 from asparagus.errors import AsparagusError, LeftError, PlanError, RunError
 from asparagus.failure import Kind
-from asparagus.paths import variables_set
 from asparagus.plan import Plan
 from asparagus.record.run_folder import RunFolder
 from asparagus.secrets import CARRIED, Sealed, WithoutSecrets, references, reveal
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 STORAGE_NAME = "checkpoints"
 """Ray Train's run folder is `<run folder>/checkpoints`: a checkpoint is written once, where it stays."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-LOCAL = "local"
-THREADS = "OMP_NUM_THREADS"
-LOOPBACK = "127.0.0.1"
-QUIET = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
 
 log = logging.getLogger("asparagus")
 
@@ -166,77 +162,6 @@ def connect(site: Site, environment: dict[str, str]) -> None:
             "(ray start --head), give its address (site.address=host:port), or train here (site=local). If it asks for "
             "a token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
         ) from error
-
-
-def start_own(site: Site, runtime_env: dict[str, Any]) -> str:
-    """Start a Ray of this machine's own, on loopback alone, and connect to it; returns its address.
-
-    Raises:
-        PlanError: It does not come up.
-    """
-    import ray
-
-    # Nothing of ours needs idle processes or a dashboard there.
-    os.environ.setdefault("RAY_enable_worker_prestart", "0")
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    try:
-        with on_loopback(), _lean(), our_script():
-            context = ray.init(
-                address=LOCAL,
-                num_cpus=site.cpus_per_node,
-                num_gpus=site.gpus_per_node,
-                include_dashboard=False,
-                _node_ip_address=LOOPBACK,
-                runtime_env=runtime_env,
-                **QUIET,
-            )
-    except Exception as error:
-        raise PlanError(
-            f"site: Ray does not start on this machine ({type(error).__name__}: {error}). It waits 30 s for itself: if "
-            "the machine is busy, do the same again; if its folder is the trouble, set RAY_TMPDIR to a short path. Or "
-            "train in this process: resources.workers=0."
-        ) from error
-    return str(context.address_info["gcs_address"])
-
-
-@contextmanager
-def _lean() -> Iterator[None]:
-    """Have Ray start without what asks for machines, passes on logs and collects statistics: nobody listens to them.
-
-    Each is a Python process beside those that the launch waits for; Ray has no setting for it. One has to be there, the
-    agent on each node: it gets as little to do as where `ray[default]` is not installed. It would also wait 3 s for a
-    port that another Ray on this machine has.
-    """
-    from ray._private import utils
-    from ray._private.node import Node
-
-    def no_server(node: Any, **_: Any) -> None:
-        node._webui_url = ""  # noqa: SLF001 - as it is without a dashboard
-
-    without = {
-        (Node, "start_monitor"): lambda _: None,
-        (Node, "start_log_monitor"): lambda _: None,
-        (Node, "start_api_server"): no_server,
-        (utils, "get_dashboard_dependency_error"): lambda: ImportError("there is no dashboard"),
-    }
-    with ExitStack() as changed:
-        for (owner, name), function in without.items():
-            changed.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, function)
-        yield
-
-
-@contextmanager
-def on_loopback() -> Iterator[None]:
-    """Have Ray take a loopback address at its word: elsewhere than on laptops, it listens on all networks instead."""
-    from ray._private import ray_constants
-
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        with variables_set({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
-            yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def use_token_if_there_is_one() -> None:

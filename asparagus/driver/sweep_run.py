@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from asparagus.driver.desk import Planner
 from asparagus.driver.eval_box import weights_must_fit, write_table
-from asparagus.driver.on_ray import LOCAL, chatter_to, connected, secrets_of
+from asparagus.driver.on_ray import chatter_to, connected, secrets_of
 from asparagus.driver.one_run import Watcher
+from asparagus.driver.own_ray import LOCAL
 from asparagus.driver.sweep_again import begun_before
 from asparagus.driver.sweep_outcome import SweepOutcome, draw, make_room, measured, outcome_of
 from asparagus.errors import RecordError, RunError

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from asparagus.driver.on_ray import start_own
+from asparagus.driver.own_ray import start_own
 from asparagus.driver.warm import Head, Place, in_use, write_head
 from asparagus.spec import Site
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from asparagus.driver import warm
-from asparagus.driver.on_ray import QUIET, connected, must_fit, on_loopback, worker_environment
+from asparagus.driver.forking import THREADS
+from asparagus.driver.on_ray import connected, must_fit, worker_environment
+from asparagus.driver.own_ray import QUIET, on_loopback
 from asparagus.driver.wall_time import leaving_in_time
 from asparagus.paths import variables_set
 from asparagus.plan import Plan
@@ -23,7 +25,6 @@ READ_AT_IMPORT = (
     *("GLOO_", "HF_", "MALLOC_", "MPL", "NCCL_", "PYTORCH_", "TORCH_", "TRANSFORMERS_"),
 )
 """Beginnings of environment variables that libraries read when they are imported: processes differ in them."""
-THREADS = "OMP_NUM_THREADS"
 
 log = logging.getLogger("asparagus")
 
