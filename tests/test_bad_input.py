@@ -563,7 +563,10 @@ RUN = {
     "stage twice": ([DIGITS, "experiment.stage=train_seg"], ["experiment.stage", "same key"]),
     "log folder of another launcher": ([DIGITS, "exp_manager.exp_dir=/x"], ["exp_manager.exp_dir", "ASPARAGUS_MODELS"]),
     "run folder of another launcher": ([DIGITS, "run.dir=/x"], ["run.dir", "ASPARAGUS_MODELS"]),
-    "unknown key of another launcher": ([DIGITS, "exp_manager.ema=true"], ["exp_manager.ema", "no counterpart"]),
+    "unknown key of another launcher": (
+        [DIGITS, "exp_manager.create_frobs=true"],
+        ["exp_manager.create_frobs", "create_preemption_callback"],
+    ),
     "metric that is not logged": (
         [DIGITS, "checkpoint.monitor=val/los"],
         ["checkpoint.monitor", "Did you mean 'val/loss'"],
