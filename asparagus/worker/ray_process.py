@@ -72,7 +72,7 @@ def whose_worker() -> str:
 
 
 def _be(words: list[str]) -> None:
-    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - it is to be this process
+    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606  # nosec B606 - it is to be this process
 
 
 if __name__ == "__main__":
