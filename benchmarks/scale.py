@@ -44,7 +44,7 @@ def trained(workers: int, environment: dict[str, str]) -> dict[str, float]:
         "first": start["time"] - began,
         "step": 1000 * statistics.median(gaps),
         "commit": max(commits),
-        "end": whole - (events[-1]["time"] - began),
+        "end": whole - (steps[-1]["time"] - began),
     }
 
 
