@@ -14,6 +14,8 @@ import torch
 class KillOnce(pl.Callback):
     """SIGKILL this process, as a lost node or the kernel would, once in the life of the file `mark`.
 
+    The epoch before begins a second late, so that what was done until then has been told of (once a second).
+
     Args:
         mark: Made when it strikes.
         epoch: In this epoch.
@@ -25,6 +27,8 @@ class KillOnce(pl.Callback):
         self.mark, self.epoch, self.batch, self.rank = Path(mark), epoch, batch, rank
 
     def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch - 1 and not self.mark.exists():
+            time.sleep(1.1)
         if self.batch is None:
             self._strike(trainer)
 
