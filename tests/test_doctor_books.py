@@ -113,7 +113,7 @@ def test_a_parent_that_was_moved_is_found_again_and_one_that_is_gone_is_said_onc
 @pytest.mark.slow
 def test_a_run_that_the_store_was_not_told_of_is_told(home, capsys):
     a_run(home, state="finished")
-    (home / "models/.asparagus/backlog").mkdir()
+    (home / "models/.asparagus/backlog").mkdir(exist_ok=True)
     (home / "models/.asparagus/backlog/1").touch()
     assert of(doctor(capsys)[1], "record")
     _, findings, said = doctor(capsys, "--fix")

@@ -121,7 +121,7 @@ def test_what_a_store_could_not_be_told_is_told_while_the_next_run_is_recorded(h
     before = books(here)
     shutil.rmtree(here / "results")
     backlog = here / "models/.asparagus/backlog"
-    backlog.mkdir(parents=True)
+    backlog.mkdir(parents=True, exist_ok=True)
     (backlog / "1").touch()
     (backlog / "77").touch()  # removed since
     asparagus.launch(DIGITS, ["trainer.max_epochs=3", "+callbacks.slow={_target_: tests.fakes.Slow, seconds: 0.05}"])

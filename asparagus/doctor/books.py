@@ -15,13 +15,13 @@ from asparagus.doctor.findings import Finding, Surroundings, bad, ok, warn
 from asparagus.errors import RecordError
 from asparagus.paths import SQLITE, get_tracking_uri
 from asparagus.record.asked import Asked
-from asparagus.record.backlog import waiting
+from asparagus.record.backlog import waiting, waits_for
 from asparagus.record.numbers import OURS, REGISTER, all_numbers, place_of, relocated
 from asparagus.record.reader import open_reader
 from asparagus.record.run_folder import (
     INTERRUPTED,
     RUNNING,
-    STARTING,
+    UNENDED,
     RunFolder,
     is_running,
     mark,
@@ -65,7 +65,7 @@ def runs(around: Surroundings) -> Iterator[Finding]:
     yield from _lost(folders, around)
     yield from _half_written(folders)
     yield from _orphans(folders, models)
-    yield from _not_told(models, around)
+    yield from _not_told(folders, models, around)
     yield from _temporary(models)
     yield from _forgotten(models, around)
     yield ok("runs", f"{len(folders)} run folder{'' if len(folders) == 1 else 's'} under {models} looked at")
@@ -85,7 +85,7 @@ def _folders(models: Path) -> Iterator[tuple[int, RunFolder, dict[str, Any]]]:
 def _lost(folders: list[tuple[int, RunFolder, dict[str, Any]]], around: Surroundings) -> Iterator[Finding]:
     """Find runs that say that they run, with nobody behind them."""
     for run_id, folder, facts in folders:
-        if facts.get("state") in (RUNNING, STARTING) and not is_running(folder):
+        if facts.get("state") in UNENDED and not is_running(folder):
             found = f"run {run_id} is {facts['state']!r}, and no process trains it"
             do = f"The same asp-launch goes on with it; {MEND} marks it {INTERRUPTED} until then"
             yield replace(warn("lost run", found, do), mend=_interrupter(folder, run_id, around))
@@ -117,10 +117,17 @@ def _orphans(folders: list[tuple[int, RunFolder, dict[str, Any]]], models: Path)
         yield replace(warn("lineage", found, do), mend=_noter(folder, facts, now))
 
 
-def _not_told(models: Path, around: Surroundings) -> Iterator[Finding]:
+def _not_told(
+    folders: list[tuple[int, RunFolder, dict[str, Any]]], models: Path, around: Surroundings
+) -> Iterator[Finding]:
     """Find runs whose end the tracking store could not be told."""
+    unended = {run_id for run_id, _, facts in folders if facts.get("state") in UNENDED}
+    held = {run_id for run_id, folder, _ in folders if is_running(folder)}
+    uri = get_tracking_uri(around.paths, around.env)
     for run_id in waiting(models):
-        found = f"run {run_id}: the tracking store was away at its end, and lacks some of it"
+        if run_id in unended | held or not waits_for(models, run_id, uri):
+            continue
+        found = f"run {run_id}: the tracking store lacks some of it: it was away at its end, or all was killed then"
         do = f"The next run brings it up to date by itself; {MEND} does it now"
         yield replace(warn("record", found, do), mend=partial(_told, models, around, run_id))
 

@@ -23,7 +23,8 @@ from asparagus.checkpoint.holds import child, hold
 from asparagus.driver.begin import Begun, Surroundings, begun, looking
 from asparagus.errors import RecordError, RequestError, StoreAwayError
 from asparagus.plan import Plan
-from asparagus.record.numbers import enter
+from asparagus.record.backlog import waiting
+from asparagus.record.numbers import enter, of_sweep
 from asparagus.record.recorder import Recorder
 from asparagus.record.run_folder import FINISHED, INTERRUPTED, is_running, write_json
 from asparagus.record.standing import Standing, standing
@@ -248,7 +249,18 @@ class Desk:
             self.end(run_id, INTERRUPTED, {})
         self.end(self._sweep_id, state, metrics)
         self._closing.shutdown(wait=True)
+        self._complete()
         self._recorder.__exit__(None, None, None)
+
+    def _complete(self) -> None:
+        """Tell the tracking store of trials that ended before, when all was killed at that moment."""
+        late = set(waiting(self._models))
+        if not late or not (late := late & set(of_sweep(self._models, self._sweep_id))):
+            return
+        try:
+            self._recorder.complete(late)
+        except RecordError as error:  # the next launch does
+            log.warning("%s", error)
 
     def _close(self, run_id: int, state: str) -> None:
         """Tell the tracking store; on a thread of its own, one after another."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from asparagus.driver.timing import note_end
 from asparagus.errors import LeftError, RecordError, RunError
 from asparagus.journal import Event, JournalReader
 from asparagus.plan import Plan
+from asparagus.record.backlog import waiting
 from asparagus.record.recorder import Recorder
 from asparagus.record.run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from asparagus.record.standing import Standing, standing
@@ -74,7 +75,8 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
     if found is not None and found.finished:
         if news := otherwise_now(plan, found):
             watcher({"kind": "attempt", "attempt": found.attempt, "news": news})
-        return _shown(found, plan)
+        recorded = complete(plan, [found.run_id])
+        return _shown(found, plan, recorded=recorded)
     with (
         ExitStack() as over,
         looking() as seen,
@@ -84,6 +86,19 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
     ):
         over.callback(note_end, run.folder, run.attempt)
         return _train(run, engine, recorder, watcher)
+
+
+def complete(plan: Plan, run_ids: Iterable[int]) -> bool:
+    """Tell the store what it lacks of runs that are over, if anything; returns whether it knows all of them now."""
+    late = set(run_ids) & set(waiting(Path(plan.spec.paths.models)))
+    if not late:
+        return True
+    try:
+        with _recorder(plan) as recorder:
+            return recorder.complete(late)
+    except RecordError as error:
+        log.warning("%s", error)
+        return False
 
 
 def _recorder(plan: Plan) -> Recorder:
@@ -129,7 +144,7 @@ def _write_end(run: Begun, state: str, metrics: dict[str, float]) -> None:
         log.warning("%s cannot be written (%s): the run counts as unfinished", run.folder.state, error.strerror)
 
 
-def _shown(found: Standing, plan: Plan) -> Outcome:
+def _shown(found: Standing, plan: Plan, *, recorded: bool) -> Outcome:
     """Return how a run ended that need not be trained again."""
     facts = found.facts
     return Outcome(
@@ -140,6 +155,7 @@ def _shown(found: Standing, plan: Plan) -> Outcome:
         metrics=facts["metrics"],
         checkpoint=best_in(found.folder.checkpoints),
         parent=plan.parent,
+        recorded=recorded,
         repeated=False,
     )
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from asparagus.driver.desk import Planner
 from asparagus.driver.eval_box import weights_must_fit, write_table
 from asparagus.driver.on_ray import chatter_to, connected, secrets_of
-from asparagus.driver.one_run import Watcher
+from asparagus.driver.one_run import Watcher, complete
 from asparagus.driver.own_ray import LOCAL
 from asparagus.driver.sweep_again import begun_before
 from asparagus.driver.sweep_outcome import SweepOutcome, draw, make_room, measured, outcome_of
@@ -58,6 +58,7 @@ def drive_sweep(plan: SweepPlan, planner: Planner, watcher: Watcher) -> SweepOut
     if found is not None and found.finished:
         study = _study(plan, found.folder)
         if study.counted() >= plan.trials:
+            complete(plan.last, [found.run_id, *of_sweep(Path(plan.last.spec.paths.models), found.run_id)])
             return dataclasses.replace(outcome_of(study, found.run_id, found.folder, found.facts), repeated=False)
         mark(found.folder, INTERRUPTED)  # more is asked of it
     if plan.is_box:

@@ -21,6 +21,7 @@ from asparagus.checkpoint.folder import best_of, manifests
 from asparagus.data.layout import CARD_FILE, CARD_PAGE, read_task
 from asparagus.errors import DataError
 from asparagus.journal import Event, JournalReader
+from asparagus.record.backlog import put_off, told, waits_for
 from asparagus.record.pages import attach_lineage, describe_experiment, opening, result
 from asparagus.record.presentation import nesting
 from asparagus.record.recorder import NumberTakenError, RunRecord
@@ -75,12 +76,21 @@ class Book:
         self._system = SystemReader(self.folder.path, record.started)
         self._of_nodes: list[Metric] = []
         again = attempt > 1 or mlflow_run_id is not None
+        # From now on the store is to be told of its end, whoever is killed meanwhile.
+        is_new = put_off(self._models, record.run_id, store.uri)
         try:
             known = self._known(mlflow_run_id) if again else None
             self.mlflow_run_id = self._go_on(known, attempt) if known else self._open()
         except BaseException:
+            if is_new:
+                told(self._models, record.run_id)
             self._lock.release()
             raise
+
+    @property
+    def _models(self) -> Path:
+        """The folder of all runs."""
+        return self.folder.path.parents[2]
 
     def _known(self, mlflow_run_id: str | None) -> Run | None:
         """Return the MLflow run that an earlier attempt made, if this store has it."""
@@ -224,6 +234,8 @@ class Book:
         try:
             while not (whole := self._try_to_end(state, ended)) and time.monotonic() < deadline:
                 time.sleep(RETRY_S)
+            if whole and waits_for(self._models, self.record.run_id, self.store.uri):
+                told(self._models, self.record.run_id)
         finally:
             self._lock.release()
         return whole
@@ -258,7 +270,7 @@ class Book:
         stamp = ended or facts.get("updated") or time.time()
         client.set_terminated(self.mlflow_run_id, STATUS.get(state, "FAILED"), end_time=int(stamp * 1000))
         if self.record.sweep_id is None:  # a trial is on its sweep's page, once for all of them
-            attach_lineage(self.store, self.record, self.folder.path.parents[2])
+            attach_lineage(self.store, self.record, self._models)
 
     def _log_checkpoints(self, run: Run) -> dict[str, str]:
         """Record the checkpoints that are there; returns the tags that say which is which."""

@@ -9,19 +9,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from asparagus.errors import RecordError
+from asparagus.errors import RecordError, StoreError
 from asparagus.record.backlog import told
 from asparagus.record.book import AWAY, Book
 from asparagus.record.numbers import TRASH, all_numbers, find_folder, place_of, relocated
 from asparagus.record.recorder import RunRecord
 from asparagus.record.registry import restore
-from asparagus.record.run_folder import INTERRUPTED, RunFolder, is_running, read_state, write_json
+from asparagus.record.run_folder import (
+    INTERRUPTED,
+    UNENDED,
+    RunFolder,
+    end_of,
+    is_left,
+    is_running,
+    mark,
+    read_state,
+    write_json,
+)
 from asparagus.record.store import Store
 from asparagus.spec import Parent
+from asparagus.storage import kept
 
 PATIENCE_S = 30.0
 """How long one run is tried."""
-ENDED = ("finished", "failed")
 
 
 @dataclass(frozen=True)
@@ -73,11 +83,10 @@ def complete(store: Store, folder: RunFolder, record: RunRecord) -> tuple[str, b
     if is_running(folder):
         return "is being trained; its own recorder keeps it", True
     facts = read_state(folder)
-    state = facts.get("state", INTERRUPTED)
     before = facts.get("mlflow_run_id") or "unknown"
     try:
         book = Book(store, record, mlflow_run_id=before, attempt=facts.get("attempt", 1))
-        whole = book.close(state if state in ENDED else INTERRUPTED, PATIENCE_S, ended=facts.get("updated"))
+        whole = book.close(end_of(folder), PATIENCE_S, ended=facts.get("updated"))
     except (*AWAY, RecordError) as error:
         return f"the store refused it: {error}", False
     if facts and book.mlflow_run_id != before:
@@ -86,14 +95,23 @@ def complete(store: Store, folder: RunFolder, record: RunRecord) -> tuple[str, b
 
 
 def bring_up_to_date(store: Store, models: Path, run_id: int) -> str:
-    """Complete one run in the store; returns what was done."""
+    """Complete one run in the store, if whoever trained it is gone; returns what was done.
+
+    What the store was not told of waits on, but for a run that is not there any more.
+    """
     try:
         folder = _folder_of(models, run_id)
-        found, whole = complete(store, folder, _record_of(folder, models))
+        kept.see_run(folder.path)  # another machine may have gone on with it
+        if not is_left(folder):
+            return f"run {run_id}: whoever trains it records it"
+        if read_state(folder).get("state") in UNENDED:
+            mark(folder, INTERRUPTED)
+        found, _ = complete(store, folder, _record_of(folder, models))
+    except StoreError as error:
+        found = str(error)
     except RecordError as error:  # it was removed since, or nothing of it was written down
-        found, whole = str(error), True
-    if whole:
         told(models, run_id)
+        found = str(error)
     return f"run {run_id}: {found}"
 
 

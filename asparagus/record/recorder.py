@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -129,6 +130,10 @@ class Recorder:
         return bool(
             self._ask({"do": "close", "run_id": run_id, "state": state, "timeout_s": CLOSE_TIMEOUT_S})["complete"]
         )
+
+    def complete(self, run_ids: Iterable[int]) -> bool:
+        """Tell the store what it lacks of runs that were over before; returns whether it knows all of them now."""
+        return bool(self._ask({"do": "complete", "run_ids": list(run_ids)})["complete"])
 
     def __enter__(self) -> Self:
         return self

@@ -32,6 +32,7 @@ RUNNING = "running"
 STARTING = "starting"
 """It has its number and folder, and is not recorded yet."""
 PLANS = "plan.attempt[0-9]*.json"
+OVER, UNENDED = (FINISHED, FAILED, INTERRUPTED, PRUNED), (STARTING, RUNNING)
 UNLOCK_S = 30.0
 """How long a lock may outlive its process: workers that load data notice within seconds that nobody needs them."""
 
@@ -226,6 +227,19 @@ def hold(folder: RunFolder) -> Held:
 def is_running(folder: RunFolder) -> bool:
     """Tell whether a process trains the run now, here or, where there is a store, on whatever machine."""
     return is_locked(folder.lock) or is_held(folder.path)
+
+
+def end_of(folder: RunFolder) -> str:
+    """Return how a run ended that nobody trains any more: interrupted, if nobody has written how."""
+    state = read_state(folder).get("state")
+    return str(state) if state in OVER else INTERRUPTED
+
+
+def is_left(folder: RunFolder) -> bool:
+    """Tell whether nobody will end the run: it is over already, or its process was of this host, and is gone."""
+    if is_running(folder):
+        return False
+    return read_state(folder).get("state") in OVER or not _is_alive(_holder(folder))
 
 
 def _holder(folder: RunFolder) -> str:

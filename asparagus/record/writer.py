@@ -19,12 +19,12 @@ if __name__ == "__main__":
     sys.modules["pandas"] = None  # type: ignore[assignment]
 
 from asparagus.errors import AsparagusError, RecordError, StoreError
-from asparagus.record.backlog import put_off, waiting
+from asparagus.record.backlog import waiting, waits_for
 from asparagus.record.book import AWAY, Book
 from asparagus.record.reader import Reader, open_reader
 from asparagus.record.rebuild import bring_up_to_date
 from asparagus.record.recorder import NumberTakenError, RunRecord
-from asparagus.record.run_folder import INTERRUPTED, mark
+from asparagus.record.run_folder import INTERRUPTED, UNENDED, end_of, mark, read_state
 from asparagus.record.store import Store
 from asparagus.storage import kept
 
@@ -68,35 +68,42 @@ class Desk:
                 return {"mlflow_run_id": book.mlflow_run_id}
             case "close":
                 book = self._books.pop(command["run_id"])
-                return {"complete": self._close(book, command["state"], command["timeout_s"])}
+                return {"complete": book.close(command["state"], command["timeout_s"])}
+            case "complete":
+                for run_id in command["run_ids"]:
+                    self._complete(run_id)
+                return {"complete": not set(command["run_ids"]) & set(waiting(self._models))}
             case unknown:
                 raise AssertionError(f"unknown command {unknown}")
 
     def catch_up(self) -> None:
         """Let every open book read on; then there is time for what earlier runs could not be told."""
         idle = [book.catch_up() for book in self._books.values()]
-        late = [run_id for run_id in waiting(self._models) if run_id not in self._tried] if idle and all(idle) else []
+        if not (idle and all(idle)):
+            return
+        late = [run_id for run_id in waiting(self._models) if run_id not in self._tried | self._books.keys()]
         if late:  # once each: one that cannot be told must not hold up the run that is being trained
             self._tried.add(late[0])
-            bring_up_to_date(self.store, self._models, late[0])
+            self._complete(late[0])
 
-    def _close(self, book: Book, state: str, timeout_s: float) -> bool:
-        whole = book.close(state, timeout_s)
-        if not whole:
-            put_off(self._models, book.record.run_id)
-        return whole
+    def _complete(self, run_id: int) -> None:
+        """Tell the store what it lacks of a run that was recorded here, if anything."""
+        if waits_for(self._models, run_id, self.store.uri):
+            bring_up_to_date(self.store, self._models, run_id)
 
     def leave(self, screen: int) -> None:
         """The driver is gone: close what it left open, and say so where it spoke."""
-        for run_id in self._books:
-            told = f"run {run_id}: its launch ended without a word: it was killed, or the Ray that it ran on was.\n"
+        lost = {run_id: book for run_id, book in self._books.items() if read_state(book.folder).get("state") in UNENDED}
+        for run_id in lost:
+            said = f"run {run_id}: its launch ended without a word: it was killed, or the Ray that it ran on was.\n"
             with contextlib.suppress(OSError):  # whoever read there is gone too
-                os.write(screen, f"{told}  The same command goes on from its last checkpoint.\n".encode())
-        for book in self._books.values():
+                os.write(screen, f"{said}  The same command goes on from its last checkpoint.\n".encode())
+        for book in lost.values():
             mark(book.folder, INTERRUPTED)
             with contextlib.suppress(StoreError):
                 kept.put(book.folder.state)
-            self._close(book, INTERRUPTED, timeout_s=30)
+        for book in self._books.values():
+            book.close(end_of(book.folder), timeout_s=30)
 
 
 def main(arguments: list[str]) -> None:

@@ -182,6 +182,25 @@ def test_driver_and_recorder_killed_together(home, seed, undisturbed):
     must_be_whole(home, Store(f"sqlite:///{home}/results/mlflow.db"), outcome, undisturbed)
 
 
+def test_all_killed_when_only_the_record_is_not_at_its_end(home, undisturbed):
+    """The narrowest of moments: the folder says that the run has finished, the tracking store that it runs."""
+    process, state = start(home), home / "models/Task001_Digits/train_cls/run_id=1/run.json"
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    named = processes()
+    (recorder,) = [pid for pid in below(process.pid) if "asparagus.record.writer" in named.get(pid, (0, ""))[1]]
+    while '"finished"' not in state.read_text(encoding="utf-8"):
+        assert process.poll() is None
+        time.sleep(0.002)
+    kill([recorder])
+    driver_and_recorder(process)
+    process.wait()
+    store = Store(f"sqlite:///{home}/results/mlflow.db")
+    assert store.client.get_run(json.loads(state.read_text(encoding="utf-8"))["mlflow_run_id"]).info.status == "RUNNING"
+    must_be_whole(home, store, finish(home), undisturbed)
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", rounds("worker", LONG, 0))

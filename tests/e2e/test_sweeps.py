@@ -17,6 +17,7 @@ import torch
 from asparagus.checkpoint.folder import manifests
 from asparagus.checkpoint.transfer import read_weights
 from asparagus.journal import JournalReader
+from asparagus.record.backlog import put_off
 from asparagus.record.store import RUN_ID, TAG, Store
 from asparagus.record.sweeps import best_run
 from asparagus.record.timing import timing_of_sweep
@@ -103,9 +104,13 @@ def test_a_sweep_is_recorded_shown_extended_and_stood_upon(asp, home):
         name: torch.equal(weight, expected[name]) for name, weight in last_weights(folder).items()
     } == dict.fromkeys(expected, True)
 
-    # The same again is shown; more of it goes on, and never asks the same twice.
+    # The same again is shown, and recorded if that was cut off; more of it goes on, and never asks the same twice.
+    cut_off = children[0].info.run_id
+    store.client.update_run(cut_off, status="RUNNING")
+    put_off(home / "models", int(children[0].data.tags[RUN_ID]), store.uri)
     assert launched(asp, *words, "sweep.trials=2")["sweep_id"] == sweep_id
     assert len(runs_of(store)) == 4
+    assert store.client.get_run(cut_off).info.status == "FINISHED"
     more = launched(asp, *words, "sweep.trials=3")
     assert more["sweep_id"] == sweep_id
     assert len(more["trials"]) == 3
