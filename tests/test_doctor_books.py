@@ -14,6 +14,7 @@ from contextlib import closing
 import pytest
 
 from asparagus.cli.main import run
+from asparagus.record.backlog import put_off
 from asparagus.record.numbers import claim
 from asparagus.record.recorder import Recorder, RunRecord
 from asparagus.record.run_folder import RUNNING, RunFolder, create, read_state, write_json, write_state
@@ -113,8 +114,7 @@ def test_a_parent_that_was_moved_is_found_again_and_one_that_is_gone_is_said_onc
 @pytest.mark.slow
 def test_a_run_that_the_store_was_not_told_of_is_told(home, capsys):
     a_run(home, state="finished")
-    (home / "models/.asparagus/backlog").mkdir(exist_ok=True)
-    (home / "models/.asparagus/backlog/1").touch()
+    put_off(home / "models", 1, f"sqlite:///{home}/results/mlflow.db")
     assert of(doctor(capsys)[1], "record")
     _, findings, said = doctor(capsys, "--fix")
     assert "mended: run 1: kept" in said

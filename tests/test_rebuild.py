@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import asparagus
+from asparagus.record.backlog import put_off, waiting
 from asparagus.record.recorder import NumberTakenError, Recorder, RunRecord
 from asparagus.record.run_folder import create
 from asparagus.record.store import RUN_ID, Store
@@ -120,12 +121,11 @@ def test_what_a_store_could_not_be_told_is_told_while_the_next_run_is_recorded(h
     """As after a server that was away for longer than the end of a run waits."""
     before = books(here)
     shutil.rmtree(here / "results")
-    backlog = here / "models/.asparagus/backlog"
-    backlog.mkdir(parents=True, exist_ok=True)
-    (backlog / "1").touch()
-    (backlog / "77").touch()  # removed since
+    models, uri = here / "models", f"sqlite:///{here}/results/mlflow.db"
+    put_off(models, 1, uri)
+    put_off(models, 77, uri)  # nobody knows of it
     asparagus.launch(DIGITS, ["trainer.max_epochs=3", "+callbacks.slow={_target_: tests.fakes.Slow, seconds: 0.05}"])
-    assert list(backlog.iterdir()) == []
+    assert waiting(models, uri) == []
     assert books(here)["1"] == before["1"]
 
 

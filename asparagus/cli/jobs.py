@@ -165,10 +165,10 @@ def _here(name: str) -> RunFolder | None:
 
 def _process_of(folder: RunFolder) -> int | None:
     """Return the process that trains a run on this machine."""
-    if not _is_running(folder):
-        return None
-    process, _, host = folder.driver.read_text(encoding="utf-8").strip().partition("@")
-    return int(process) if host == socket.gethostname() else None
+    from asparagus.record.run_folder import driver_of
+
+    who = driver_of(folder) if _is_running(folder) else {}
+    return int(who["pid"]) if who.get("host") == socket.gethostname() else None
 
 
 def _is_running(folder: RunFolder) -> bool:

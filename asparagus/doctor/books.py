@@ -15,7 +15,7 @@ from asparagus.doctor.findings import Finding, Surroundings, bad, ok, warn
 from asparagus.errors import RecordError
 from asparagus.paths import SQLITE, get_tracking_uri
 from asparagus.record.asked import Asked
-from asparagus.record.backlog import waiting, waits_for
+from asparagus.record.backlog import waiting
 from asparagus.record.numbers import OURS, REGISTER, all_numbers, place_of, relocated
 from asparagus.record.reader import open_reader
 from asparagus.record.run_folder import (
@@ -24,7 +24,7 @@ from asparagus.record.run_folder import (
     UNENDED,
     RunFolder,
     is_running,
-    mark,
+    mark_lost,
     read_state,
     write_state,
 )
@@ -124,10 +124,8 @@ def _not_told(
     unended = {run_id for run_id, _, facts in folders if facts.get("state") in UNENDED}
     held = {run_id for run_id, folder, _ in folders if is_running(folder)}
     uri = get_tracking_uri(around.paths, around.env)
-    for run_id in waiting(models):
-        if run_id in unended | held or not waits_for(models, run_id, uri):
-            continue
-        found = f"run {run_id}: the tracking store lacks some of it: it was away at its end, or all was killed then"
+    for run_id in sorted({run_id for run_id, _, _ in folders}.intersection(waiting(models, uri)) - unended - held):
+        found = f"run {run_id} ended while the tracking store was away, or all of its processes were killed"
         do = f"The next run brings it up to date by itself; {MEND} does it now"
         yield replace(warn("record", found, do), mend=partial(_told, models, around, run_id))
 
@@ -161,7 +159,7 @@ def _forgotten(models: Path, around: Surroundings) -> Iterator[Finding]:
 
 def _interrupter(folder: RunFolder, run_id: int, around: Surroundings) -> Callable[[], str]:
     def mend() -> str:
-        mark(folder, INTERRUPTED)
+        mark_lost(folder)
         return f"run {run_id} is {INTERRUPTED}; " + _told(Path(around.paths.models), around, run_id)
 
     return mend

@@ -254,19 +254,21 @@ class Desk:
 
     def _complete(self) -> None:
         """Tell the tracking store of trials that ended before, when all was killed at that moment."""
-        late = set(waiting(self._models))
+        late = set(waiting(self._models, self._recorder.tracking_uri))
         if not late or not (late := late & set(of_sweep(self._models, self._sweep_id))):
             return
         try:
-            self._recorder.complete(late)
-        except RecordError as error:  # the next launch does
-            log.warning("%s", error)
+            problems = self._recorder.complete(late)
+        except RecordError as error:
+            problems = [str(error)]
+        for problem in problems:
+            log.warning("the tracking store lacks the end of a trial, until the next launch: %s", problem)
 
     def _close(self, run_id: int, state: str) -> None:
         """Tell the tracking store; on a thread of its own, one after another."""
         try:
             if not self._recorder.close(run_id, state=state):
-                log.warning("run %d: the tracking store is away; asp record rebuild tells it later", run_id)
+                log.warning("run %d: the tracking store is away; the next launch tells it", run_id)
         except RecordError as error:
             log.warning("%s", error)
 

@@ -90,15 +90,18 @@ def drive(plan: Plan, watcher: Watcher) -> Outcome:
 
 def complete(plan: Plan, run_ids: Iterable[int]) -> bool:
     """Tell the store what it lacks of runs that are over, if anything; returns whether it knows all of them now."""
-    late = set(run_ids) & set(waiting(Path(plan.spec.paths.models)))
+    uri = str(reveal(plan.spec.site.tracking_uri))
+    late = set(run_ids) & set(waiting(Path(plan.spec.paths.models), uri))
     if not late:
         return True
     try:
         with _recorder(plan) as recorder:
-            return recorder.complete(late)
+            problems = recorder.complete(late)
     except RecordError as error:
-        log.warning("%s", error)
-        return False
+        problems = [str(error)]
+    for problem in problems:
+        log.warning("the tracking store lacks the end of it: %s", problem)
+    return not problems
 
 
 def _recorder(plan: Plan) -> Recorder:

@@ -21,7 +21,7 @@ from asparagus.checkpoint.folder import best_of, manifests
 from asparagus.data.layout import CARD_FILE, CARD_PAGE, read_task
 from asparagus.errors import DataError
 from asparagus.journal import Event, JournalReader
-from asparagus.record.backlog import put_off, told, waits_for
+from asparagus.record.backlog import put_off, told
 from asparagus.record.pages import attach_lineage, describe_experiment, opening, result
 from asparagus.record.presentation import nesting
 from asparagus.record.recorder import NumberTakenError, RunRecord
@@ -56,12 +56,22 @@ class Book:
         mlflow_run_id: Of a run that was opened before.
         attempt: From the second on, an MLflow run that an earlier one may have made is looked for, as it is where
             `mlflow_run_id` is given and this store has none of that id.
+        patience_s: How long another recorder of this run is waited for, in seconds.
 
     Raises:
         NumberTakenError: Another run has the number.
+        Timeout: Another recorder is at it.
     """
 
-    def __init__(self, store: Store, record: RunRecord, *, mlflow_run_id: str | None = None, attempt: int = 1) -> None:
+    def __init__(
+        self,
+        store: Store,
+        record: RunRecord,
+        *,
+        mlflow_run_id: str | None = None,
+        attempt: int = 1,
+        patience_s: float = LEAVE_S,
+    ) -> None:
         self.store = store
         self.record = record
         self.folder = RunFolder(Path(record.folder), record.stage)
@@ -72,18 +82,18 @@ class Book:
         self._not_before = self._held_until = 0.0
         # The recorder of a driver that was killed may still be writing its end; what it wrote is then to be seen here.
         self._lock = FileLock(self.folder.path / LOCK)
-        self._lock.acquire(timeout=LEAVE_S)
+        self._lock.acquire(timeout=patience_s)
         self._system = SystemReader(self.folder.path, record.started)
         self._of_nodes: list[Metric] = []
         again = attempt > 1 or mlflow_run_id is not None
-        # From now on the store is to be told of its end, whoever is killed meanwhile.
-        is_new = put_off(self._models, record.run_id, store.uri)
         try:
+            # From now on the store is to be told of its end, whoever is killed meanwhile.
+            put_off(self._models, record.run_id, store.uri)
             known = self._known(mlflow_run_id) if again else None
             self.mlflow_run_id = self._go_on(known, attempt) if known else self._open()
-        except BaseException:
-            if is_new:
-                told(self._models, record.run_id)
+        except BaseException as error:
+            if isinstance(error, NumberTakenError):
+                told(self._models, record.run_id, store.uri)
             self._lock.release()
             raise
 
@@ -234,8 +244,8 @@ class Book:
         try:
             while not (whole := self._try_to_end(state, ended)) and time.monotonic() < deadline:
                 time.sleep(RETRY_S)
-            if whole and waits_for(self._models, self.record.run_id, self.store.uri):
-                told(self._models, self.record.run_id)
+            if whole:
+                told(self._models, self.record.run_id, self.store.uri)
         finally:
             self._lock.release()
         return whole

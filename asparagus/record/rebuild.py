@@ -9,23 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from asparagus.errors import RecordError, StoreError
+from filelock import Timeout
+
+from asparagus.errors import RecordError
 from asparagus.record.backlog import told
-from asparagus.record.book import AWAY, Book
-from asparagus.record.numbers import TRASH, all_numbers, find_folder, place_of, relocated
+from asparagus.record.book import AWAY, LEAVE_S, Book
+from asparagus.record.numbers import TRASH, all_numbers, find_folder, is_taken, place_of, relocated
 from asparagus.record.recorder import RunRecord
 from asparagus.record.registry import restore
-from asparagus.record.run_folder import (
-    INTERRUPTED,
-    UNENDED,
-    RunFolder,
-    end_of,
-    is_left,
-    is_running,
-    mark,
-    read_state,
-    write_json,
-)
+from asparagus.record.run_folder import RunFolder, end_of, is_running, left, mark_lost, read_state, write_json
 from asparagus.record.store import Store
 from asparagus.spec import Parent
 from asparagus.storage import kept
@@ -82,37 +74,43 @@ def complete(store: Store, folder: RunFolder, record: RunRecord) -> tuple[str, b
     """Bring what the store has of a run up to what its folder says; returns what was done, and whether it is whole."""
     if is_running(folder):
         return "is being trained; its own recorder keeps it", True
-    facts = read_state(folder)
-    before = facts.get("mlflow_run_id") or "unknown"
-    try:
-        book = Book(store, record, mlflow_run_id=before, attempt=facts.get("attempt", 1))
-        whole = book.close(end_of(folder), PATIENCE_S, ended=facts.get("updated"))
-    except (*AWAY, RecordError) as error:
-        return f"the store refused it: {error}", False
-    if facts and book.mlflow_run_id != before:
-        write_json(folder.state, {**facts, "mlflow_run_id": book.mlflow_run_id})
-    return ("kept" if book.mlflow_run_id == before else f"restored as {book.mlflow_run_id}"), whole
+    return _written(store, folder, record, LEAVE_S)
 
 
 def bring_up_to_date(store: Store, models: Path, run_id: int) -> str:
     """Complete one run in the store, if whoever trained it is gone; returns what was done.
 
-    What the store was not told of waits on, but for a run that is not there any more.
+    Nobody is waited for: what another process is at is that one's. What the store is not told of now waits on.
     """
     try:
         folder = _folder_of(models, run_id)
+        record = _record_of(folder, models)
         kept.see_run(folder.path)  # another machine may have gone on with it
-        if not is_left(folder):
-            return f"run {run_id}: whoever trains it records it"
-        if read_state(folder).get("state") in UNENDED:
-            mark(folder, INTERRUPTED)
-        found, _ = complete(store, folder, _record_of(folder, models))
-    except StoreError as error:
-        found = str(error)
-    except RecordError as error:  # it was removed since, or nothing of it was written down
-        told(models, run_id)
-        found = str(error)
-    return f"run {run_id}: {found}"
+        with left(folder) as is_left:
+            if not is_left:
+                return f"run {run_id}: whoever trains it has not ended it yet"
+            if mark_lost(folder):
+                kept.put(folder.state)
+            return f"run {run_id}: {_written(store, folder, record, 0.0)[0]}"
+    except (RecordError, OSError) as error:
+        if not is_taken(models, run_id):
+            told(models, run_id, store.uri)
+        return f"run {run_id}: {error}"
+
+
+def _written(store: Store, folder: RunFolder, record: RunRecord, patience_s: float) -> tuple[str, bool]:
+    facts = read_state(folder)
+    before = facts.get("mlflow_run_id") or "unknown"
+    try:
+        book = Book(store, record, mlflow_run_id=before, attempt=facts.get("attempt", 1), patience_s=patience_s)
+        whole = book.close(end_of(folder), PATIENCE_S, ended=facts.get("updated"))
+    except Timeout:
+        return "another recorder is at it", False
+    except (*AWAY, RecordError) as error:
+        return f"the store refused it: {error}", False
+    if facts and book.mlflow_run_id != before:
+        write_json(folder.state, {**read_state(folder), "mlflow_run_id": book.mlflow_run_id})
+    return ("kept" if book.mlflow_run_id == before else f"restored as {book.mlflow_run_id}"), whole
 
 
 def _folder_of(models: Path, run_id: int) -> RunFolder:

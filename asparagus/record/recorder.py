@@ -131,9 +131,9 @@ class Recorder:
             self._ask({"do": "close", "run_id": run_id, "state": state, "timeout_s": CLOSE_TIMEOUT_S})["complete"]
         )
 
-    def complete(self, run_ids: Iterable[int]) -> bool:
-        """Tell the store what it lacks of runs that were over before; returns whether it knows all of them now."""
-        return bool(self._ask({"do": "complete", "run_ids": list(run_ids)})["complete"])
+    def complete(self, run_ids: Iterable[int]) -> list[str]:
+        """Tell the store what it lacks of runs that were over before; returns why not, of one that it was not."""
+        return [str(problem) for problem in self._ask({"do": "complete", "run_ids": list(run_ids)})["late"]]
 
     def __enter__(self) -> Self:
         return self

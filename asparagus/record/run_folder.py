@@ -6,8 +6,9 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from asparagus.python_file import MODEL_OF
 from asparagus.record.numbers import folder_name
 from asparagus.spec import Spec
 from asparagus.storage import kept
-from asparagus.storage.holder import Holder, is_held, is_locked
+from asparagus.storage.holder import Holder, is_gone, is_held, is_locked, this_process
 
 FINISHED = "finished"
 FAILED = "failed"
@@ -102,7 +103,7 @@ class RunFolder:
 
     @property
     def driver(self) -> Path:
-        """Who took the run last: `<process>@<host>`."""
+        """Who took the run last."""
         return self.path / ".driver"
 
     @property
@@ -208,9 +209,11 @@ def hold(folder: RunFolder) -> Held:
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            if _is_alive(holder := _holder(folder)) or time.monotonic() > deadline:
+            who = driver_of(folder)
+            if not is_gone(who) or time.monotonic() > deadline:
+                known = f"process {who['pid']} on {who['host']}" if who else "another process"
                 raise RecordError(
-                    f"{folder.path}: is being trained already, by {holder or 'another process'}. Wait for it "
+                    f"{folder.path}: is being trained already, by {known}. Wait for it "
                     f"({folder.log} shows how it goes), or train a second one: run.resume=false."
                 ) from None
         else:
@@ -220,7 +223,7 @@ def hold(folder: RunFolder) -> Held:
     except BaseException:
         lock.release()
         raise
-    folder.driver.write_text(f"{os.getpid()}@{socket.gethostname()}\n", encoding="utf-8")
+    write_json(folder.driver, this_process())
     return Held(lock, told)
 
 
@@ -229,38 +232,48 @@ def is_running(folder: RunFolder) -> bool:
     return is_locked(folder.lock) or is_held(folder.path)
 
 
+def driver_of(folder: RunFolder) -> dict[str, Any]:
+    """Return what the process that took the run last said of itself; nothing where nobody can tell."""
+    try:
+        who: dict[str, Any] = json.loads(folder.driver.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return who
+
+
 def end_of(folder: RunFolder) -> str:
     """Return how a run ended that nobody trains any more: interrupted, if nobody has written how."""
     state = read_state(folder).get("state")
     return str(state) if state in OVER else INTERRUPTED
 
 
-def is_left(folder: RunFolder) -> bool:
-    """Tell whether nobody will end the run: it is over already, or its process was of this host, and is gone."""
-    if is_running(folder):
-        return False
-    return read_state(folder).get("state") in OVER or not _is_alive(_holder(folder))
+@contextmanager
+def left(folder: RunFolder) -> Iterator[bool]:
+    """Tell whether a run is nobody's any more; if so, nobody takes it during the body.
 
-
-def _holder(folder: RunFolder) -> str:
-    """Return `<process>@<host>` of who took the run last."""
+    It is, if it is over, or if the process that trained it is known to be gone. That nobody has it locked is not
+    enough: not all file systems that machines share tell each of them of the others' locks.
+    """
+    lock = FileLock(folder.lock)
     try:
-        return folder.driver.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
-def _is_alive(holder: str) -> bool:
-    """Tell whether a process is alive, as far as can be known from this host."""
-    process, _, host = holder.partition("@")
-    if not process.isdigit() or host != socket.gethostname():
-        return bool(holder)
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
     try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
+        over = read_state(folder).get("state") in OVER or is_gone(driver_of(folder))
+        yield over and not is_held(folder.path)
+    finally:
+        lock.release()
+
+
+def mark_lost(folder: RunFolder) -> bool:
+    """Write down that a run was interrupted at its last sign of life; returns whether nobody had said how it ended."""
+    facts = read_state(folder)
+    if facts.get("state") not in UNENDED:
         return False
-    except PermissionError:  # somebody else's, and alive
-        return True
+    last_sign = max(path.stat().st_mtime for path in (folder.state, folder.journal) if path.is_file())
+    write_json(folder.state, {**facts, "state": INTERRUPTED, "updated": last_sign})
     return True
 
 

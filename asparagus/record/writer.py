@@ -10,7 +10,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ if __name__ == "__main__":
     sys.modules["pandas"] = None  # type: ignore[assignment]
 
 from asparagus.errors import AsparagusError, RecordError, StoreError
-from asparagus.record.backlog import waiting, waits_for
+from asparagus.record.backlog import waiting, waits
 from asparagus.record.book import AWAY, Book
 from asparagus.record.reader import Reader, open_reader
 from asparagus.record.rebuild import bring_up_to_date
 from asparagus.record.recorder import NumberTakenError, RunRecord
-from asparagus.record.run_folder import INTERRUPTED, UNENDED, end_of, mark, read_state
+from asparagus.record.run_folder import INTERRUPTED, OVER, end_of, mark, read_state
 from asparagus.record.store import Store
 from asparagus.storage import kept
 
 POLL_S = 0.25
+
+log = logging.getLogger(__name__)
 
 
 class Desk:
@@ -70,9 +72,7 @@ class Desk:
                 book = self._books.pop(command["run_id"])
                 return {"complete": book.close(command["state"], command["timeout_s"])}
             case "complete":
-                for run_id in command["run_ids"]:
-                    self._complete(run_id)
-                return {"complete": not set(command["run_ids"]) & set(waiting(self._models))}
+                return {"late": list(self._complete(command["run_ids"]))}
             case unknown:
                 raise AssertionError(f"unknown command {unknown}")
 
@@ -81,24 +81,33 @@ class Desk:
         idle = [book.catch_up() for book in self._books.values()]
         if not (idle and all(idle)):
             return
-        late = [run_id for run_id in waiting(self._models) if run_id not in self._tried | self._books.keys()]
-        if late:  # once each: one that cannot be told must not hold up the run that is being trained
-            self._tried.add(late[0])
-            self._complete(late[0])
+        known = self._tried | self._books.keys()
+        late = [run_id for run_id in waiting(self._models, self.store.uri) if run_id not in known][:1]
+        self._tried.update(late)  # once each: one that cannot be told must not hold up the run that is being trained
+        for problem in self._complete(late):
+            log.warning("%s", problem)
 
-    def _complete(self, run_id: int) -> None:
-        """Tell the store what it lacks of a run that was recorded here, if anything."""
-        if waits_for(self._models, run_id, self.store.uri):
-            bring_up_to_date(self.store, self._models, run_id)
+    def _complete(self, run_ids: Iterable[int]) -> Iterator[str]:
+        """Tell the store what it lacks of runs that were recorded here; yields why not, of the first that it is not."""
+        for run_id in run_ids:
+            if not waits(self._models, run_id, self.store.uri):
+                continue
+            try:
+                found = bring_up_to_date(self.store, self._models, run_id)
+            except Exception as error:  # noqa: BLE001 - of another run: it must not end the record of this one
+                found = f"run {run_id}: {type(error).__name__}: {error}"
+            if waits(self._models, run_id, self.store.uri):
+                yield found
+                return
 
     def leave(self, screen: int) -> None:
         """The driver is gone: close what it left open, and say so where it spoke."""
-        lost = {run_id: book for run_id, book in self._books.items() if read_state(book.folder).get("state") in UNENDED}
-        for run_id in lost:
-            said = f"run {run_id}: its launch ended without a word: it was killed, or the Ray that it ran on was.\n"
+        lost = [book for book in self._books.values() if read_state(book.folder).get("state") not in OVER]
+        for book in lost:
+            told = f"run {book.record.run_id}: its launch ended without a word: it was killed, or its Ray was.\n"
             with contextlib.suppress(OSError):  # whoever read there is gone too
-                os.write(screen, f"{said}  The same command goes on from its last checkpoint.\n".encode())
-        for book in lost.values():
+                os.write(screen, f"{told}  The same command goes on from its last checkpoint.\n".encode())
+        for book in lost:
             mark(book.folder, INTERRUPTED)
             with contextlib.suppress(StoreError):
                 kept.put(book.folder.state)

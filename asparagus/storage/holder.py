@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ BEAT_S = 5.0
 LEASE_S = 30.0
 """Who was silent for so long is gone, whatever machine it was on."""
 LOOK_S = 0.5
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 log = logging.getLogger("asparagus")
 
@@ -72,7 +75,7 @@ class Holder:
             log.warning("%s", error)
 
     def _beat(self) -> None:
-        self._mirror.store.write(self._key, json.dumps(_me()).encode())
+        self._mirror.store.write(self._key, json.dumps(this_process()).encode())
 
     def _others(self) -> dict[str, Entry]:
         """Return who else may train the run; those that are known to be gone are cleared away."""
@@ -130,7 +133,7 @@ def holders(mirror: Mirror, folder: Path, *, but: str = "") -> tuple[dict[str, E
     gone = [
         key
         for key, entry in there.items()
-        if key != but and (now - entry.changed > LEASE_S or _is_dead(told_by(mirror, key)))
+        if key != but and (now - entry.changed > LEASE_S or is_gone(told_by(mirror, key)))
     ]
     return {key: entry for key, entry in there.items() if key != but and key not in gone}, gone
 
@@ -170,31 +173,52 @@ def told_by(mirror: Mirror, key: str) -> dict[str, Any]:
     return told
 
 
-def _me() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "where": _where()}
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from all others, on any machine: for whoever asks later whether it is gone."""
+    machine = _said(Path("/etc/machine-id"))
+    return {"pid": os.getpid(), "host": socket.gethostname(), "machine": machine, "boot": _said(BOOT), "room": _room()}
 
 
-def _where() -> str:
-    """Name what process numbers are valid in: this kernel since it started, and this container."""
+def is_gone(who: Mapping[str, Any]) -> bool:
+    """Tell whether a process is known to be no more: it was one of this machine, which has none of its number now.
+
+    Args:
+        who: What it said of itself; somebody of whom nothing is known may well be there.
+    """
+    if _is_of_here(who):
+        return not _is_there(int(who["pid"]))
+    here = this_process()
+    is_same = bool(here["machine"]) and (who.get("host"), who.get("machine")) == (here["host"], here["machine"])
+    return is_same and bool(who.get("boot")) and who["boot"] != here["boot"]  # it was started anew since
+
+
+def _is_of_here(who: Mapping[str, Any]) -> bool:
+    """Tell whether a process is one of those that have their numbers where this one has its own."""
+    here = this_process()
+    return bool(who.get("boot")) and (who["boot"], who.get("room")) == (here["boot"], here["room"])
+
+
+def _is_there(pid: int) -> bool:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, and alive
+        return True
+    return True
+
+
+def _room() -> str:
+    """Name the room in which process numbers are valid: a container has its own."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
 
 
-def _is_of_here(who: dict[str, Any]) -> bool:
-    return bool(who.get("where")) and who["where"] == _where()
-
-
-def _is_dead(who: dict[str, Any]) -> bool:
-    """Tell whether a holder was a process of this machine that is not there any more."""
-    if not _is_of_here(who):
-        return False
+def _said(file: Path) -> str:
+    """Return what a file of the system says; nothing where there is none."""
     try:
-        os.kill(int(who["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+        return file.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
