@@ -11,7 +11,8 @@ SUMMARY = ("part", "what", "median", "over", "ratio", "goal", "")
 HEAD = """# Figures
 
 Written by `make bench` from figures.json: medians, each beside its rivals in the same run. Each part keeps its newest
-figures, with the machine, versions and date that stand in its section.
+figures, with the machine, versions and date that stand in its section. A ratio is the median of the ratios of each
+turn, in which both were measured one after the other: it need not be the quotient of the two medians.
 """
 QUOTED = re.compile(r"(<!-- figures of (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 """Where another page shows the table of a part."""

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 import asparagus
 
-CASES, PRETRAINING, FINETUNING = 8, 2, 2  # cases of each task, epochs; the demo has 64 and 40 cases, 5 and 7 epochs
+CASES, PRETRAINING, FINETUNING = 8, 2, 2  # cases of each task, epochs; the demo has 64 and 40 cases, 5 and 10 epochs
 
 asparagus.make_task("Task998_LauritSyn", cases=CASES)  # images alone
 asparagus.make_task("Task997_LauritSynSeg", cases=CASES)  # images, and five classes of voxels
@@ -39,7 +39,7 @@ finetuned = asparagus.launch("experiment/laurit_finetune_seg", [parent, epochs],
 # %%
 scratch = asparagus.launch(
     "train_seg",
-    ["task=Task997_LauritSynSeg", "optim.lr=6e-3", "data.batch_size=2", epochs],
+    ["task=Task997_LauritSynSeg", "optim.lr=1e-2", "optim.sched.warmup_ratio=0.1", "data.batch_size=2", epochs],
     watcher=asparagus.print_progress,
 )
 

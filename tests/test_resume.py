@@ -142,7 +142,7 @@ def test_a_run_that_is_being_trained_is_not_trained_twice(home, fuse):
     with subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert is_running(folder)
-        with pytest.raises(RecordError, match=r"is being trained already, by \d+@.*run.resume=false"):
+        with pytest.raises(RecordError, match=r"is being trained already, by process \d+ on .*run.resume=false"):
             asparagus.launch(DIGITS, [TWO, fuse])
         other.kill()
     assert not is_running(folder)

@@ -218,8 +218,11 @@ def test_the_address_is_the_one_given_then_the_sites_then_the_environments(monke
     assert address_of(None) == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://environment:8265")
     assert address_of(None) == "http://environment:8265"
-    assert address_of(None, {"RAY_API_SERVER_ADDRESS": "http://site:8265"}) == "http://site:8265"
-    assert address_of("head:8265", {"RAY_API_SERVER_ADDRESS": "http://site:8265"}) == "http://head:8265"
+    site = Site(jobs_address="http://tunnel:8265")
+    assert address_of(None, site) == "http://tunnel:8265"
+    site = dataclasses.replace(site, env={"RAY_API_SERVER_ADDRESS": "http://site:8265"})
+    assert address_of(None, site) == "http://site:8265"
+    assert address_of("head:8265", site) == "http://head:8265"
     assert address_of("https://host/ray/") == "https://host/ray"
     with pytest.raises(SubmitError, match=r"'auto' is no address of a Ray dashboard\. Give http://host:8265"):
         address_of("auto")

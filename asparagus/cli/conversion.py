@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asparagus.cli.data import SUBCOMMANDS
+from asparagus.hardware import cpus_here
 
 if TYPE_CHECKING:
     from asparagus.data.convert import Converted
@@ -93,9 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--save_as_tensor", action="store_true", help="write .pt; the default")
     kind.add_argument("--save_as_nifti", action="store_true", help="write .nii.gz; pretrain and seg")
-    parser.add_argument(
-        "--num_workers", "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: cores)"
-    )
+    parser.add_argument("--num_workers", "--workers", type=int, default=cpus_here(), help="processes (default: cores)")
     parser.add_argument(
         "--ray", nargs="?", const="auto", metavar="ADDRESS", help="as Ray tasks, on the cluster at an address"
     )

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from asparagus.hardware import cpus_here
+
 TASKS = ("Task998_LauritSyn", "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task001_Digits")
 FINETUNES = ("experiment/laurit_finetune_seg", "experiment/laurit_finetune_cls")
 
@@ -27,7 +29,7 @@ def demo(arguments: Sequence[str]) -> int:
     load_environment()
     started = time.monotonic()
     _make_data(Path(get_paths().data))
-    workers = "two_workers" if len(os.sched_getaffinity(0)) > 1 else "one_worker"
+    workers = "two_workers" if cpus_here() > 1 else "one_worker"
     parent = _train("experiment/laurit_pretrain", f"resources={workers}")
     for experiment in FINETUNES:
         _train(experiment, f"init_from=run:{parent}/best")

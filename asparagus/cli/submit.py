@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asparagus.errors import SubmitError
+from asparagus.spec import Site
 
 if TYPE_CHECKING:
     from asparagus.compose import Request
@@ -58,9 +59,9 @@ class Load:
     configs: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
-    def site_env(self) -> Mapping[str, str]:
-        """What its site sets."""
-        return self.specs[0].site.env
+    def site(self) -> Site:
+        """Where it is to be trained."""
+        return self.specs[0].site
 
 
 def submit(request: Request, asked: Asked) -> int:
@@ -72,7 +73,7 @@ def submit(request: Request, asked: Asked) -> int:
 
     environment = runtime_env(asked.runtime_env)
     load = _sweep(request) if asked.searched else _runs(request)
-    address = address_of(asked.address, load.site_env)
+    address = address_of(asked.address, load.site)
     paths = get_paths()
     package = package_of(Path.cwd(), without=[paths.source, paths.data, paths.models, paths.results])
     must_be_small(package)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asparagus.compose.composer import PYTHON, Request, compose_config, files_of_groups, is_variable
@@ -19,6 +17,7 @@ from asparagus.compose.site import at_site
 from asparagus.compose.spellings import older_of, spelled_our_way
 from asparagus.compose.tree import get
 from asparagus.errors import ConfigError, EvalBoxError, PipelineError
+from asparagus.hardware import cpus_here, gpus_here
 from asparagus.paths import expanded, get_paths, get_tracking_uri, in_working_copies
 from asparagus.secrets import without_passwords
 from asparagus.spec import Paths, Spec
@@ -242,11 +241,6 @@ def gpus_of(tree: dict[str, Any]) -> int:
     return asked if isinstance(asked, int) else gpus_here()
 
 
-def gpus_here() -> int:
-    """Count this machine's NVIDIA GPUs without asking a driver."""
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
 def with_this_machine(spec: Spec) -> Site:
     """Fill in where runs are recorded and what a local site can ever hold, unless the site says so itself."""
     site = spec.site
@@ -256,6 +250,6 @@ def with_this_machine(spec: Spec) -> Site:
         site = dataclasses.replace(site, tracking_uri=known)
     if site.address != "local":
         return site
-    cpus = site.cpus_per_node if site.cpus_per_node is not None else len(os.sched_getaffinity(0))
+    cpus = site.cpus_per_node if site.cpus_per_node is not None else cpus_here()
     gpus = site.gpus_per_node if site.gpus_per_node is not None else gpus_here()
     return dataclasses.replace(site, cpus_per_node=cpus, gpus_per_node=gpus)

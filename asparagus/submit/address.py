@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from asparagus.errors import SubmitError
+from asparagus.spec import Site
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Ray's own, in the order in which it reads them; the second may be another kind of address."""
@@ -27,20 +28,19 @@ def is_address(word: str) -> bool:
     return ADDRESS.fullmatch(word) is not None
 
 
-def address_of(given: str | None, site_env: Mapping[str, str] | None = None) -> str:
+def address_of(given: str | None, site: Site | None = None) -> str:
     """Return the dashboard's address: the one given, the site's, the environment's, else the usual one.
 
     Raises:
         SubmitError: It is no address of a dashboard.
     """
-    said = (site_env or {}).get(VARIABLES[0])
-    known = [os.environ.get(name, "") for name in VARIABLES]
-    usable = [word for word in (said, *known) if word and word.startswith("http")]
-    address = given or (usable[0] if usable else USUAL)
+    of_site = (site.env.get(VARIABLES[0]) or site.jobs_address) if site else None
+    known = [word for name in VARIABLES if (word := os.environ.get(name, "")).startswith("http")]
+    address = given or of_site or (known[0] if known else USUAL)
     if not is_address(address):
         raise SubmitError(
             f"--submit: {address!r} is no address of a Ray dashboard. Give http://host:8265 or https://host/path; "
-            f"without one, the site's {VARIABLES[0]} counts (site.env), then the environment's, then {USUAL}."
+            f"without one, site.jobs_address counts, then {VARIABLES[0]} of the environment, then {USUAL}."
         )
     return (address if "://" in address else f"http://{address}").rstrip("/")
 

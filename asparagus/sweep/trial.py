@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import ray
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, ObjectLostError, RayActorError, RaySystemError
 from ray.tune import Trainable
@@ -41,8 +42,6 @@ WAIT_S = 2.0
 """How long at most between two questions to the desk."""
 ABANDON_S = 600.0
 """How long an epoch may take that a stopped trial is in the middle of."""
-STATM_PAGES = 1
-"""The resident pages in /proc/self/statm."""
 
 LOST = (RayActorError, NodeDiedError, LocalRayletDiedError, ObjectLostError, RaySystemError)
 """What a process, its machine or the way to it being gone is told as; an error of the task itself is another one."""
@@ -363,5 +362,4 @@ def begun_at(assignment: Assignment) -> int:
 
 
 def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[STATM_PAGES])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.Process().memory_info().rss)
