@@ -27,7 +27,7 @@ from asparagus.data.sampler import EpochSampler
 from asparagus.data.split import make_split, split_80_20
 from asparagus.data.synthetic import make_synthetic
 from asparagus.errors import ConfigError, DataError
-from asparagus.worker.leaving import pass_over_what_was_seen
+from asparagus.worker.coming import ComingBatches
 from tests.helpers import quiet_trainer
 
 SEG, CLS, PRE, DIGITS = "Task997_LauritSynSeg", "Task996_LauritSynCls", "Task998_LauritSyn", "Task001_Digits"
@@ -623,10 +623,10 @@ def test_wrong_module_settings_are_named(root, options, match):
 class Recorder(pl.LightningModule):
     """Trains one number and remembers what it was fed."""
 
-    def __init__(self):
+    def __init__(self, *, asks_for_steps=False):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.fed = []
+        self.fed, self.asks_for_steps = [], asks_for_steps
 
     def training_step(self, batch, batch_idx):
         self.fed.append((self.current_epoch, float(batch["image"].sum())))
@@ -636,6 +636,8 @@ class Recorder(pl.LightningModule):
         pass
 
     def configure_optimizers(self):
+        if self.asks_for_steps:  # as schedules do; Lightning makes the loaders then, before it restores how far it was
+            assert self.trainer.estimated_stepping_batches
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
@@ -653,11 +655,12 @@ class SaveAt(pl.Callback):
 
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_end", "on_train_epoch_end"])
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_resumed_training_is_fed_what_an_uninterrupted_one_is(root, tmp_path, hook, num_workers):
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_resumed_training_is_fed_what_an_uninterrupted_one_is(root, tmp_path, hook, num_workers, asks):
     def fit(epochs, ckpt_path=None):
-        module = Recorder()
+        module = Recorder(asks_for_steps=asks)
         data = CaseDataModule(root, SEG, "seg", batch_size=4, patch_size=[8, 8, 8], num_workers=num_workers, seed=1)
-        trainer = quiet_trainer(max_epochs=epochs, callbacks=[SaveAt(hook, tmp_path / "0.ckpt")])
+        trainer = quiet_trainer(max_epochs=epochs, callbacks=[ComingBatches(), SaveAt(hook, tmp_path / "0.ckpt")])
         trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
         return module.fed
 
@@ -667,13 +670,14 @@ def test_a_resumed_training_is_fed_what_an_uninterrupted_one_is(root, tmp_path, 
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_training_resumed_within_an_epoch_is_fed_what_was_left_of_it(root, tmp_path, num_workers):
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_training_resumed_within_an_epoch_is_fed_what_was_left_of_it(root, tmp_path, num_workers, asks):
     def fit(start=None, *callbacks):
-        module = Recorder()
+        module = Recorder(asks_for_steps=asks)
         options = {"batch_size": 2, "patch_size": [8, 8, 8], "num_workers": num_workers, "samples_per_epoch": 12}
         data = CaseDataModule(root, SEG, "seg", seed=1, **options)
-        pass_over_what_was_seen(data, start)
-        trainer = quiet_trainer(max_epochs=3, enable_checkpointing=bool(callbacks), callbacks=list(callbacks))
+        callbacks = [ComingBatches(), *callbacks]
+        trainer = quiet_trainer(max_epochs=3, enable_checkpointing=len(callbacks) > 1, callbacks=callbacks)
         trainer.fit(module, data, ckpt_path=start, weights_only=True)
         return module.fed
 
@@ -681,6 +685,29 @@ def test_a_training_resumed_within_an_epoch_is_fed_what_was_left_of_it(root, tmp
     assert len(whole) == len(set(whole)) == 18
     for step in (4, 8, 12, 16):  # the middle of each epoch, and the end of one
         assert fit(tmp_path / f"step={step}.ckpt") == whole[step:]
+
+
+def test_a_short_loader_beside_a_long_one_goes_on_in_its_own_pass(tmp_path):
+    """Within an epoch of the long one, it begins again."""
+
+    class Two(pl.LightningDataModule):
+        def train_dataloader(self):
+            return {name: torch.utils.data.DataLoader(range(size), 2) for name, size in (("long", 13), ("short", 5))}
+
+    class Both(Recorder):
+        def training_step(self, batch, batch_idx):
+            self.fed.append((self.current_epoch, batch["long"].tolist(), batch["short"].tolist()))
+            return self.weight * 1.0
+
+    def fit(start=None, *callbacks):
+        module, callbacks = Both(asks_for_steps=True), [ComingBatches(), *callbacks]
+        trainer = quiet_trainer(max_epochs=2, enable_checkpointing=len(callbacks) > 1, callbacks=callbacks)
+        trainer.fit(module, Two(), ckpt_path=start, weights_only=True)
+        return module.fed
+
+    whole = fit(None, ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1))
+    assert whole[5] == (0, [10, 11], [4])
+    assert fit(tmp_path / "step=5.ckpt") == whole[5:]
 
 
 # ---- validation within limits (SEEDS E28 to E30) ----

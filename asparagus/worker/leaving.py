@@ -7,18 +7,15 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from torch.utils.data import DataLoader, Sampler
 
-from asparagus.callbacks.checkpoints import CheckpointWriter, batches_of_half_an_epoch
+from asparagus.callbacks.checkpoints import CheckpointWriter
 from asparagus.callbacks.journal_logger import scalars
 from asparagus.errors import LeftError
 
@@ -116,68 +113,6 @@ def _answer_sigterm_ourselves(trainer: Trainer) -> None:
     before = trainer._signal_connector._original_handlers.get(signal.SIGTERM)  # noqa: SLF001 - no public name
     if callable(before) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
-
-
-class _AfterThose(Sampler[Any]):
-    """The items of a sampler after the first `count`, the first time; then all of them.
-
-    It says that it is as long as the other: Lightning counts the batches that were seen before by itself.
-    """
-
-    def __init__(self, sampler: Any, count: int) -> None:
-        self._sampler, self._count = sampler, count
-
-    def __iter__(self) -> Iterator[Any]:
-        skip, self._count = self._count, 0
-        items = iter(self._sampler)
-        for _ in range(skip):
-            next(items, None)
-        yield from items
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sampler, name)  # `set_epoch` and what else one of one's own has
-
-
-def pass_over_what_was_seen(datamodule: pl.LightningDataModule, start: Path | None) -> None:
-    """Have an epoch that goes on in its middle begin with the cases that have not been seen in it.
-
-    Holds for map-style loaders with a batch size, as ours are; others begin anew, which Lightning warns of.
-
-    Args:
-        datamodule: Whose loaders.
-        start: The state file that it goes on from, one of ours or any that Lightning wrote.
-    """
-    if start is None:
-        return
-    make, first = datamodule.train_dataloader, [True]
-
-    def train_dataloader() -> Any:
-        loaders, trainer = make(), datamodule.trainer
-        seen = batches_of_half_an_epoch(trainer) if trainer is not None and first else 0
-        first.clear()
-        for loader in _loaders(loaders) if seen else ():
-            if loader.batch_sampler is not None and loader.batch_size is not None:
-                batches: Any = loader.batch_sampler
-                batches.sampler = _AfterThose(batches.sampler, seen * loader.batch_size)
-                if trainer is not None and hasattr(batches.sampler, "set_epoch"):
-                    batches.sampler.set_epoch(trainer.current_epoch)  # loader workers fetch before Lightning tells it
-        return loaders
-
-    datamodule.train_dataloader = train_dataloader
-
-
-def _loaders(node: Any) -> Iterator[DataLoader[Any]]:
-    if isinstance(node, DataLoader):
-        yield node
-    elif isinstance(node, dict):
-        for value in node.values():
-            yield from _loaders(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _loaders(value)
 
 
 def _many() -> bool:

@@ -35,10 +35,11 @@ from asparagus.spec import Assignment, Exploit, Spec
 from asparagus.stopwatch import WATCH, Phase
 from asparagus.targets import instantiate, locate, parameters_of, target_of
 from asparagus.worker.beat import Beat, accounted, watched_alone
+from asparagus.worker.coming import ComingBatches
 from asparagus.worker.elastic import WorldSizes, at_size, by_hand
 from asparagus.worker.evaluate import joined, must_have, test_the_best
 from asparagus.worker.here import HERE
-from asparagus.worker.leaving import LeaveInTime, pass_over_what_was_seen
+from asparagus.worker.leaving import LeaveInTime
 from asparagus.worker.parts import Parts
 from asparagus.worker.ranks import Ranks
 from asparagus.worker.resume import check_state
@@ -82,7 +83,6 @@ def _work(assignment: Assignment, ranks: Ranks) -> dict[str, Any]:
             journal.append("retry", attempt=HERE.attempt, news=HERE.news)
         trainer, module, datamodule = build(assignment, ranks, journal)
         start = _start(assignment, module)
-        pass_over_what_was_seen(datamodule, start)
         if start is None and assignment.parent is not None:
             _begin_from(assignment, module, journal)
         WATCH.lap(Phase.MODEL)
@@ -171,6 +171,7 @@ def build(
                 Beat(journal),
                 FiniteLoss(),
                 writer,
+                ComingBatches(),
                 LeaveInTime(writer, lambda: HERE.leave),
                 *ranks.callbacks(),
             ],
