@@ -60,10 +60,12 @@ class LeaveInTime(Checkpoint):
             return
         if why := self._agreed(trainer):
             self._random = _gathered(_random_state())
+            # What was measured is written down before the step counts as done: who is killed now goes on after it.
+            trainer._logger_connector.update_train_step_metrics()  # noqa: SLF001 - no public name
             self._left = self._end(trainer, why, {})
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:  # noqa: ARG002
-        """Leave: only now is written down what the step before has measured.
+        """Leave: only now is written down all that the step before has measured, by whoever is asked after us too.
 
         Raises:
             LeftError: It has left.

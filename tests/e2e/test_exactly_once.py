@@ -263,4 +263,6 @@ def test_twenty_kills_in_one_training(home, asp, seed):
     store = Store(f"sqlite:///{rehearsed}/results/mlflow.db")
     found = histories(store, store.run_of(1).info.run_id)
     undisturbed_ones = histories(Store(f"sqlite:///{home}/results/mlflow.db"), expected["mlflow_run_id"])
+    for one in (found, undisturbed_ones):  # an epoch that was left in its middle has the mean of what was left of it
+        del one["train/loss_epoch"]
     assert found == undisturbed_ones
