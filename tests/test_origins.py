@@ -151,7 +151,6 @@ def test_an_option_that_is_not_there_is_found_where_it_is_chosen(home, capsys):
         ("hardware.num_devices=many", "trainer.devices"),
         ("datamodule.batch_size=many", "data.batch_size"),
         ("module=many", "model.module"),
-        ("learner=many", "model.module"),
         ("plugin=many", "plugins"),
         ("mode=many", "run.mode"),
         ("trainer.logger=many", "trainer.logger"),

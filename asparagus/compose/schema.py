@@ -165,11 +165,16 @@ def _fill_node(schema: DictConfig, values: dict[str, Any], prefix: str, problems
             try:
                 schema[key] = value
             except OmegaConfBaseException as error:
-                text = f"{str(error).splitlines()[0]}."
-                if "Dict[str" in text:
-                    choose = f" Choose an option by {key}={value} or a defaults list." if isinstance(value, str) else ""
-                    text = f"{value!r} given, but it is a section.{choose}"
-                problems.append(f"{prefix}{key}: {text}")
+                problems.append(f"{prefix}{key}: {_misfit(f'{prefix}{key}', value, error)}")
+
+
+def _misfit(key: str, value: Any, error: Exception) -> str:
+    """Say why a value does not fit: in our words where OmegaConf's name its own classes."""
+    text = f"{str(error).splitlines()[0]}."
+    if "Dict[str" in text:
+        choose = f" Choose an option by {key}={value} or a defaults list." if isinstance(value, str) else ""
+        return f"{value!r} given, but it is a section.{choose}"
+    return f"{value!r} given, but it is a list: {key}=[...]" if "is not a ListConfig" in text else text
 
 
 def _fill_part(schema: DictConfig, value: Any, key: str, problems: list[str]) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 from typing import TypeVar
 
@@ -51,11 +52,13 @@ def _until_broken(
     """Work until nothing is left or a process has died; who was under way then is a suspect."""
     running: dict[Future[None], Job] = {}
     executor = _executor(workers if at_once is None else at_once, alone=workers == 1)
+    processes = getattr(executor, "_processes", {}).values()  # no public name before Python 3.14; threads have none
     broken = False
     try:
         while (todo or running) and not broken:
             while todo and len(running) < (at_once or workers * AHEAD):
-                future = executor.submit(work, todo[0])  # first: it may raise, and the job is still to do
+                with _interrupts_held():  # a process that it starts must not die of one before it can say what it does
+                    future = executor.submit(work, todo[0])  # first: it may raise, and the job is still to do
                 running[future] = todo.popleft()
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job, error = running.pop(future), future.exception()
@@ -68,6 +71,8 @@ def _until_broken(
         pass
     except BaseException:  # Ctrl-C: who asks for an end does not want to wait for the cases that are under way
         executor.shutdown(wait=False, cancel_futures=True)
+        for process in list(processes):  # one that is starting would look for us, and say at length that we are gone
+            process.kill()
         raise
     suspects.extend(running.values())
     executor.shutdown(wait=True, cancel_futures=True)
@@ -78,6 +83,16 @@ def _executor(workers: int, *, alone: bool) -> Executor:
         return ThreadPoolExecutor(1)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold a Ctrl-C back until the body is done; processes that are started in it never hear of one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:
